@@ -203,8 +203,14 @@ impl<S: Read> Reader<S> {
     }
 
     /// A whole body, of at most [`BODY_MAX`] bytes.
-    pub(crate) fn body(&mut self, mut rest: Rest) -> Result<Vec<u8>, ReadError> {
+    pub(crate) fn body(&mut self, rest: Rest) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
+        self.put_body(rest, &mut body)?;
+        Ok(body)
+    }
+
+    /// The same, into memory that is at hand, and empty.
+    pub(crate) fn put_body(&mut self, mut rest: Rest, body: &mut Vec<u8>) -> Result<(), ReadError> {
         if rest.is_too_large() {
             return Err(ReadError::TooLarge);
         }
@@ -226,12 +232,12 @@ impl<S: Read> Reader<S> {
                 }
                 Piece::More if self.fill().map_err(ReadError::Io)? == 0 => {
                     return match rest {
-                        Rest::UntilEnd => Ok(body),
+                        Rest::UntilEnd => Ok(()),
                         _ => Err(ReadError::Malformed("the body ends early")),
                     };
                 }
                 Piece::More => {}
-                Piece::End => return Ok(body),
+                Piece::End => return Ok(()),
             }
         }
     }
@@ -348,27 +354,28 @@ impl Rest {
 /// How a body is framed; `None` when no field says so. A body whose length can be read in two ways
 /// is refused, not guessed at (RFC 9112 §6.3).
 pub(crate) fn framing(fields: &[httparse::Header<'_>]) -> Result<Option<Rest>, ReadError> {
-    let all = |wanted: &str| -> Vec<&[u8]> {
-        fields
-            .iter()
-            .filter(|field| field.name.eq_ignore_ascii_case(wanted))
-            .map(|field| field.value.trim_ascii())
-            .collect()
+    // The first value, and whether there is a second.
+    let values = |wanted: &str| {
+        let named = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(wanted);
+        let mut values = fields.iter().filter(named);
+        let first = values.next().map(|field| field.value.trim_ascii());
+        (first, values.next().is_some())
     };
-    match (
-        all("transfer-encoding").as_slice(),
-        all("content-length").as_slice(),
-    ) {
-        ([], []) => Ok(None),
-        ([], [length]) if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
+    match (values("transfer-encoding"), values("content-length")) {
+        ((None, _), (None, _)) => Ok(None),
+        ((None, _), (Some(length), false))
+            if !length.is_empty() && length.iter().all(u8::is_ascii_digit) =>
+        {
             let length = std::str::from_utf8(length).ok();
             match length.and_then(|length| length.parse().ok()) {
                 Some(length) => Ok(Some(Rest::Length(length))),
                 None => Err(ReadError::TooLarge),
             }
         }
-        ([], _) => Err(ReadError::Malformed("content-length is not one number")),
-        ([coding], []) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Some(Rest::CHUNKED)),
+        ((None, _), _) => Err(ReadError::Malformed("content-length is not one number")),
+        ((Some(coding), false), (None, _)) if coding.eq_ignore_ascii_case(b"chunked") => {
+            Ok(Some(Rest::CHUNKED))
+        }
         _ => Err(ReadError::Malformed(
             "transfer-encoding is not just chunked",
         )),

@@ -15,6 +15,7 @@
 mod clients; // known clients: how they resume, and what they are told
 mod event; // what happens, and what is to be done: the words between the edges and the session
 mod facts; // what a run's record tells, and its JSON lines
+mod fields; // the header fields of an answer
 mod memory; // what is remembered of tokens from run to run: its format, and what still holds
 mod pace; // how soon the token in use is asked again
 mod policy; // conditions of tokens, and the table: go on, ask, rotate, wait, give up

@@ -455,7 +455,11 @@ impl Asker {
         let _ = body.into_reader().take(LARGEST_BODY).read_to_end(&mut text);
         Ok(Reply {
             status: parts.status.as_u16(),
-            headers: parts.headers,
+            headers: parts
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+                .collect(),
             body: text,
         })
     }

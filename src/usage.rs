@@ -9,7 +9,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
+use crate::fields::Fields;
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 
@@ -153,17 +153,16 @@ impl Usage {
     /// (lower-case name) is, and is all that is particular to a provider. Of repeated headers the
     /// first counts.
     pub(crate) fn from_headers(
-        headers: &HeaderMap,
+        headers: &Fields,
         clock: Clock,
         field_of: impl Fn(&str) -> Option<(&str, Field)>,
     ) -> Usage {
         // By name, in order.
         let mut found: Vec<(&str, Parts<'_>)> = Vec::new();
-        for (header, value) in headers {
-            let Some((name, field)) = field_of(header.as_str()) else {
+        for (header, value) in headers.iter() {
+            let Some((name, field)) = field_of(header) else {
                 continue;
             };
-            let Ok(value) = value.to_str() else { continue };
             if name.is_empty() || name.len() > LONGEST_NAME {
                 continue;
             }
@@ -255,8 +254,9 @@ struct Parts<'a> {
 impl Clock {
     /// The clocks of a response that came in at `now`. A `Date` that cannot be read counts as
     /// missing.
-    pub(crate) fn from_headers(headers: &HeaderMap, now: SystemTime) -> Clock {
-        let date = text(headers, "date")
+    pub(crate) fn from_headers(headers: &Fields, now: SystemTime) -> Clock {
+        let date = headers
+            .get("date")
             .and_then(http_date)
             .map(SystemTime::from);
         Clock { now, date }
@@ -320,12 +320,13 @@ pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
 /// facts/providers.md §2) goes before `retry-after` (RFC 9110 §10.2.3: seconds or HTTP-date;
 /// fractions seen). Never zero: zero and past times say nothing and give `None`. Counts on 429, 503
 /// and 529 only; that is for the caller to heed.
-pub(crate) fn retry_after(headers: &HeaderMap, clock: Clock) -> Option<Duration> {
-    let milliseconds = text(headers, "retry-after-ms")
+pub(crate) fn retry_after(headers: &Fields, clock: Clock) -> Option<Duration> {
+    let milliseconds = headers
+        .get("retry-after-ms")
         .and_then(|text| decimal(text.trim()))
         .and_then(|number| Duration::try_from_secs_f64(number / 1000.0).ok())
         .and_then(|duration| clock.after(duration));
-    let at = milliseconds.or_else(|| reset(text(headers, "retry-after")?, clock))?;
+    let at = milliseconds.or_else(|| reset(headers.get("retry-after")?, clock))?;
     at.duration_since(clock.now).ok()
 }
 
@@ -339,11 +340,6 @@ fn period(name: &str) -> Option<Duration> {
         "hour" | "day" | "month" => 60 * 60,
         _ => return None,
     }))
-}
-
-/// A header's value when it is visible ASCII.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// RFC 9110's preferred HTTP-date is a form of RFC 2822's. A weekday that does not match the date
@@ -416,7 +412,6 @@ fn at_most_nine_decimals(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     /// 2026-01-01T00:00:00Z
@@ -433,10 +428,10 @@ mod tests {
         }
     }
 
-    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+    fn headers(lines: &[(&str, &str)]) -> Fields {
         lines
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
             .collect()
     }
 
@@ -454,7 +449,7 @@ mod tests {
         Some((name, field))
     }
 
-    fn usage(lines: &[(&'static str, &str)]) -> Usage {
+    fn usage(lines: &[(&str, &str)]) -> Usage {
         Usage::from_headers(&headers(lines), clock(), plain)
     }
 
@@ -600,7 +595,7 @@ mod tests {
 
     #[test]
     fn retry_after_forms() {
-        let seconds = |lines: &[(&'static str, &str)]| {
+        let seconds = |lines: &[(&str, &str)]| {
             retry_after(&headers(lines), clock()).map(|duration| duration.as_secs_f64())
         };
         assert_eq!(seconds(&[("retry-after", "23")]), Some(23.0));
@@ -742,26 +737,16 @@ mod tests {
 
     #[test]
     fn a_flood_of_windows_is_bounded() {
-        let mut map = HeaderMap::new();
-        for n in 0..1000 {
-            let name = HeaderName::from_bytes(format!("w{n}-utilization").as_bytes()).unwrap();
-            map.insert(name, HeaderValue::from_static("0.5"));
-        }
-        assert_eq!(
-            Usage::from_headers(&map, clock(), plain).windows.len(),
-            MOST_WINDOWS
-        );
-        let long =
-            HeaderName::from_bytes(format!("{}-utilization", "w".repeat(99)).as_bytes()).unwrap();
-        let map: HeaderMap = [(long, HeaderValue::from_static("0.5"))]
-            .into_iter()
-            .collect();
-        assert_eq!(Usage::from_headers(&map, clock(), plain), Usage::default());
+        let names: Vec<String> = (0..1000).map(|n| format!("w{n}-utilization")).collect();
+        let lines: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "0.5")).collect();
+        assert_eq!(usage(&lines).windows.len(), MOST_WINDOWS);
+        let long = format!("{}-utilization", "w".repeat(99));
+        assert_eq!(usage(&[(&long, "0.5")]), Usage::default());
     }
 
     #[test]
     fn a_reset_that_is_not_told_follows_from_the_period() {
-        let lasts = |lines: &[(&'static str, &str)]| {
+        let lasts = |lines: &[(&str, &str)]| {
             let usage = Usage::from_headers(&headers(lines), clock(), |header| {
                 match header.strip_suffix("-period") {
                     Some(name) => Some((name, Field::Period)),

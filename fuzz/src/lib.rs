@@ -19,6 +19,7 @@ mount! {
     clients = "../../src/clients/mod.rs",
     error = "../../src/error.rs",
     event = "../../src/event.rs",
+    fields = "../../src/fields.rs",
     http1 = "../../src/http1.rs",
     json = "../../src/json.rs",
     memory = "../../src/memory.rs",
@@ -42,7 +43,7 @@ mod facts;
 mod session;
 
 use early::{Early, Seen};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use fields::Fields;
 use http1::{ReadError, Reader, Rest};
 use jiff::tz::TimeZone;
 use mask::Mask;
@@ -66,7 +67,7 @@ const NOW: u64 = 1_800_000_000;
 const FARTHEST: Duration = span::LONGEST;
 /// What clients of the proxy send, and what it sends in its place.
 const SECRET: &[u8] = b"our-secret-1";
-const TOKEN: &[u8] = b"sk-token-1";
+const TOKEN: &str = "sk-token-1";
 
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -132,19 +133,12 @@ pub fn limits(bytes: &[u8]) {
         None => Subject::Model,
         Some(_) => Subject::Account,
     };
-    let mut headers = HeaderMap::new();
-    for field in &fields {
-        let Some((name, value)) = field.split_once(": ") else {
-            continue;
-        };
-        let name = HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
-            headers.append(name, value);
-        }
-    }
+    let fields = fields.iter().filter_map(|field| field.split_once(": "));
     let reply = Reply {
         status,
-        headers,
+        headers: fields
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect(),
         body: body.to_vec(),
     };
     let _ = provider.next_attempt(subject, Attempt::First, &reply);
@@ -258,18 +252,14 @@ pub fn reset(bytes: &[u8]) {
             assert!(is_soon(reset), "{text:?} at {date:?}: {reset:?}");
         }
     }
-    let mut headers = HeaderMap::new();
-    if let Ok(value) = HeaderValue::from_bytes(bytes) {
-        for name in ["retry-after", "retry-after-ms", "date"] {
-            headers.insert(name, value.clone());
-        }
-        let clock = Clock::from_headers(&headers, at(NOW));
-        let span = usage::retry_after(&headers, clock);
-        assert!(
-            span.is_none_or(|span| !span.is_zero() && span <= FARTHEST),
-            "{span:?}"
-        );
-    }
+    let names = ["retry-after", "retry-after-ms", "date"];
+    let headers: Fields = names.iter().map(|name| (name.as_bytes(), bytes)).collect();
+    let clock = Clock::from_headers(&headers, at(NOW));
+    let span = usage::retry_after(&headers, clock);
+    assert!(
+        span.is_none_or(|span| !span.is_zero() && span <= FARTHEST),
+        "{span:?}"
+    );
     if let Some(span) = span::parse(&text) {
         assert!(span <= FARTHEST);
         for printed in [span::compact(span), span::spaced(span)] {
@@ -467,7 +457,9 @@ fn check_request(request: &Request) {
         Route::Provider { path, .. } => format!("/v1{path}"),
         _ => return,
     };
-    let head = request.upstream(&path, "api.example", ("x-api-key", TOKEN), 7);
+    let mut head = Vec::new();
+    let credential = ["x-api-key", "", TOKEN];
+    request.put_upstream(&mut head, &path, "api.example", credential, 7);
     let (again, length) = Request::parse(&head)
         .expect("a request")
         .expect("a whole one");
@@ -533,15 +525,16 @@ pub fn response(bytes: &[u8]) {
         };
         check_reading(&provider_of(name).read(Subject::Model, &reply, at(NOW)));
     }
-    let mask = Mask::of(TOKEN);
+    let mask = Mask::of(TOKEN.as_bytes());
     for framing in [
         Framing::AsItCame,
         Framing::Length(3),
         Framing::Chunked,
         Framing::UntilEnd,
     ] {
-        let head = response.client(framing, false, &mask);
-        assert!(!head.windows(TOKEN.len()).any(|part| part == TOKEN));
+        let mut head = Vec::new();
+        response.put_client(&mut head, framing, false, &mask);
+        assert!(!head.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()));
         let (again, length) = Response::parse(&head, to_head)
             .expect("a response")
             .expect("whole");
@@ -557,10 +550,10 @@ pub fn response(bytes: &[u8]) {
 /// However a body is cut, no token comes through, and no length changes.
 fn masked(body: &[u8]) {
     let mut whole = body.to_vec();
-    Mask::of(TOKEN).all(&mut whole);
-    assert!(!whole.windows(TOKEN.len()).any(|part| part == TOKEN));
+    Mask::of(TOKEN.as_bytes()).all(&mut whole);
+    assert!(!whole.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()));
     for step in [1, 3, 16] {
-        let (mut mask, mut out) = (Mask::of(TOKEN), Vec::new());
+        let (mut mask, mut out) = (Mask::of(TOKEN.as_bytes()), Vec::new());
         for piece in body.chunks(step) {
             out.extend(mask.piece(piece).unwrap_or_else(|| piece.to_vec()));
         }
@@ -594,7 +587,7 @@ pub fn stream(bytes: &[u8]) {
         assert!(value["error"].is_object());
         let reply = Reply {
             status,
-            headers: HeaderMap::new(),
+            headers: Fields::default(),
             body,
         };
         check_reading(&provider.read(Subject::Model, &reply, at(NOW)));

@@ -7,7 +7,8 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method};
+use crate::fields::Fields;
+use http::Method;
 use serde_json::json;
 
 use super::{Attempt, Authorization, ErrorBody, Finding, ProbeRequest, Reply, identity};
@@ -135,7 +136,7 @@ fn regained_at(message: &str, clock: Clock) -> Option<SystemTime> {
 /// The organization alone. Limits are per organization; a workspace can only have lower ones of its
 /// own, and two workspaces still share the organization's bucket (facts/providers.md §1.2). The
 /// price: when only a workspace's lower limit is spent, its sibling is not tried.
-pub(super) fn quota_group(headers: &HeaderMap) -> Option<String> {
+pub(super) fn quota_group(headers: &Fields) -> Option<String> {
     identity(headers, "anthropic-organization-id").map(str::to_owned)
 }
 

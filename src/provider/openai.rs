@@ -6,7 +6,8 @@
 //! Promises: see the parent; no prose is matched at all.
 //! Does not: read `x-ratelimit-over-limit` (Fireworks): it comes with requests that are served.
 
-use http::{HeaderMap, Method};
+use crate::fields::Fields;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::{Attempt, Authorization, ErrorBody, Finding, ProbeRequest, Reply, identity};
@@ -96,8 +97,8 @@ pub(super) fn refuses_first_attempt(chat: &Chat, reply: &Reply) -> bool {
     let has_limits = || {
         reply
             .headers
-            .keys()
-            .any(|name| field_of(chat, name.as_str()).is_some())
+            .iter()
+            .any(|(name, _)| field_of(chat, name).is_some())
     };
     let may_be_the_form = matches!(error.text("/error/type"), "invalid_request_error" | "");
     code.is_empty() && names_ours && may_be_the_form && !has_limits()
@@ -166,7 +167,7 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
 
 /// Limits are per organization and project (facts/providers.md §2). The project is left out where
 /// the reply names none.
-pub(super) fn quota_group(headers: &HeaderMap) -> Option<String> {
+pub(super) fn quota_group(headers: &Fields) -> Option<String> {
     let organization = identity(headers, "openai-organization")?;
     let project = identity(headers, "openai-project").unwrap_or_default();
     Some(format!("{organization}/{project}"))

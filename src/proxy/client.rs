@@ -23,6 +23,9 @@ const BODY_ARRIVAL: Duration = Duration::from_secs(120);
 /// How long a client may leave an answer unread. It may have been stopped with Ctrl-Z.
 const UNREAD: Duration = Duration::from_secs(600);
 
+/// The largest piece of memory that is kept for the next request, in bytes.
+const SPARE_MAX: usize = 8 * 1024;
+
 /// The client is gone, or may as well be: nothing can be sent to it.
 #[derive(Debug)]
 pub(crate) struct Gone;
@@ -42,6 +45,9 @@ pub(crate) struct Client {
     /// Nothing more will be read from it: its side has ended, or it sends requests ahead without
     /// bound.
     deaf: bool,
+    /// Memory of the last request, for the next one: to ask for it anew each time costs more than
+    /// all else, with many connections at once.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Client {
@@ -53,6 +59,7 @@ impl Client {
         Ok(Client {
             reader: Reader::new(Timed::new(stream, until)),
             deaf: false,
+            spare: Vec::new(),
         })
     }
 
@@ -72,6 +79,7 @@ impl Client {
             Err(error) if tcp::is_late(&error) => {}
             Err(_) => return false,
         }
+        self.spare.clear();
         let limit = PollTimeout::try_from(IDLE).unwrap_or(PollTimeout::MAX);
         let mut fds = [
             PollFd::new(self.stream().as_fd(), PollFlags::POLLIN),
@@ -93,7 +101,22 @@ impl Client {
     /// The body of the request whose head was read last.
     pub(crate) fn body(&mut self, framing: Rest) -> Result<Vec<u8>, ReadError> {
         self.reader.source().until = Instant::now() + BODY_ARRIVAL;
-        self.reader.body(framing)
+        let mut body = self.memory();
+        self.reader.put_body(framing, &mut body)?;
+        Ok(body)
+    }
+
+    /// Memory to write to: empty, and maybe with room.
+    pub(crate) fn memory(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes memory back. What is large is not kept.
+    pub(crate) fn give_back(&mut self, mut memory: Vec<u8>) {
+        if memory.capacity() <= SPARE_MAX {
+            memory.clear();
+            self.spare.push(memory);
+        }
     }
 
     /// Sends bytes.

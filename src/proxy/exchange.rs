@@ -21,6 +21,7 @@ use crate::http1::{Piece, ReadError, Rest};
 use crate::policy::Answer;
 use crate::provider::{Dialect, Reading, Reply, Subject};
 use crate::tcp::is_late;
+use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +41,8 @@ const QUEUE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(500);
 /// What is gathered before it is sent on, as long as more is at hand.
 const GATHERED: usize = 64 * 1024;
+/// Few heads are larger.
+const HEAD_ROOM: usize = 2048;
 
 /// Serves one connection to its end.
 pub(crate) fn serve(client: &mut Client, shared: &Shared) {
@@ -126,8 +129,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 upstream,
                 ring,
                 request,
-                path: upstream.base_path.clone()
-                    + &Request::path(&path, |given| shared.key.is(given)),
+                path: Request::path(&upstream.base_path, path, |given| shared.key.is(given)),
                 body,
             };
             match exchange.run()? {
@@ -397,13 +399,27 @@ impl<'a> Exchange<'a> {
 
     /// Sends the request with this token, and reads as much of the response as decides what follows.
     fn attempt(&mut self, index: usize) -> Result<Result<Came, String>, Gone> {
-        let (name, value) = self.upstream.credential(index);
-        let head = self.request.upstream(
+        let is_small = self.body.len() <= GATHERED;
+        let mut first = self.client.memory();
+        // A small body goes in one piece with the head.
+        first.reserve(HEAD_ROOM + if is_small { self.body.len() } else { 0 });
+        self.request.put_upstream(
+            &mut first,
             &self.path,
             &self.upstream.host,
-            (name, &value),
+            self.upstream.credential(index),
             self.body.len(),
         );
+        if is_small {
+            first.extend_from_slice(&self.body);
+        }
+        let came = self.ask(&first, !is_small);
+        self.client.give_back(first);
+        came
+    }
+
+    /// Sends what goes first, and the body if it is to follow, and waits for the response.
+    fn ask(&mut self, first: &[u8], body_follows: bool) -> Result<Result<Came, String>, Gone> {
         // A connection that was kept may have been closed at the other end in this moment. Nothing
         // has been answered on it then, so the request goes again, on a new one.
         let mut link = self.upstream.kept();
@@ -416,7 +432,8 @@ impl<'a> Exchange<'a> {
                     Err(why) => return Ok(Err(why)),
                 },
             };
-            let sent = self.send(&mut fresh, &head);
+            let rest = if body_follows { &self.body[..] } else { &[] };
+            let sent = send(&mut fresh, first, rest);
             let came = self.response(fresh)?;
             match (came, sent) {
                 (Err(Silent { went: true, .. }), _) if reused => continue,
@@ -430,18 +447,6 @@ impl<'a> Exchange<'a> {
                 }
             }
         }
-    }
-
-    fn send(&self, link: &mut Link, head: &[u8]) -> std::io::Result<()> {
-        use std::io::Write;
-        let socket = link.source();
-        if self.body.len() <= GATHERED {
-            socket.write_all(&[head, &self.body].concat())?;
-        } else {
-            socket.write_all(head)?;
-            socket.write_all(&self.body)?;
-        }
-        socket.flush()
     }
 
     /// The head of the response.
@@ -590,8 +595,9 @@ impl<'a> Exchange<'a> {
             Ok(came) => {
                 // It is not sent again, and streams last: many of them with what they have asked
                 // (a long conversation is megabytes) would fill the memory.
-                self.body = Vec::new();
-                let mask = self.upstream.mask(index);
+                self.client.give_back(std::mem::take(&mut self.body));
+                let upstream = self.upstream;
+                let mask = upstream.mask(index);
                 self.relay(came, mask).map(Sent::Answer)
             }
             Err(why) => {
@@ -608,7 +614,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends the response on as it comes. Whether the client's connection goes on.
-    fn relay(&mut self, mut came: Came, mut mask: Mask) -> Result<bool, Gone> {
+    fn relay(&mut self, mut came: Came, mut mask: Mask<'_>) -> Result<bool, Gone> {
         let framing = match came.rest {
             _ if came.whole && came.response.body != Rest::NONE => Framing::Length(came.held.len()),
             Rest::Length(_) => Framing::AsItCame,
@@ -619,7 +625,9 @@ impl<'a> Exchange<'a> {
             && framing != Framing::UntilEnd
             && !came.broken
             && !self.shared.is_stopping();
-        let mut out = came.response.client(framing, keep_alive, &mask);
+        let mut out = self.client.memory();
+        came.response
+            .put_client(&mut out, framing, keep_alive, &mask);
         let held = std::mem::take(&mut came.held);
         put(&mut out, &held, framing, &mut mask);
         drop(held);
@@ -662,12 +670,21 @@ impl<'a> Exchange<'a> {
             out.extend_from_slice(b"0\r\n\r\n");
         }
         self.client.send(&out)?;
+        self.client.give_back(out);
         if whole && came.response.keep_alive {
             self.upstream.keep(came.link);
         }
         // What broke off ends without its last chunk, or short of its length: the client sees it.
         Ok(keep_alive && whole)
     }
+}
+
+/// Sends what goes first, and what is too large to be part of that.
+fn send(link: &mut Link, first: &[u8], rest: &[u8]) -> io::Result<()> {
+    let socket = link.source();
+    socket.write_all(first)?;
+    socket.write_all(rest)?;
+    socket.flush()
 }
 
 /// Why there is no response.
@@ -678,7 +695,7 @@ struct Silent {
 }
 
 /// Puts a piece of a body onto what goes to the client, without the token.
-fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Mask) {
+fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Mask<'_>) {
     match mask.piece(piece) {
         None => put_raw(out, piece, framing),
         Some(masked) => put_raw(out, &masked, framing),
@@ -690,7 +707,8 @@ fn put_raw(out: &mut Vec<u8>, piece: &[u8], framing: Framing) {
         // An empty chunk would be the last.
         _ if piece.is_empty() => {}
         Framing::Chunked => {
-            out.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+            // Into memory, which takes everything.
+            let _ = write!(out, "{:x}\r\n", piece.len());
             out.extend_from_slice(piece);
             out.extend_from_slice(b"\r\n");
         }

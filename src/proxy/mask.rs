@@ -6,8 +6,8 @@
 
 /// A token that must not come back.
 #[derive(Clone)]
-pub(crate) struct Mask {
-    token: Vec<u8>,
+pub(crate) struct Mask<'a> {
+    token: &'a [u8],
     /// The end of the last piece, as far as it could be the token's beginning.
     held: Vec<u8>,
 }
@@ -15,13 +15,13 @@ pub(crate) struct Mask {
 /// Made-up tokens may be shorter than this, and occur in ordinary words.
 const SHORTEST: usize = 8;
 
-impl Mask {
+impl<'a> Mask<'a> {
     /// A mask for this token; one that is too short to be real is not looked for.
-    pub(crate) fn of(token: &[u8]) -> Mask {
+    pub(crate) fn of(token: &'a [u8]) -> Mask<'a> {
         Mask {
             token: match token.len() {
-                0..SHORTEST => Vec::new(),
-                _ => token.to_owned(),
+                0..SHORTEST => &[],
+                _ => token,
             },
             held: Vec::new(),
         }
@@ -35,7 +35,7 @@ impl Mask {
         let mut at = 0;
         while let Some(found) = bytes[at..].iter().position(|byte| byte == first) {
             at += found;
-            if bytes[at..].starts_with(&self.token) {
+            if bytes[at..].starts_with(self.token) {
                 bytes[at..at + self.token.len()].fill(b'*');
             }
             at += 1;
@@ -67,7 +67,7 @@ impl Mask {
 }
 
 /// By hand: it holds a token.
-impl std::fmt::Debug for Mask {
+impl std::fmt::Debug for Mask<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(mask)")
     }

@@ -5,6 +5,7 @@
 //! goes upstream. Pure. It never sees a token: the credential to send is handed in.
 
 use crate::http1::{self, FIELDS_MAX, Parsed, ReadError, Rest};
+use std::io::Write;
 use std::ops::Range;
 
 /// The fields in which clients put their token; ours stands in its place (facts/providers.md §3).
@@ -142,10 +143,11 @@ impl Request {
         Ok(())
     }
 
-    /// The path and query to ask a provider for: without our credential.
-    pub(crate) fn path(path: &str, knows: impl Fn(&[u8]) -> bool) -> String {
+    /// The path and query to ask a provider for, under its base path and without our credential.
+    pub(crate) fn path(base: &str, path: &str, knows: impl Fn(&[u8]) -> bool) -> String {
         let mut kept = parameters(path).filter(|one| !key(one).is_some_and(&knows));
-        let mut whole = path.split('?').next().unwrap_or_default().to_owned();
+        let mut whole = String::with_capacity(base.len() + path.len());
+        whole.extend([base, path.split('?').next().unwrap_or_default()]);
         if let Some(first) = kept.next() {
             whole.push('?');
             whole.push_str(first);
@@ -166,34 +168,37 @@ impl Request {
         host.is_some_and(is_loopback) && absolute
     }
 
-    /// The head as it goes to `host` for `path`, with this credential (a name and a value) and a
-    /// body of this length.
-    pub(crate) fn upstream(
+    /// Puts the head as it goes to `host` for `path`, with this credential (the field's name, what
+    /// stands before the token, and the token) and a body of this length.
+    pub(crate) fn put_upstream(
         &self,
+        out: &mut Vec<u8>,
         path: &str,
         host: &str,
-        credential: (&str, &[u8]),
+        credential: [&str; 3],
         length: usize,
-    ) -> Vec<u8> {
-        let mut head = Vec::with_capacity(self.head.len() + 256);
-        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| head.extend_from_slice(part));
-        put(&[
-            self.method().as_bytes(),
-            b" ",
-            path.as_bytes(),
-            b" HTTP/1.1\r\n",
-        ]);
+    ) {
+        let [credential, prefix, token] = credential.map(str::as_bytes);
+        let credential = [credential, b": ", prefix, token, b"\r\n"];
+        put(
+            out,
+            &[
+                self.method().as_bytes(),
+                b" ",
+                path.as_bytes(),
+                b" HTTP/1.1\r\n",
+            ],
+        );
         let named = self.named_by_connection();
         let (mut authorized, mut framed) = (false, false);
         for (name, value) in &self.fields {
             let (name, value) = (self.text(name), &self.head[value.clone()]);
             let is = |other: &&str| name.eq_ignore_ascii_case(other);
-            let text = length.to_string();
             let value: &[u8] = if is(&"host") {
                 host.as_bytes()
             } else if CREDENTIALS.iter().any(is) {
                 if !std::mem::replace(&mut authorized, true) {
-                    put(&[credential.0.as_bytes(), b": ", credential.1, b"\r\n"]);
+                    put(out, &credential);
                 }
                 continue;
             } else if is(&"content-length") || is(&"transfer-encoding") {
@@ -203,34 +208,36 @@ impl Request {
                 // The body was read as a whole, so its length is known, however it came.
                 let chunked = is(&"transfer-encoding");
                 let name = if chunked { "Content-Length" } else { name };
-                put(&[name.as_bytes(), b": ", text.as_bytes(), b"\r\n"]);
+                // Into memory, which takes everything.
+                let _ = write!(out, "{name}: {length}\r\n");
                 continue;
             } else if is(&"accept-encoding") {
                 // What went wrong stands in the body, and a body that only the client can read
                 // would hide it from us. On loopback nothing is gained by compression.
                 b"identity"
-            } else if NOT_PASSED_ON.iter().any(is) || named.iter().any(|other| is(&other.as_str()))
+            } else if NOT_PASSED_ON.iter().any(is)
+                || named
+                    .iter()
+                    .any(|other| name.as_bytes().eq_ignore_ascii_case(other))
             {
                 continue;
             } else {
                 value
             };
-            put(&[name.as_bytes(), b": ", value, b"\r\n"]);
+            put(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
         }
         if !authorized {
-            put(&[credential.0.as_bytes(), b": ", credential.1, b"\r\n"]);
+            put(out, &credential);
         }
-        put(&[b"\r\n"]);
-        head
+        put(out, &[b"\r\n"]);
     }
 
     /// The fields that the client's `Connection` names as its own. What the proxy answers for
     /// cannot be named away.
-    fn named_by_connection(&self) -> Vec<String> {
+    fn named_by_connection(&self) -> Vec<&[u8]> {
         self.values("connection")
             .flat_map(|value| value.split(|byte| *byte == b','))
-            .map(|word| String::from_utf8_lossy(word.trim_ascii()).into_owned())
-            .filter(|word| !word.is_empty())
+            .map(<[u8]>::trim_ascii)
             .collect()
     }
 
@@ -245,6 +252,10 @@ impl Request {
         // httparse has seen to it that methods, targets and names are text.
         std::str::from_utf8(&self.head[place.clone()]).unwrap_or_default()
     }
+}
+
+fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// Where `part` lies in `whole`, of which it is a slice.
@@ -301,6 +312,12 @@ mod tests {
 
     fn parse(text: &str) -> Result<Request, ReadError> {
         Request::parse(text.as_bytes()).map(|found| found.expect("a whole head").0)
+    }
+
+    fn upstream(request: &Request, path: &str, credential: [&str; 3], length: usize) -> String {
+        let mut head = Vec::new();
+        request.put_upstream(&mut head, path, "api.example", credential, length);
+        String::from_utf8(head).unwrap()
     }
 
     fn knows(given: &[u8]) -> bool {
@@ -423,16 +440,11 @@ mod tests {
         .unwrap();
         assert!(request.waits && request.keep_alive && request.modern);
         assert_eq!(request.target(), "/anthropic/v1/messages?beta=true");
-        let head = request.upstream(
-            "/v1/messages",
-            "api.example",
-            ("x-api-key", b"the-token"),
-            2,
-        );
+        let head = upstream(&request, "/v1/messages", ["x-api-key", "", "the-token"], 2);
         let expected = "POST /v1/messages HTTP/1.1\r\nhOsT: api.example\r\nX-Custom-CASE: kept\r\n\
                         x-api-key: the-token\r\nAccept-Encoding: identity\r\nContent-Length: 2\r\n\
                         anthropic-version: 2023-06-01\r\n\r\n";
-        assert_eq!(String::from_utf8(head).unwrap(), expected);
+        assert_eq!(head, expected);
     }
 
     #[test]
@@ -446,7 +458,9 @@ mod tests {
             ("/x?a=b&key=our-secret&c=?", "/x?a=b&c=?"),
             ("/x?key=another", "/x?key=another"),
         ] {
-            assert_eq!(Request::path(path, knows), upstream, "{path}");
+            assert_eq!(Request::path("", path, knows), upstream, "{path}");
+            let below = Request::path("/v1", path, knows);
+            assert_eq!(below.strip_prefix("/v1"), Some(upstream), "{path}");
         }
     }
 
@@ -458,10 +472,11 @@ mod tests {
         )
         .unwrap();
         assert_eq!(request.body, Rest::CHUNKED);
-        let head = request.upstream("/x", "h", ("authorization", b"Bearer t"), 7);
+        let head = upstream(&request, "/x", ["authorization", "Bearer ", "t"], 7);
         assert_eq!(
-            String::from_utf8(head).unwrap(),
-            "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\nauthorization: Bearer t\r\n\r\n"
+            head,
+            "POST /x HTTP/1.1\r\nHost: api.example\r\nContent-Length: 7\r\n\
+             authorization: Bearer t\r\n\r\n"
         );
     }
 }

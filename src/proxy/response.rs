@@ -5,8 +5,9 @@
 
 use super::mask::Mask;
 use super::request::place_in;
+use crate::fields::Fields;
 use crate::http1::{self, FIELDS_MAX, Parsed, ReadError, Rest};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use std::io::Write;
 use std::ops::Range;
 
 /// Fields of one connection, and those that would lead a client or a browser around the proxy.
@@ -21,6 +22,9 @@ const NOT_PASSED_ON: [&str; 9] = [
     "transfer-encoding",
     "alt-svc",
 ];
+
+/// A body that makes no difference to the memory of many open requests, in bytes.
+const SHORT: u64 = 64 * 1024;
 
 /// A parsed head.
 #[derive(Clone, Debug)]
@@ -97,16 +101,13 @@ impl Response {
         Ok(Some((response, length)))
     }
 
-    /// The fields as `provider` reads them. What is no legal field is left out.
-    pub(crate) fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.fields.len());
-        for (name, value) in &self.fields {
-            let name = HeaderName::from_bytes(&self.head[name.clone()]);
-            let value = HeaderValue::from_bytes(&self.head[value.clone()]);
-            if let (Ok(name), Ok(value)) = (name, value) {
-                headers.append(name, value);
-            }
-        }
+    /// The fields as `provider` reads them.
+    pub(crate) fn headers(&self) -> Fields {
+        let mut headers = Fields::with_room(self.fields.len(), self.head.len());
+        let fields = self.fields.iter();
+        headers.extend(
+            fields.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()])),
+        );
         headers
     }
 
@@ -127,9 +128,20 @@ impl Response {
                 .is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"))
     }
 
-    /// The head as the client gets it. A token in it is masked.
-    pub(crate) fn client(&self, framing: Framing, keep_alive: bool, mask: &Mask) -> Vec<u8> {
-        let mut head = Vec::with_capacity(self.head.len() + 64);
+    /// Puts the head as the client gets it onto `head`, which is empty. A token in it is masked.
+    pub(crate) fn put_client(
+        &self,
+        head: &mut Vec<u8>,
+        framing: Framing,
+        keep_alive: bool,
+        mask: &Mask<'_>,
+    ) {
+        // A short body follows in the same piece.
+        let body = match self.body {
+            Rest::Length(length) if length <= SHORT => length as usize,
+            _ => 0,
+        };
+        head.reserve(self.head.len() + 64 + body);
         head.extend_from_slice(b"HTTP/1.1 ");
         head.extend_from_slice(&self.head[self.line.clone()]);
         head.extend_from_slice(b"\r\n");
@@ -159,15 +171,15 @@ impl Response {
             Framing::AsItCame | Framing::UntilEnd => {}
             Framing::Chunked => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
             Framing::Length(length) => {
-                head.extend_from_slice(format!("Content-Length: {length}\r\n").as_bytes());
+                // Into memory, which takes everything.
+                let _ = write!(head, "Content-Length: {length}\r\n");
             }
         }
         if !keep_alive {
             head.extend_from_slice(b"Connection: close\r\n");
         }
         head.extend_from_slice(b"\r\n");
-        mask.all(&mut head);
-        head
+        mask.all(head);
     }
 }
 
@@ -177,6 +189,12 @@ mod tests {
 
     fn parse(text: &str) -> Result<Response, ReadError> {
         Response::parse(text.as_bytes(), false).map(|found| found.expect("a whole head").0)
+    }
+
+    fn client(response: &Response, framing: Framing, keep_alive: bool, token: &[u8]) -> String {
+        let mut head = Vec::new();
+        response.put_client(&mut head, framing, keep_alive, &Mask::of(token));
+        String::from_utf8(head).unwrap()
     }
 
     #[test]
@@ -189,9 +207,9 @@ mod tests {
         .unwrap();
         assert_eq!((response.status, response.body), (200, Rest::CHUNKED));
         assert!(response.keep_alive);
-        let head = response.client(Framing::Chunked, false, &Mask::of(b"the-token-1"));
+        let head = client(&response, Framing::Chunked, false, b"the-token-1");
         assert_eq!(
-            String::from_utf8(head).unwrap(),
+            head,
             "HTTP/1.1 200 Very Fine\r\nDate: x\r\nX-Odd-CASE: kept\r\nrequest-id: ***********\r\n\
              Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         );
@@ -200,8 +218,8 @@ mod tests {
     #[test]
     fn empty_lines_before_the_head_do_not_cost_the_status_line() {
         let response = parse("\n\r\nHTTP/1.1 429 Too Many\r\nA: b\r\n\r\n").unwrap();
-        let head = response.client(Framing::AsItCame, true, &Mask::of(b""));
-        assert_eq!(head, b"HTTP/1.1 429 Too Many\r\nA: b\r\n\r\n");
+        let head = client(&response, Framing::AsItCame, true, b"");
+        assert_eq!(head, "HTTP/1.1 429 Too Many\r\nA: b\r\n\r\n");
     }
 
     #[test]
@@ -220,8 +238,8 @@ mod tests {
         let to_head = Response::parse(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", true);
         let to_head = to_head.unwrap().unwrap().0;
         assert_eq!(to_head.body, Rest::NONE);
-        let head = to_head.client(Framing::AsItCame, true, &Mask::of(b""));
-        assert_eq!(head, b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
+        let head = client(&to_head, Framing::AsItCame, true, b"");
+        assert_eq!(head, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
         for text in [
             "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nContent-Length: 8\r\n\r\n",

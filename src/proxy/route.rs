@@ -7,10 +7,10 @@ use crate::provider::Provider;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
+pub(crate) enum Route<'a> {
     /// The provider at this place among those served, and the path under its base URL: empty, or
     /// with a slash or a question mark at its beginning.
-    Provider { ring: usize, path: String },
+    Provider { ring: usize, path: &'a str },
     /// How things stand, as JSON.
     Status,
     /// The same for Prometheus.
@@ -20,7 +20,7 @@ pub(crate) enum Route {
 }
 
 /// The route of a request target in origin form.
-pub(crate) fn route(target: &str, providers: &[&'static Provider]) -> Route {
+pub(crate) fn route<'a>(target: &'a str, providers: &[&'static Provider]) -> Route<'a> {
     let path = target.split(['?', '#']).next().unwrap_or_default();
     match path {
         "/ddollar/status" => return Route::Status,
@@ -38,10 +38,7 @@ pub(crate) fn route(target: &str, providers: &[&'static Provider]) -> Route {
         // two they make of a base URL.
         let below = rest.strip_prefix(base_path(provider));
         let path = below.filter(|rest| begins_anew(rest)).unwrap_or(rest);
-        return Route::Provider {
-            ring,
-            path: path.to_owned(),
-        };
+        return Route::Provider { ring, path };
     }
     Route::Nowhere
 }

@@ -89,24 +89,19 @@ impl Upstream {
         })
     }
 
-    /// The field that carries a token, and its value.
-    pub(crate) fn credential(&self, index: usize) -> (&'static str, Vec<u8>) {
+    /// The field that carries a token, what stands before it there, and the token.
+    pub(crate) fn credential(&self, index: usize) -> [&str; 3] {
         let field = self.provider.authorization();
-        let token = self.secrets.get(index).map_or("", Secret::expose);
-        (
-            field.header_name(),
-            format!("{}{token}", field.prefix()).into_bytes(),
-        )
+        [field.header_name(), field.prefix(), self.token(index)]
     }
 
     /// What takes a token out of what comes back.
-    pub(crate) fn mask(&self, index: usize) -> Mask {
-        Mask::of(
-            self.secrets
-                .get(index)
-                .map_or("", Secret::expose)
-                .as_bytes(),
-        )
+    pub(crate) fn mask(&self, index: usize) -> Mask<'_> {
+        Mask::of(self.token(index).as_bytes())
+    }
+
+    fn token(&self, index: usize) -> &str {
+        self.secrets.get(index).map_or("", Secret::expose)
     }
 
     /// A connection that was kept and is still good.

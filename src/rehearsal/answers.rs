@@ -71,6 +71,16 @@ pub(crate) enum Body {
     Events(Vec<String>),
 }
 
+impl Body {
+    /// Of what is served: JSON, or events of it.
+    pub(crate) fn content_type(&self) -> &'static str {
+        match self {
+            Body::Events(_) => "text/event-stream; charset=utf-8",
+            Body::Whole(_) => "application/json",
+        }
+    }
+}
+
 /// What to do with the connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {

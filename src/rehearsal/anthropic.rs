@@ -109,11 +109,7 @@ impl Voice for Anthropic {
             _ if call.streamed => Body::Events(stream(call)),
             _ => Body::Whole(message(call).to_string()),
         };
-        let kind = match body {
-            Body::Events(_) => "text/event-stream; charset=utf-8",
-            Body::Whole(_) => "application/json",
-        };
-        let mut headers = identity(call, kind);
+        let mut headers = identity(call, body.content_type());
         headers.extend(limits(call));
         Response {
             status: 200,

@@ -123,11 +123,7 @@ impl Voice for Openai {
             _ if call.streamed => Body::Events(chat_stream(call)),
             _ => Body::Whole(chat(call).to_string()),
         };
-        let kind = match body {
-            Body::Events(_) => "text/event-stream; charset=utf-8",
-            Body::Whole(_) => "application/json",
-        };
-        let mut headers = identity(call, kind);
+        let mut headers = identity(call, body.content_type());
         headers.extend(limits(call));
         Response {
             status: 200,

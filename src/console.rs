@@ -228,6 +228,25 @@ fn takes_words(out: &impl AsFd) -> bool {
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
+/// Prints what was asked for on stdout; whether it is still read. A reader that went away has seen
+/// enough.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn print(text: &str) -> Result<bool, Error> {
+    let mut stdout = std::io::stdout();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match printed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::Output {
+            why: error.to_string(),
+        }),
+    }
+}
+
 /// Reports ddollar's own failure: what, and what to do.
 pub(crate) fn report(error: &Error) {
     log::error!("{error}");

@@ -90,6 +90,10 @@ pub(crate) enum Error {
     CommandNotFound { command: String },
     /// The command was found, but cannot be executed.
     CommandNotExecutable { command: String, why: String },
+    /// What was asked for cannot be written to stdout.
+    Output { why: String },
+    /// A proxy variable that names no proxy.
+    ProxyVariable { variable: &'static str },
     /// The system refused something that ddollar needs in order to work.
     System { what: &'static str, why: String },
 }
@@ -154,6 +158,10 @@ impl Error {
             Error::CommandNotExecutable { .. } => {
                 "it needs execute permission (chmod +x) and must not be a directory".into()
             }
+            Error::Output { .. } => "send it where it can be written, with room".into(),
+            Error::ProxyVariable { variable } => format!(
+                "give it as http://HOST:PORT or socks5://HOST:PORT, or start with 'env -u {variable}'"
+            ),
             Error::System { .. } => {
                 "check the limits of this session (ulimit -a), then try again".into()
             }
@@ -184,6 +192,8 @@ impl Error {
             | Error::NoJournal
             | Error::NotAJournal { .. }
             | Error::Listen { .. }
+            | Error::Output { .. }
+            | Error::ProxyVariable { .. }
             | Error::System { .. } => OWN_FAILURE,
         }
     }
@@ -255,6 +265,10 @@ impl fmt::Display for Error {
             Error::CommandNotFound { command } => write!(f, "'{command}' was not found"),
             Error::CommandNotExecutable { command, why } => {
                 write!(f, "'{command}' cannot be executed: {why}")
+            }
+            Error::Output { why } => write!(f, "cannot write to stdout: {why}"),
+            Error::ProxyVariable { variable } => {
+                write!(f, "{variable} does not name a proxy")
             }
             Error::System { what, why } => write!(f, "{what}: {why}"),
         }

@@ -69,7 +69,6 @@ use messages::Notice;
 use report::{Night, Unusable};
 use signals::Inherited;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -99,12 +98,12 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
         Request::Status(args) => status::status(&args, &environment()),
         Request::Report(args) => report(&args, &environment()),
-        Request::Help { topic, long } => Ok(print(&match topic {
+        Request::Help { topic, long } => print(&match topic {
             Some(command) => cli::help_of(command, long),
             None => cli::general_help(long),
-        })),
-        Request::Generate(kind) => Ok(print(&cli::generate(kind))),
-        Request::Version => Ok(print(concat!("ddollar ", env!("CARGO_PKG_VERSION"), "\n"))),
+        }),
+        Request::Generate(kind) => print(&cli::generate(kind)),
+        Request::Version => print(concat!("ddollar ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Provider { scenario } => rehearsal::serve(scenario.as_deref()),
         Request::Worker { journal, units } => Ok(rehearsal::work(&journal, units)),
     }
@@ -158,16 +157,16 @@ fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
     })?;
     let zone = TimeZone::system();
     if args.json {
-        return Ok(print(&(report::json(&night) + "\n")));
+        return print(&(report::json(&night) + "\n"));
     }
     let Some(path) = &args.svg else {
         let mut style = console::style(variable);
         style.utf8 &= !args.ascii;
-        return Ok(print(&report::text(&night, zone, style)));
+        return print(&report::text(&night, zone, style));
     };
     let svg = report::svg(&night, zone);
     if path.as_os_str() == "-" {
-        return Ok(print(&svg));
+        return print(&svg);
     }
     journal::replace(path, &svg).map_err(|error| Error::File {
         what: "SVG file",
@@ -205,16 +204,8 @@ fn exit_code(outcome: Outcome) -> ExitCode {
     }
 }
 
-/// Prints what was asked for. A reader that went away has seen enough.
-fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout();
-    let printed = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    match printed {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            ExitCode::from(error::OWN_FAILURE)
-        }
-        _ => ExitCode::SUCCESS,
-    }
+/// Prints what was asked for.
+fn print(text: &str) -> Result<ExitCode, Error> {
+    console::print(text)?;
+    Ok(ExitCode::SUCCESS)
 }

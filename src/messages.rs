@@ -25,6 +25,15 @@ pub(crate) enum Notice {
         tokens: usize,
         providers: usize,
     },
+    /// A variable that looks like one that holds tokens.
+    UnreadVariable {
+        name: String,
+        variable: &'static str,
+    },
+    /// A provider whose token cannot be used, beside another that the command may live on.
+    SetAside {
+        provider: &'static str,
+    },
     ExposedFile {
         path: String,
     },
@@ -192,6 +201,8 @@ pub(crate) enum Notice {
     Monitor {
         provider: &'static str,
         index: usize,
+        /// Whether the provider has answered as asked.
+        served: bool,
         usage: Usage,
     },
 }
@@ -272,6 +283,8 @@ impl Notice {
             Notice::Limit { .. }
             | Notice::AllExhausted
             | Notice::ExposedFile { .. }
+            | Notice::UnreadVariable { .. }
+            | Notice::SetAside { .. }
             | Notice::Unwatched { .. }
             | Notice::NoHooks { .. }
             | Notice::OtherCredential { .. }
@@ -318,6 +331,14 @@ impl Notice {
             Notice::Loaded { tokens, providers } => (
                 Mark::Done,
                 format!("Loaded {tokens} token(s) across {providers} provider(s)"),
+            ),
+            Notice::UnreadVariable { name, variable } => (
+                Mark::Warning,
+                format!("{name} is not read: more tokens go into {variable}_2, _3, ..."),
+            ),
+            Notice::SetAside { provider } => (
+                Mark::Next,
+                format!("The command goes on without {provider}"),
             ),
             Notice::ExposedFile { path } => (
                 Mark::Warning,
@@ -613,15 +634,19 @@ impl Notice {
             Notice::Monitor {
                 provider,
                 index,
+                served,
                 usage,
-            } => (
-                Mark::None,
-                format!(
-                    "Monitor: {provider} - {} [token {}]",
-                    windows(usage),
-                    index + 1
-                ),
-            ),
+            } => {
+                let numbers = match (usage.windows.is_empty(), served) {
+                    (false, _) => windows(usage),
+                    (true, true) => "no limits advertised".into(),
+                    (true, false) => "no numbers came back".into(),
+                };
+                (
+                    Mark::None,
+                    format!("Monitor: {provider} - {numbers} [token {}]", index + 1),
+                )
+            }
         }
     }
 }
@@ -693,9 +718,6 @@ fn windows(usage: &Usage) -> String {
         // Writing to a String cannot fail.
         let _ = write!(line, "{separator}{}", one_window(window));
     }
-    if line.is_empty() {
-        line.push_str("no limits advertised");
-    }
     line
 }
 
@@ -761,6 +783,7 @@ mod tests {
         let notice = Notice::Monitor {
             provider: "Anthropic",
             index: 0,
+            served: true,
             usage,
         };
         assert_eq!(

@@ -13,7 +13,9 @@ use crate::messages::Notice;
 use crate::policy::Rules;
 use crate::provider::{PROVIDERS, Provider, by_name};
 use crate::service;
-use crate::tokens::{Source, Token, TokenFile, TokenPool, discover, is_token_variable, shown};
+use crate::tokens::{
+    Source, Token, TokenFile, TokenPool, discover, is_token_variable, nearly_token_variable, shown,
+};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, access};
 use std::ffi::{OsStr, OsString};
@@ -146,6 +148,15 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
             path: path.display().to_string(),
         })
         .collect();
+
+    let unread = |(name, _): &(String, String)| {
+        let variable = nearly_token_variable(name)?;
+        Some(Notice::UnreadVariable {
+            name: name.clone(),
+            variable,
+        })
+    };
+    notices.extend(texts.iter().filter_map(unread));
 
     let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
     if let Some(path) = &certificates
@@ -512,6 +523,9 @@ fn endpoint(
         },
         None => (provider.base_url.to_owned(), false),
     };
+    if !plain {
+        check_proxy(variable)?;
+    }
     let known = command.asks(provider);
     let from_variable = || {
         let word = provider.model_variable.and_then(variable)?;
@@ -575,6 +589,29 @@ fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
         _ => return Err("is neither https nor http"),
     };
     Ok((text.trim().trim_end_matches('/').to_owned(), plain))
+}
+
+/// The variables that name a proxy, in the order in which ureq takes them.
+const PROXY_VARIABLES: [&str; 6] = [
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+];
+
+/// Where traffic has to go through a proxy, it must not go past one because of a slip.
+fn check_proxy(variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
+    let first = PROXY_VARIABLES
+        .into_iter()
+        .find_map(|name| Some((name, variable(name)?)));
+    match first {
+        Some((variable, proxy)) if ureq::Proxy::new(&proxy).is_err() => {
+            Err(Error::ProxyVariable { variable })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_token_file(path: &Path) -> Result<TokenFile, String> {

@@ -155,6 +155,18 @@ struct Ring {
     said_silent: bool,
     said_unclear: bool,
     said_quotas: bool,
+    said_aside: bool,
+}
+
+impl Ring {
+    /// Whether waiting does not help its token in use.
+    fn is_hopeless(&self, now: Now) -> bool {
+        let current = self.pool.standing(self.pool.current_index());
+        matches!(
+            current.condition(now),
+            Condition::Rejected | Condition::SpendCapped { .. }
+        )
+    }
 }
 
 /// The state of a run.
@@ -196,6 +208,7 @@ impl Session {
                 said_silent: false,
                 said_unclear: false,
                 said_quotas: false,
+                said_aside: false,
             })
             .collect();
         Session {
@@ -368,6 +381,7 @@ impl Session {
             say.push(Notice::Monitor {
                 provider,
                 index: token.index,
+                served: reading.finding == Finding::Served,
                 usage: reading.usage.clone(),
             });
             if let (Finding::Unclear { why }, false) = (&reading.finding, ring.said_unclear) {
@@ -395,9 +409,27 @@ impl Session {
             _ => {}
         }
         say.extend(Notice::quotas(&ring.pool, &mut ring.said_quotas));
+        if is_current {
+            say.extend(self.set_aside(token.ring, now));
+        }
         let mut reply = self.settle(now);
         say.append(&mut reply.say);
         Reply { say, ..reply }
+    }
+
+    /// Says once that a ring is out of the question, if the child is not to end for it.
+    fn set_aside(&mut self, ring: usize, now: Now) -> Vec<Notice> {
+        if self.may_live_on(ring, now) {
+            return Vec::new();
+        }
+        let (why, provider) = (self.reason(ring, now), self.label(ring));
+        let Some(own) = self.rings.get_mut(ring) else {
+            return Vec::new();
+        };
+        if !own.is_hopeless(now) || std::mem::replace(&mut own.said_aside, true) {
+            return Vec::new();
+        }
+        vec![why, Notice::SetAside { provider }]
     }
 
     /// The child's turn has failed for want of a provider. Some clients end on that; others wait

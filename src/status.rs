@@ -8,12 +8,12 @@ mod view;
 use crate::Environment;
 use crate::cli::Args;
 use crate::console::{self, Console};
-use crate::error::{Error, OWN_FAILURE, TRY_AGAIN_LATER};
+use crate::error::{Error, TRY_AGAIN_LATER};
 use crate::monitor::ask_all;
 use crate::options::{self, Asked};
 use crate::policy::{self, Decision, Held, Now, Rules};
 use crate::tokens::TokenPool;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 use view::{Ring, View};
@@ -62,18 +62,10 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
                 false => text,
             }
         };
-        let mut stdout = std::io::stdout();
-        let written = stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush());
-        match written {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                return Ok(ExitCode::from(OWN_FAILURE));
-            }
-            Ok(()) if args.watch => std::thread::sleep(args.interval),
-            // A reader that went away has seen enough.
-            _ => return Ok(verdict(&view)),
+        if !console::print(&text)? || !args.watch {
+            return Ok(verdict(&view));
         }
+        std::thread::sleep(args.interval);
     }
 }
 

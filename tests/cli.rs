@@ -1,6 +1,6 @@
 //! Help, version, and everything that a run cannot start with.
 
-use crate::support::env::{PROGRAM, output};
+use crate::support::env::{PROGRAM, output, spawn};
 use crate::support::{Desk, Provider, Supervise};
 use std::process::{Command, Output, Stdio};
 
@@ -238,6 +238,66 @@ fn no_tokens_is_125_and_names_the_variables_to_set() {
     run.end()
         .expect(125)
         .says(&["hint: ", "ANTHROPIC_API_KEY", "OPENAI_API_KEY"]);
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    for words in [
+        &["version"][..],
+        &["help"],
+        &["generate", "man"],
+        &["status"],
+        &["status", "--json"],
+    ] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let mut command = desk.command(PROGRAM);
+        command
+            .args(words)
+            .envs(provider.variables(&provider.url))
+            .stdout(full)
+            .stderr(Stdio::piped());
+        let output = spawn(&mut command).wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{words:?}: {stderr}");
+        assert!(
+            stderr.contains("ddollar: cannot write to stdout: "),
+            "{stderr}"
+        );
+        assert!(stderr.contains("\nhint: "), "{stderr}");
+    }
+}
+
+#[test]
+fn a_variable_that_looks_like_a_tokens_is_told() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider)
+        .env("ANTHROPIC_API_KEY2", "x")
+        .env("OPENAI_API_KEY_FILE", "x")
+        .start(&["true"]);
+    run.end()
+        .expect(0)
+        .says_once("ANTHROPIC_API_KEY2 is not read: more tokens go into ANTHROPIC_API_KEY_2, _3")
+        .says_once("OPENAI_API_KEY_FILE is not read");
+}
+
+#[test]
+fn a_proxy_variable_that_names_none_is_125() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    for url in ["http://u:p@[", "gopher://127.0.0.1:1"] {
+        let change = |run: Supervise| {
+            run.env("ANTHROPIC_BASE_URL", "https://127.0.0.1:1")
+                .env("HTTPS_PROXY", url)
+        };
+        refused(
+            &mut provider,
+            change,
+            &[],
+            125,
+            "HTTPS_PROXY does not name a proxy",
+        );
+    }
 }
 
 #[test]

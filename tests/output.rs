@@ -29,6 +29,16 @@ fn stdin_stdout_and_stderr_are_the_childs_byte_for_byte() {
 }
 
 #[test]
+fn a_command_is_shown_on_one_line_as_a_shell_takes_it() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run =
+        Supervise::with(&provider).start(&["sh", "-c", "true\nexit 0", "it's", "\x1b[31mred"]);
+    run.end()
+        .expect(0)
+        .says_once("Launching: sh -c 'true\u{fffd}exit 0' \"it's\" '\u{fffd}[31mred'\n");
+}
+
+#[test]
 fn quiet_says_warnings_and_failures_only() {
     let provider = Provider::anthropic(&[0.96, 0.1]);
     let mut run = Supervise::with(&provider).options(&["-q"]).agent();

@@ -332,6 +332,27 @@ fn two_providers_each_give_the_child_one_token() {
 }
 
 #[test]
+fn a_provider_that_is_out_of_the_question_beside_another_is_told_once() {
+    let anthropic = Provider::anthropic(&[0.1]);
+    let openai = Provider::openai(&[0.1]);
+    let mut run = Supervise::with(&openai).options(&["-v"]);
+    for (name, value) in anthropic.variables(&anthropic.url) {
+        let is_token = name == "ANTHROPIC_API_KEY";
+        run = run.env(&name, if is_token { "no-such-token" } else { &value });
+    }
+    let mut run = run.agent();
+    run.stderr
+        .wait("Monitor: Anthropic - no numbers came back [token 1]");
+    run.stderr.wait("The command goes on without Anthropic");
+    run.stderr.wait("Monitor: OpenAI - Requests: ");
+    run.finish()
+        .says_once("Anthropic: Token 1 was rejected")
+        .says_once("goes on without")
+        .says_once("Launching")
+        .never_says("no limits advertised");
+}
+
+#[test]
 fn one_ring_over_all_providers_gives_the_child_one_token_and_says_whose() {
     let anthropic = Provider::anthropic(&[0.1]);
     let mut openai = Provider::openai(&[0.1]);
@@ -382,7 +403,7 @@ fn the_resume_command_is_used_for_every_start_after_the_first() {
     run.finish().says(&[
         &format!("Launching: sh {agent} first\n"),
         "Switched to token 2/2",
-        &format!("Launching: sh {agent} --continue two words\n"),
+        &format!("Launching: sh {agent} --continue 'two words'\n"),
     ]);
 }
 

@@ -255,7 +255,7 @@ impl Provider {
     /// Why its limits cannot be watched with this address and model, as advice for people: a
     /// fragment. `None`: they can.
     pub(crate) fn unwatched(&self, base_url: &str, model: &str) -> Option<&'static str> {
-        if base_url.ends_with(NO_ADDRESS) {
+        if !self.has_address(base_url) {
             return Some("set AZURE_OPENAI_ENDPOINT to the address of your resource");
         }
         model
@@ -271,7 +271,7 @@ impl Provider {
         model: &str,
         needed: bool,
     ) -> impl Iterator<Item = Subject> + use<> {
-        let has_address = !base_url.ends_with(NO_ADDRESS);
+        let has_address = self.has_address(base_url);
         let has_model = !model.is_empty();
         let account = self.free.is_some() && !(self.tells_limits && has_model);
         let asks_model = has_model && (self.tells_limits || needed);
@@ -281,6 +281,11 @@ impl Provider {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// Whether this is an address that somebody has set, where the provider has none of its own.
+    fn has_address(&self, base_url: &str) -> bool {
+        base_url != self.base_url || !base_url.ends_with(NO_ADDRESS)
     }
 
     /// How a request carries a token.
@@ -630,6 +635,9 @@ mod tests {
                 .unwrap()
                 .contains("AZURE_OPENAI_ENDPOINT")
         );
+        // Another's name may end like it.
+        let anthropic = by_name("anthropic").unwrap();
+        assert_eq!(anthropic.unwatched("https://gateway.invalid", "m"), None);
         assert_eq!(
             azure
                 .subjects("https://res.openai.azure.com", "m", false)

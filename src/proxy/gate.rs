@@ -181,6 +181,7 @@ impl Gate {
             say.push(Notice::Monitor {
                 provider: self.proxy.shared.upstreams[token.ring].provider.label,
                 index: token.index,
+                served: reading.finding == Finding::Served,
                 usage: reading.usage.clone(),
             });
         }

@@ -259,15 +259,8 @@ impl Session {
     /// Whether the child may live on this ring: one of its tokens has worked, or no other ring is
     /// or may turn out to be what it lives on. A token that lies around in the environment must
     /// not end a command that uses another provider.
-    fn may_live_on(&self, ring: usize, now: Now) -> bool {
-        let current = |ring: &'_ Ring| ring.pool.standing(ring.pool.current_index()).condition(now);
+    pub(super) fn may_live_on(&self, ring: usize, now: Now) -> bool {
         let is_unasked = |ring: &Ring| ring.pool.standing(ring.pool.current_index()).is_unasked();
-        let hopeless = |ring: &Ring| {
-            matches!(
-                current(ring),
-                Condition::Rejected | Condition::SpendCapped { .. }
-            )
-        };
         let Some(own) = self.rings.get(ring) else {
             return false;
         };
@@ -275,8 +268,8 @@ impl Session {
             || self.rings.iter().enumerate().all(|(i, other)| {
                 let used = other.worked || (!other.blind && is_unasked(other));
                 // Giving up is for when nothing else can carry the child.
-                let carries = other.blind || !hopeless(other);
-                i == ring || !(used || hopeless(own) && carries)
+                let carries = other.blind || !other.is_hopeless(now);
+                i == ring || !(used || own.is_hopeless(now) && carries)
             })
     }
 

@@ -82,6 +82,24 @@ pub(crate) fn is_token_variable(name: &str) -> bool {
         })
 }
 
+/// The variable that `name` is a slip of, such as `ANTHROPIC_API_KEY2` and `ANTHROPIC_API_KEY_FILE`:
+/// it is not read, and the child gets it as it is.
+pub(crate) fn nearly_token_variable(name: &str) -> Option<&'static str> {
+    let is_near = |variable: &&str| {
+        let Some(rest) = name.strip_prefix(*variable) else {
+            return false;
+        };
+        let number = rest.trim_start_matches(['S', '_']);
+        matches!(rest, "_FILE" | "_FILES" | "S_FILES")
+            || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let mut variables = PROVIDERS
+        .iter()
+        .flat_map(|provider| provider.token_variables);
+    let variable = variables.find(|variable| is_near(variable))?;
+    (!is_token_variable(name)).then_some(variable)
+}
+
 /// A token's origin in words, its text, and its `group=` label.
 type Candidate = (String, String, Option<String>);
 
@@ -247,6 +265,34 @@ mod tests {
 
     fn texts(found: &Found) -> Vec<&str> {
         found.tokens.iter().map(|t| t.secret.expose()).collect()
+    }
+
+    #[test]
+    fn slips_of_a_variable_are_seen() {
+        for name in [
+            "ANTHROPIC_API_KEY2",
+            "ANTHROPIC_API_KEY_02",
+            "ANTHROPIC_API_KEYS_2",
+            "ANTHROPIC_API_KEY_FILE",
+        ] {
+            assert_eq!(
+                nearly_token_variable(name),
+                Some("ANTHROPIC_API_KEY"),
+                "{name}"
+            );
+        }
+        for name in [
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_API_KEY_2",
+            "ANTHROPIC_API_KEYS",
+            "ANTHROPIC_API_KEYS_FILE",
+            "ANTHROPIC_API_KEY_HELPER",
+            "OPENAI_API_KEY_PATH",
+            "HF_TOKEN_PATH",
+            "PATH",
+        ] {
+            assert_eq!(nearly_token_variable(name), None, "{name}");
+        }
     }
 
     #[test]

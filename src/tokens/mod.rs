@@ -7,7 +7,7 @@
 mod discovery;
 mod pool;
 
-pub(crate) use discovery::{Source, TokenFile, discover, is_token_variable};
+pub(crate) use discovery::{Source, TokenFile, discover, is_token_variable, nearly_token_variable};
 pub(crate) use pool::TokenPool;
 #[cfg(test)]
 pub(crate) use pool::tests::pool_of;
@@ -86,15 +86,22 @@ const SHORTEST_REDACTED: usize = 6;
 
 /// Words of the user's own command line, for people to read: without any token that was put there.
 pub(crate) fn shown<'a>(words: &[OsString], tokens: impl Iterator<Item = &'a Token>) -> String {
-    let words: Vec<String> = words
-        .iter()
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
+    let words: Vec<String> = words.iter().map(quoted).collect();
     let line = tokens.fold(words.join(" "), |line, token| token.secret.redact(&line));
     match line.char_indices().nth(LONGEST_SHOWN) {
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
         None => line,
     }
+}
+
+/// A word as a shell would take it, on one line: what it does to a terminal is not for messages.
+fn quoted(word: &OsString) -> String {
+    let word = word.to_string_lossy();
+    let quoted = shlex::try_quote(&word).unwrap_or_default();
+    quoted
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A command line may hold a whole prompt; so many characters of it tell which one it is.

@@ -27,6 +27,13 @@ const BELIEVED_AFTER: u32 = 8;
 /// The same where none of the ring was accepted in this run: 15 seconds, because wrong tokens are
 /// then the likelier cause.
 const BELIEVED_AFTER_IF_NEW: u32 = 3;
+/// A limit that only the child tells counts as [`UNKNOWN_RESET`] at first, and as twice as long each
+/// time that it turns out to last, up to this: a night is not burnt in restarts, and not much of it is
+/// lost when the limit ends.
+const LONGEST_TOLD: Duration = Duration::from_secs(15 * 60);
+/// A child that has worked so long before it tells of a limit tells of a new one. Longer than a client
+/// goes on trying by itself before it tells (184 s: facts/providers.md §4.1).
+const HAS_WORKED: Duration = Duration::from_secs(5 * 60);
 /// When the wall clock was set back, a prediction ends at the latest this long after its span on
 /// the monotonic clock (facts/supervision.md K3).
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
@@ -149,6 +156,28 @@ struct Refused {
     named: bool,
 }
 
+/// A limit that the child has told.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// How long it counts: from [`UNKNOWN_RESET`] to [`LONGEST_TOLD`].
+    span: Duration,
+    until: Until,
+}
+
+impl Told {
+    /// The child tells of a limit, after it may have told of one before.
+    fn again(before: Option<Told>, now: Now) -> Told {
+        let span = match before {
+            // It says so for each of its agents.
+            Some(told) if !told.until.is_over(now) => return told,
+            Some(told) => (told.span * 2).min(LONGEST_TOLD),
+            None => UNKNOWN_RESET,
+        };
+        let until = Until::after(span, now);
+        Told { span, until }
+    }
+}
+
 /// All that is known of one token.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
@@ -165,8 +194,8 @@ pub(crate) struct Standing {
     /// How often in a row it was refused when it should have been usable again; each time, the next
     /// question waits longer.
     refusals: u32,
-    /// The child was refused with it, which holds until then whatever a probe says.
-    told: Option<Until>,
+    /// The child was refused with it, which holds for its time although a probe is served.
+    told: Option<Told>,
     /// When the question was put that last showed that the provider knows it.
     accepted: Option<Instant>,
     /// The rejections since then.
@@ -405,8 +434,8 @@ impl Standing {
             }
             Finding::Served => match (served(&reading.usage, threshold, now), self.told) {
                 // The child asks for more than a probe does, and maybe for another model.
-                (Condition::Usable, Some(until)) if !until.is_over(now) => {
-                    Condition::Limited { until }
+                (Condition::Usable, Some(told)) if !told.until.is_over(now) => {
+                    Condition::Limited { until: told.until }
                 }
                 (condition, _) => condition,
             },
@@ -442,12 +471,10 @@ impl Standing {
             self.refused = None;
         }
         // A probe that sees the limit too knows more about it than the child's word says.
-        if self
-            .told
-            .is_some_and(|until| condition != Condition::Limited { until })
-        {
-            self.told = None;
-        }
+        self.told = self.told.filter(|told| {
+            let until = told.until;
+            condition == Condition::Usable || condition == Condition::Limited { until }
+        });
         self.used = reading.usage.binding().map(|window| window.utilization);
         self.last = Last::Verdict(answer.asked);
         self.take_on(condition, answer.asked, now);
@@ -457,10 +484,11 @@ impl Standing {
     fn tell(&mut self, trouble: Trouble, now: Now) {
         match trouble {
             Trouble::Limited => {
-                let until = Until::after(UNKNOWN_RESET, now);
-                self.told = Some(until);
+                let told = Told::again(self.told, now);
+                self.told = Some(told);
                 self.last = Last::Verdict(now.tick);
                 if self.condition(now).until().is_none() {
+                    let until = told.until;
                     self.take_on(Condition::Limited { until }, now.tick, now);
                 }
             }
@@ -606,9 +634,16 @@ pub(crate) fn record(pool: &mut TokenPool, index: usize, answer: &Answer, rules:
     share(pool, index, answer.asked, now);
 }
 
-/// Takes the child's own word for the token in use, which beats what a probe says.
-pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, now: Now) {
+/// Takes the child's own word for the token in use, which beats what a probe says. `worked` is how
+/// long it has been at work without such a word, as far as is known.
+pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, worked: Duration, now: Now) {
     let index = pool.current_index();
+    if worked >= HAS_WORKED {
+        for index in 0..pool.len() {
+            let standing = pool.standing_mut(index);
+            standing.told = standing.told.filter(|told| !told.until.is_over(now));
+        }
+    }
     pool.standing_mut(index).tell(trouble, now);
     share(pool, index, now.tick, now);
 }

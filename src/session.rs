@@ -451,9 +451,13 @@ impl Session {
         if !matches!(self.phase, Phase::Running { .. } | Phase::Paused { .. }) {
             return Reply::nothing();
         }
-        policy::tell(&mut ring.pool, trouble, now);
+        let lived = now.tick.saturating_duration_since(self.last_start);
+        let resumed = self
+            .resumed
+            .map(|at| now.tick.saturating_duration_since(at));
+        let worked = resumed.map_or(lived, |resumed| resumed.min(lived));
+        policy::tell(&mut ring.pool, trouble, worked, now);
         if trouble == Trouble::Overloaded {
-            let lived = now.tick.saturating_duration_since(self.last_start);
             self.troubles = if lived > RECOVERED {
                 0
             } else {

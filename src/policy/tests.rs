@@ -580,6 +580,55 @@ fn refusals_before_the_promised_end_do_not_prolong_the_wait() {
     assert_waits(running(&pool, now), 0, seconds(3), now);
 }
 
+/// How long the token rests each time when the child is refused with it after it has worked for so
+/// many seconds, and a probe sees nothing of that.
+fn rests_when_told_after(lives: &[u64]) -> Vec<u64> {
+    let mut now = start();
+    let mut pool = pool_of(&["a"]);
+    let mut rests = Vec::new();
+    for life in lives {
+        tell(&mut pool, 0, now, used(0.1, 600, now));
+        now = later(now, seconds(*life));
+        super::tell(&mut pool, Trouble::Limited, seconds(*life), now);
+        // It may say so for each of its agents.
+        let then = later(now, seconds(1));
+        super::tell(&mut pool, Trouble::Limited, seconds(life + 1), then);
+        tell(&mut pool, 0, now, used(0.1, 600, now));
+        let Condition::Limited { until } = pool.standing(0).condition(now) else {
+            panic!("not limited");
+        };
+        rests.push(until.remaining(now).as_secs());
+        now = later(now, until.remaining(now));
+    }
+    rests
+}
+
+#[test]
+fn a_limit_that_only_the_child_tells_is_waited_for_ever_longer() {
+    let wanted = [60, 120, 240, 480, 900, 900, 900];
+    assert_eq!(rests_when_told_after(&[3; 7]), wanted);
+    // A client may try for minutes before it tells.
+    assert_eq!(rests_when_told_after(&[184; 7]), wanted);
+}
+
+#[test]
+fn a_limit_that_the_child_tells_after_it_has_worked_is_a_new_one() {
+    let rests = rests_when_told_after(&[3, 3, 3, 300, 3, 299, 4000]);
+    assert_eq!(rests, [60, 120, 240, 60, 120, 240, 60]);
+}
+
+#[test]
+fn a_probe_that_sees_the_limit_too_ends_what_the_child_told() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    super::tell(&mut pool, Trouble::Limited, seconds(3), now);
+    tell(&mut pool, 0, now, limited(20));
+    assert_waits(running(&pool, now), 0, seconds(20), now);
+    let now = later(now, seconds(20));
+    super::tell(&mut pool, Trouble::Limited, seconds(3), now);
+    assert_waits(running(&pool, now), 0, MINUTE, now);
+}
+
 #[test]
 fn a_held_child_may_go_on_near_a_limit_that_resets_within_the_patience() {
     let now = start();

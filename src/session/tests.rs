@@ -1146,3 +1146,52 @@ fn a_remembered_rejection_is_asked_about_before_the_start() {
     let reply = night.answer(1, found(Finding::Rejected));
     assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
 }
+
+/// How often the child is started in eight hours in which it is refused so many seconds after each
+/// start, says so, and fails, and in which no probe sees anything of that.
+fn starts_in_a_night_of_told_limits(tokens: &[&str], life: u64) -> u32 {
+    let mut night = Night::of(tokens);
+    let began = night.now.tick;
+    let mut starts = 1;
+    while night.now.tick - began < seconds(8 * 3600) {
+        night.pass(life);
+        let mut step = night
+            .event(Event::Told {
+                provider: "anthropic",
+                trouble: Trouble::Limited,
+            })
+            .step;
+        while let Step::Ask(token) = step {
+            let good = night.used(0.1, 60);
+            step = night.answer(token.index, good).step;
+        }
+        step = night.ends(How::Code(1), false).step;
+        while step != (Step::Launch { again: true }) {
+            step = match step {
+                Step::Ask(token) => {
+                    let good = night.used(0.1, 60);
+                    night.answer(token.index, good).step
+                }
+                Step::Nothing => {
+                    let span = night.session.timeout(night.now).unwrap();
+                    night.now.wall += span;
+                    night.now.tick += span;
+                    night.event(Event::Deadline).step
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        starts += 1;
+    }
+    starts
+}
+
+#[test]
+fn a_limit_that_only_the_child_tells_does_not_burn_the_night_in_restarts() {
+    for (tokens, most) in [(&["a"][..], 40), (&["a", "b"], 80)] {
+        for life in [3, 60, 184] {
+            let starts = starts_in_a_night_of_told_limits(tokens, life);
+            assert!((20..=most).contains(&starts), "{tokens:?} {life}: {starts}");
+        }
+    }
+}

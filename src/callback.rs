@@ -86,14 +86,15 @@ impl Callback {
         lock(&self.shared).token = token;
     }
 
-    /// The session that the client works on, if it has told one that can be gone on with.
-    pub(crate) fn session(&self) -> Option<String> {
+    /// The id of the session that the client works on, if it has told it, and whether it can be gone
+    /// on with.
+    pub(crate) fn session(&self) -> Option<(String, bool)> {
         let shared = lock(&self.shared);
         let begun = shared
             .transcript
             .as_deref()
             .is_none_or(|path| Path::new(path).exists());
-        shared.session.clone().filter(|_| begun)
+        Some((shared.session.clone()?, begun))
     }
 }
 

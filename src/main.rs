@@ -54,6 +54,7 @@ mod supervisor; // the loop that ties both sides together
 mod tcp; // what both servers do with a connection
 mod terminal; // who has the terminal, and in which modes
 mod trampoline; // the hidden __child: the last steps before exec
+mod transcript; // whether a client's session is on disk
 mod tree; // orphans of the command: adopted, reaped, swept
 mod watchdog; // the hidden __watch: cleans up when ddollar is killed
 

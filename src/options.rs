@@ -201,7 +201,7 @@ pub(crate) fn resolve(
     let (command, failed) = hooked(Line::new(args.command, client.as_deref()), &found.tokens);
     notices.extend(failed);
     let again = again.map(|words| hooked(Line::new(words, client.as_deref()), &found.tokens).0);
-    notices.extend(client_notices(&command, &variable));
+    notices.extend(client_notices(&command, again.is_some(), &variable));
     // Tokens of providers that the client never asks are not watched.
     let asks = |provider: &Provider| command.asks(provider);
     let has_own = found.tokens.iter().any(|token| asks(token.provider));
@@ -376,11 +376,18 @@ fn private_file(text: &str) -> std::io::Result<String> {
 }
 
 /// What is changed for a known client, and what of the user's own will get in its way.
-fn client_notices(line: &Line, variable: &dyn Fn(&str) -> Option<String>) -> Vec<Notice> {
+fn client_notices(
+    line: &Line,
+    has_own_resume: bool,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<Notice> {
     let client = line.client();
     let mut added = Vec::new();
     if line.has_settings() {
         added.push("--settings (hooks, apiKeyHelper)".to_owned());
+    }
+    if line.starts_anew() && !has_own_resume {
+        added.push("--session-id".to_owned());
     }
     added.extend(client.token_variable.map(str::to_owned));
     for (name, value) in client.environment {

@@ -23,6 +23,7 @@ use crate::signals::{self, Inherited};
 use crate::stage::Stage;
 use crate::state::Records;
 use crate::tokens::{self, Token};
+use crate::transcript;
 use crossbeam_channel::{Receiver, Sender, after, never, select_biased, unbounded};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
@@ -91,6 +92,8 @@ struct World<'a> {
     command: Line,
     again: Option<Line>,
     callback: Option<Callback>,
+    /// The id that the last session was started with, when the user's line leaves that to ddollar.
+    named: Option<String>,
     environment: Vec<(OsString, OsString)>,
     mixed: bool,
     /// Whether the last event may have told something new of a token.
@@ -224,6 +227,7 @@ impl<'a> World<'a> {
             command: options.command,
             again: options.again,
             callback,
+            named: None,
             environment,
             mixed: options.mixed,
             has_news: false,
@@ -408,15 +412,16 @@ impl<'a> World<'a> {
     }
 
     fn launch(&mut self, again: bool) -> Result<(), Error> {
-        let session = self.callback.as_ref().and_then(Callback::session);
-        let session = session.as_deref();
         let (words, shown) = match (&self.again, again) {
-            (Some(line), true) => (line.first(), line.shown_first().to_vec()),
-            (None, true) => (
-                self.command.again(session),
-                self.command.shown_again(session),
-            ),
-            (_, false) => (self.command.first(), self.command.shown_first().to_vec()),
+            (Some(line), true) => (line.first(None), line.shown_first().to_vec()),
+            (None, true) => match self.client_session() {
+                Some((_, false)) => self.anew(),
+                session => {
+                    let id = session.as_ref().map(|(id, _)| id.as_str());
+                    (self.command.again(id), self.command.shown_again(id))
+                }
+            },
+            (_, false) => self.anew(),
         };
         let command = self.shown(&shown);
         self.console.say(&Notice::Launching { command });
@@ -443,6 +448,26 @@ impl<'a> World<'a> {
         }
         self.watch(!again);
         Ok(())
+    }
+
+    /// The id of the session that the command works on, if that is known, and whether it has begun.
+    fn client_session(&self) -> Option<(String, bool)> {
+        let told = self.callback.as_ref().and_then(Callback::session);
+        // Hooks may be turned off; then the id is the one that it was given.
+        told.or_else(|| {
+            let id = self.named.clone()?;
+            let begun = transcript::exists(&id, &self.environment);
+            Some((id, begun))
+        })
+    }
+
+    /// The words that begin the work, and as people read them. Each session has an id of its own: one
+    /// that the client knows already, it refuses.
+    fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
+        let may_be_named = self.again.is_none() && self.command.starts_anew();
+        self.named = may_be_named.then(transcript::new_id);
+        let words = self.command.first(self.named.as_deref());
+        (words, self.command.shown_first().to_vec())
     }
 
     /// Puts the question, as soon as the terminal is ours; in the background, SIGCONT brings it

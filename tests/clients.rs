@@ -14,7 +14,10 @@ settings= before=
 shown=
 for word; do
     if [ "$before" = --settings ]; then settings=$word; fi
-    case $word in --settings | '{'*) ;; *) shown="$shown $word" ;; esac
+    case "$before $word" in
+    *--settings | *--session-id | '--settings '* | '--session-id '*) ;;
+    *) shown="$shown $word" ;;
+    esac
     before=$word
 done
 helper=$(printf %s "$settings" | sed -n 's/.*"apiKeyHelper":"\([^"]*\)".*/\1/p')
@@ -29,6 +32,40 @@ tell SessionStart
 echo "READY $$ token=${token##*-} env=${ANTHROPIC_API_KEY-none}$shown turn=$CLAUDE_CODE_RESUME_INTERRUPTED_TURN"
 while read -r line; do eval "$line"; done
 "#;
+
+/// One that is kept from telling anything by `disableAllHooks`. What it does with ids is measured with
+/// the real one (2.1.330); its session is on disk after `begin`.
+const WITHOUT_HOOKS: &str = r#"
+trap 'exit 143' TERM
+rest= id=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --session-id) how=new id=$2; shift ;;
+    --resume) how=on id=$2; shift ;;
+    --settings) shift ;;
+    *) rest="$rest $1" ;;
+    esac
+    shift
+done
+folder=$HOME/.claude/projects/-of-this-folder
+begin() { mkdir -p "$folder" && echo '{}' >"$folder/$id.jsonl" && echo BEGUN; }
+case $how in
+new) [ ! -e "$folder/$id.jsonl" ] || { echo "Session ID $id is already in use" >&2; exit 1; } ;;
+on) [ -e "$folder/$id.jsonl" ] || { echo "No conversation found: $id" >&2; exit 1; } ;;
+esac
+echo "READY $how $id$rest"
+while read -r line; do eval "$line"; done
+"#;
+
+/// A run of that, and the id of its first session.
+fn without_hooks(supervise: Supervise, words: &[&str]) -> (Run, String) {
+    let desk = supervise.desk();
+    let program = desk.write("claude", format!("#!/bin/sh\n{WITHOUT_HOOKS}"));
+    let mut run = supervise.start(&[&[program.to_str().unwrap()], words].concat());
+    let line = run.stdout.wait("READY new ");
+    let id = line.split(' ').nth(2).unwrap().to_owned();
+    (run, id)
+}
 
 /// A run of the stand-in, whose session is on disk.
 fn claude(supervise: Supervise, words: &[&str]) -> Run {
@@ -58,7 +95,7 @@ fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
     provider.control(json!({"set": {"organization": "org-1", "bucket": "requests", "used": 0.97}}));
     assert!(ready(&mut run).ends_with("token=2 env=none --resume U-1 turn=1"));
     run.finish().says(&[
-        "claude: with --settings (hooks, apiKeyHelper), CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1\n",
+        "claude: with --settings (hooks, apiKeyHelper), --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1\n",
         "/claude do it\n",
         "Token limit approaching (97% used)",
         "Switched to token 2/2\n",
@@ -210,6 +247,52 @@ fn a_session_that_never_began_is_started_anew() {
 }
 
 #[test]
+fn a_named_session_that_never_began_is_started_by_its_name_again() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let supervise = Supervise::with(&provider);
+    let mut run = claude(supervise, &["--session-id=S", "-p", "do"]);
+    ready(&mut run);
+    fs::remove_file(run.desk.join("transcript.jsonl")).unwrap();
+    provider.wait_for_probe("anthropic#2");
+    provider.set("org-1", 0.97);
+    assert!(ready(&mut run).ends_with("token=2 env=none --session-id=S -p do turn=1"));
+    run.finish();
+}
+
+#[test]
+fn without_hooks_a_session_goes_on_by_the_id_that_it_was_given() {
+    for (words, wanted) in [
+        (&["-p", "do"][..], " -p Continue where you left off."),
+        (&["do"], ""),
+        (
+            &["--bare", "-p", "do"],
+            " --bare -p Continue where you left off.",
+        ),
+    ] {
+        let mut provider = Provider::anthropic(&[0.1, 0.1]);
+        let (mut run, id) = without_hooks(Supervise::with(&provider), words);
+        run.tell("begin");
+        run.stdout.wait("BEGUN");
+        provider.wait_for_probe("anthropic#2");
+        provider.set("org-1", 0.97);
+        assert_eq!(run.stdout.wait("READY"), format!("READY on {id}{wanted}"));
+        run.finish()
+            .says(&[&format!("--resume {id}"), "Session resumed"]);
+    }
+}
+
+#[test]
+fn without_hooks_a_session_that_never_began_is_started_anew_under_another_id() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let (mut run, id) = without_hooks(Supervise::with(&provider), &["-p", "do"]);
+    provider.wait_for_probe("anthropic#2");
+    provider.set("org-1", 0.97);
+    let line = run.stdout.wait("READY new ");
+    assert!(line.ends_with(" -p do") && !line.contains(&id), "{line}");
+    run.finish();
+}
+
+#[test]
 fn only_a_process_of_the_command_is_answered() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
     let mut run = claude(hourly(&provider), &[]);
@@ -288,7 +371,7 @@ fn what_stands_in_a_settings_file_is_on_no_command_line() {
     let long = "x".repeat(200_000);
     let own = json!({"env": {"HIDDEN": "made-up-secret", "LONG": long}});
     let own = supervise.desk().write("own.json", own.to_string());
-    let script = "#!/bin/sh\necho \"$1 $3 $4\"; cat \"$2\"; tr '\\0' ' ' </proc/$$/cmdline\n";
+    let script = "#!/bin/sh\necho \"$1 $5 $6\"; cat \"$2\"; tr '\\0' ' ' </proc/$$/cmdline\n";
     let program = supervise.desk().write("claude", script);
     let run = supervise.start(&[
         program.to_str().unwrap(),
@@ -315,10 +398,10 @@ fn settings_that_cannot_be_merged_stay_and_the_token_is_in_the_environment() {
         let program = supervise
             .desk()
             .write("claude", "#!/bin/sh\necho \"$ANTHROPIC_API_KEY $*\"\n");
-        let run = supervise.start(&[program.to_str().unwrap(), "--settings", own]);
+        let run = supervise.start(&[program.to_str().unwrap(), "-c", "--settings", own]);
         let ended = run.end().expect(0);
         let out = String::from_utf8(ended.stdout.clone()).unwrap();
-        assert_eq!(out, format!("{} --settings {own}\n", provider.token(1)));
+        assert_eq!(out, format!("{} -c --settings {own}\n", provider.token(1)));
         ended.says(&[&format!("The command's --settings {why}")]);
     }
 }

@@ -25,6 +25,7 @@ pub(super) const CLIENT: Client = Client {
     does_without: Some("Remote Control"),
     has_hooks: true,
     grammar: GRAMMAR,
+    starts_anew,
     resume,
     ..GENERIC
 };
@@ -146,6 +147,26 @@ pub(super) fn starts_a_session(parts: &[Part]) -> bool {
         && !parts
             .iter()
             .any(|part| elsewhere.contains(&part.name.as_str()))
+}
+
+/// Whether it starts a session that has no id yet and is kept in this folder.
+fn starts_anew(parts: &[Part]) -> bool {
+    let otherwise = [
+        "--session-id",
+        "--continue",
+        "--resume",
+        "--fork-session",
+        "--from-pr",
+        "--no-session-persistence",
+        "--remote-control",
+        "--tmux",
+        "--help",
+        "--version",
+    ];
+    starts_a_session(parts)
+        && !parts
+            .iter()
+            .any(|part| otherwise.contains(&part.name.as_str()))
 }
 
 /// `--session-id U` → `--resume U`; a prompt that was sent is not sent again; `-p` needs a prompt

@@ -55,6 +55,8 @@ pub(crate) struct Client {
     /// Whether it reports its failures through a hook, and asks for its token.
     pub(crate) has_hooks: bool,
     grammar: Grammar,
+    /// Whether a line starts a session that may be given an id with `--session-id`.
+    starts_anew: fn(&[Part]) -> bool,
     /// The parts that go on, of a line that starts a session; `None`: the line as it is.
     resume: fn(&[Part], Option<&str>) -> Option<Vec<OsString>>,
 }
@@ -223,6 +225,7 @@ const GENERIC: Client = Client {
     does_without: None,
     has_hooks: false,
     grammar: &[],
+    starts_anew: |_| false,
     resume: |_, _| None,
 };
 
@@ -336,10 +339,18 @@ impl Line {
         self
     }
 
-    /// All words of the first start.
-    pub(crate) fn first(&self) -> Vec<OsString> {
-        let own = self.words.get(self.own..).unwrap_or_default();
-        self.whole(own, self.settings.as_deref())
+    /// Whether it starts a session that ddollar may give an id.
+    pub(crate) fn starts_anew(&self) -> bool {
+        (self.client.starts_anew)(&self.parts())
+    }
+
+    /// All words of the first start, with this id for the session if it may be given one.
+    pub(crate) fn first(&self, id: Option<&str>) -> Vec<OsString> {
+        let mut own = self.words.get(self.own..).unwrap_or_default().to_vec();
+        if let Some(id) = id.filter(|_| self.starts_anew()) {
+            own.splice(..0, ["--session-id".into(), id.into()]);
+        }
+        self.whole(&own, self.settings.as_deref())
     }
 
     /// All words of a start that goes on, with the id of the session if it has told it.

@@ -283,7 +283,50 @@ fn the_first_start_is_the_users_own_line() {
         "aider -- a b",
     ] {
         let line = words(line);
-        assert_eq!(Line::new(line.clone(), None).first(), line);
+        assert_eq!(Line::new(line.clone(), None).first(None), line);
+    }
+}
+
+#[test]
+fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
+    for (line, wanted) in [
+        ("claude", "claude --session-id U"),
+        ("claude -p 'do it'", "claude --session-id U -p 'do it'"),
+        ("nice claude x", "nice claude --session-id U x"),
+        ("claude -- -p", "claude --session-id U -- -p"),
+        ("claude --bare -p x", "claude --session-id U --bare -p x"),
+    ] {
+        let line = Line::new(words(line), None);
+        assert!(line.starts_anew());
+        assert_eq!(text(&line.first(Some("U"))), text(&words(wanted)));
+        assert_eq!(line.first(None), line.shown_first());
+    }
+    for line in [
+        "claude --session-id S -p x",
+        "claude --session-id=S",
+        "claude -c",
+        "claude -cp x",
+        "claude -r",
+        "claude -r S",
+        "claude --resume=S --fork-session",
+        "claude --from-pr 7",
+        "claude -p x --no-session-persistence",
+        "claude --tmux -w",
+        "claude --bg x",
+        "claude --cloud x",
+        "claude mcp list",
+        "claude --version",
+        "codex exec x",
+        "gemini -p x",
+        "llm chat",
+        "sh -c claude",
+    ] {
+        let words = words(line);
+        for name in [None, Some("claude").filter(|_| line.starts_with("claude"))] {
+            let line = Line::new(words.clone(), name);
+            assert!(!line.starts_anew());
+            assert_eq!(line.first(Some("U")), words);
+        }
     }
 }
 
@@ -291,11 +334,15 @@ fn the_first_start_is_the_users_own_line() {
 fn settings_come_first_and_take_the_place_of_the_users() {
     let line = |text: &str| Line::new(words(text), None).with_settings("{}".into());
     assert_eq!(
-        text(&line("nice claude -p x").first()),
+        text(&line("nice claude -p x").first(None)),
         "nice claude --settings '{}' -p x"
     );
     assert_eq!(
-        text(&line("claude --settings own.json -p x").first()),
+        text(&line("claude -p x").first(Some("U"))),
+        "claude --settings '{}' --session-id U -p x"
+    );
+    assert_eq!(
+        text(&line("claude --settings own.json -p x").first(None)),
         "claude --settings '{}' -p x"
     );
     assert_eq!(
@@ -424,7 +471,7 @@ proptest::proptest! {
         for name in [None, Some("claude"), Some("codex"), Some("gemini"), Some("opencode"), Some("aider"), Some("llm")] {
             let whole = Line::new(line.clone(), name);
             let _ = whole.again(Some("U"));
-            proptest::prop_assert_eq!(whole.first(), line.clone());
+            proptest::prop_assert_eq!(whole.first(None), line.clone());
         }
     }
 }

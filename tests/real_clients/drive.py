@@ -132,6 +132,16 @@ def interactive(case):
     assert b"Do you want to use this API key" not in case.screen
 
 
+def without_hooks(check):
+    """The same where the client tells ddollar nothing, not even its session."""
+    def run(case):
+        (case.home / ".claude").mkdir()
+        (case.home / ".claude" / "settings.json").write_text('{"disableAllHooks": true}')
+        check(case)
+        assert b"--resume" in case.screen, "no session was gone on with"
+    return run
+
+
 def proxied(check):
     """The same behind a proxy: the limit is met, and one process goes on from start to end without seeing it."""
     def run(case):
@@ -193,6 +203,9 @@ CASES = {
     "claude-interactive-own-retries": (dry(retry_after=3), interactive),
     "claude-interactive-near-limit": (near(), interactive),
     "claude-interactive-one-organization": (dry(ONE, retry_after=70, reset_in=12), interactive),
+    "claude-p-without-hooks-near-limit": (near(), without_hooks(headless)),
+    "claude-p-without-hooks-final-429": (dry(), without_hooks(headless)),
+    "claude-interactive-without-hooks-near-limit": (near(), without_hooks(interactive)),
     "claude-p-proxy": (dry(), proxied(headless)),
     "claude-p-proxy-one-organization": (dry(ONE, retry_after=12, reset_in=12), proxied(headless)),
     "claude-interactive-proxy": (dry(), proxied(interactive)),

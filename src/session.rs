@@ -101,6 +101,7 @@ enum Phase {
     Failed {
         failure: Failure,
         wake: Option<Until>,
+        question: Option<Question>,
     },
     /// It has not been started yet: every token was known to be spent when the run began. `wake`
     /// is set once the wait was said.
@@ -119,6 +120,19 @@ struct Failure {
     /// Its token or provider was found to be the cause: it is started again.
     blamed: bool,
     said: Said,
+    /// The user is to be asked before a limit has it started again.
+    asks: bool,
+    /// The user wants to wait for the token in use, whatever others there are.
+    stays: bool,
+}
+
+impl Failure {
+    /// The user has chosen what is to follow: as if it had just failed, for a cause that is known.
+    fn answered(&mut self, stays: bool, now: Now) {
+        self.since = now;
+        self.said = Said::Cause;
+        self.stays = stays;
+    }
 }
 
 /// How much the user knows of a failure.
@@ -293,7 +307,10 @@ impl Session {
                 freeze_at, wake, ..
             } => Some(freeze_at.map_or(on_wall(wake), |at| on_tick(at).min(on_wall(wake)))),
             // Nothing but an answer ends a question.
-            Phase::Unstarted {
+            Phase::Failed {
+                question: Some(_), ..
+            }
+            | Phase::Unstarted {
                 question: Some(_), ..
             } => None,
             Phase::Failed { wake, .. } | Phase::Unstarted { wake, .. } => wake.map(on_wall),
@@ -309,7 +326,11 @@ impl Session {
                 question: None,
                 ..
             } => Some(wake),
-            Phase::Failed { wake, .. }
+            Phase::Failed {
+                wake,
+                question: None,
+                ..
+            }
             | Phase::Unstarted {
                 wake,
                 question: None,
@@ -519,8 +540,11 @@ impl Session {
                 how: How::Code(OWN_FAILURE),
                 blamed: true,
                 said: Said::All,
+                asks: false,
+                stays: false,
             },
             wake: Some(Until::after(policy::backoff(0), now)),
+            question: None,
         };
         self.ready_at = now.tick + policy::backoff(0);
         Reply::nothing().and_say(Notice::NotStarted { why })
@@ -561,9 +585,16 @@ impl Session {
                 how,
                 blamed,
                 said,
+                asks: self.rules.interactive,
+                stays: false,
             },
             wake: None,
+            question: None,
         };
+        // To keep going has not gone well.
+        for ring in &mut self.rings {
+            ring.keep_going = false;
+        }
         let reply = self.settle(now);
         if said == Said::All {
             reply.and_say_first(Notice::Failed { how })
@@ -681,8 +712,9 @@ impl Session {
 
     fn on_line(&mut self, line: &str, now: Now) -> Reply {
         let span = self.left_to_wait(now);
-        let (Phase::Paused { question: open, .. } | Phase::Unstarted { question: open, .. }) =
-            &mut self.phase
+        let (Phase::Paused { question: open, .. }
+        | Phase::Failed { question: open, .. }
+        | Phase::Unstarted { question: open, .. }) = &mut self.phase
         else {
             return Reply::nothing();
         };
@@ -696,25 +728,37 @@ impl Session {
                     let current = ring.pool.current_index();
                     ring.pool.standing_mut(current).need_again(now);
                 }
+                if let Phase::Failed { failure, .. } = &mut self.phase {
+                    failure.answered(false, now);
+                }
                 self.settle(now)
             }
-            (Question::Rotate { .. }, "2") => {
-                if let Phase::Paused { stays, .. } = &mut self.phase {
-                    *stays = true;
+            (Question::Rotate { .. }, "2") => match &mut self.phase {
+                Phase::Failed { failure, .. } => {
+                    failure.answered(true, now);
+                    self.settle(now)
                 }
-                Reply::nothing().and_say(Notice::Pausing { span })
-            }
+                phase => {
+                    if let Phase::Paused { stays, .. } = phase {
+                        *stays = true;
+                    }
+                    Reply::nothing().and_say(Notice::Pausing { span })
+                }
+            },
             (Question::Rotate { ring, .. }, "4") => {
                 if let Some(ring) = self.rings.get_mut(ring) {
                     ring.keep_going = true;
+                }
+                if let Phase::Failed { .. } = self.phase {
+                    return self.start_again(now).and_say_first(Notice::KeepingOn);
                 }
                 self.phase = Phase::Running { recheck: None };
                 Reply::step(Step::Resume).and_say(Notice::KeepingOn)
             }
             (Question::Exhausted, "" | "1") => {
-                let is_started = !matches!(self.phase, Phase::Unstarted { .. });
+                let is_paused = matches!(self.phase, Phase::Paused { .. });
                 let reply = self.settle(now);
-                if span.is_zero() || !is_started {
+                if span.is_zero() || !is_paused {
                     return reply;
                 }
                 reply.and_say_first(Notice::Pausing { span })
@@ -743,6 +787,9 @@ impl Session {
     fn left_to_wait(&self, now: Now) -> Duration {
         match self.phase {
             Phase::Paused { wake, .. }
+            | Phase::Failed {
+                wake: Some(wake), ..
+            }
             | Phase::Unstarted {
                 wake: Some(wake), ..
             } => wake.remaining(now),
@@ -834,6 +881,10 @@ impl Session {
                 freeze_at: None,
                 ..
             }
+            | Phase::Failed {
+                question: Some(question),
+                ..
+            }
             | Phase::Unstarted {
                 question: Some(question),
                 ..
@@ -871,7 +922,11 @@ impl Session {
                 Reply::step(Step::Sweep { signal })
             }
             Phase::Running { recheck: Some(at) } if at.is_over(now) => self.settle(now),
-            Phase::Failed { wake: Some(at), .. }
+            Phase::Failed {
+                wake: Some(at),
+                question: None,
+                ..
+            }
             | Phase::Unstarted {
                 wake: Some(at),
                 question: None,

@@ -412,6 +412,8 @@ impl<'a> World<'a> {
     }
 
     fn launch(&mut self, again: bool) -> Result<(), Error> {
+        // What is typed from here on is the command's.
+        self.prompt = None;
         let (words, shown) = match (&self.again, again) {
             (Some(line), true) => (line.first(None), line.shown_first().to_vec()),
             (None, true) => match self.client_session() {
@@ -470,17 +472,22 @@ impl<'a> World<'a> {
         (words, self.command.shown_first().to_vec())
     }
 
-    /// Puts the question, as soon as the terminal is ours; in the background, SIGCONT brings it
-    /// back.
+    /// Says what led to the question, and puts it as soon as the terminal is ours; in the background,
+    /// SIGCONT brings it back.
     fn ask_user(&mut self, question: &[Notice]) -> Result<(), Error> {
         self.prompt = None;
         self.stage.hold();
-        if !self.stage.is_foreground() {
-            return Ok(());
+        let is_ours = self.stage.is_foreground();
+        if is_ours {
+            self.stage.prepare_prompt();
         }
-        self.stage.prepare_prompt();
         for notice in question {
-            self.console.say(notice);
+            if is_ours || !notice.is_question() {
+                self.console.say(notice);
+            }
+        }
+        if !is_ours {
+            return Ok(());
         }
         if let Some(tty) = self.stage.terminal_file() {
             self.prompt = Some(Prompt::listen(tty, self.reporting.clone())?);

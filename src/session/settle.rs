@@ -11,10 +11,13 @@ impl Session {
         match self.phase {
             Phase::Running { .. } => self.settle_running(now),
             Phase::Paused { since, .. } => self.settle_paused(since, now),
-            Phase::Failed { failure, .. } => self.settle_failed(failure, now),
-            Phase::Unstarted {
+            Phase::Failed {
+                question: Some(_), ..
+            }
+            | Phase::Unstarted {
                 question: Some(_), ..
             } => Reply::nothing(),
+            Phase::Failed { failure, .. } => self.settle_failed(failure, now),
             Phase::Unstarted { since, wake, .. } => self.settle_unstarted(since, wake, now),
             Phase::Stopping { .. } | Phase::Sweeping { .. } => Reply::nothing(),
         }
@@ -77,22 +80,7 @@ impl Session {
             return Reply::nothing();
         }
         let (ring, decision) = self.consult(Held::Paused { since }, now);
-        let current = self.rings.get(ring).map(|ring| ring.pool.current_index());
-        let decision = match decision {
-            Decision::Rotate { index } | Decision::Ask { index }
-                if stays && Some(index) != current =>
-            {
-                match self.end_of_limit(ring, now) {
-                    Some(until) => Decision::Wait {
-                        until,
-                        index: current,
-                    },
-                    None => decision,
-                }
-            }
-            decision => decision,
-        };
-        match decision {
+        match self.staying(stays, ring, decision, now) {
             // It was paused after it had given up.
             Decision::GoOn | Decision::GoOnUntil { .. } if self.gave_up.is_some() => self
                 .stop(Signal::SIGTERM, Then::Restart, now)
@@ -127,12 +115,33 @@ impl Session {
         }
     }
 
+    /// The decision of a user who may want to wait for the token in use.
+    fn staying(&self, stays: bool, ring: usize, decision: Decision, now: Now) -> Decision {
+        let current = self.rings.get(ring).map(|ring| ring.pool.current_index());
+        match decision {
+            Decision::Rotate { index } | Decision::Ask { index }
+                if stays && Some(index) != current =>
+            {
+                match self.end_of_limit(ring, now) {
+                    Some(until) => Decision::Wait {
+                        until,
+                        index: current,
+                    },
+                    None => decision,
+                }
+            }
+            decision => decision,
+        }
+    }
+
     pub(super) fn settle_failed(&mut self, failure: Failure, now: Now) -> Reply {
         let Failure {
             since,
             how,
             blamed,
             said,
+            asks,
+            stays,
         } = failure;
         let blind = self.rings.iter().all(|ring| ring.blind);
         let (ring, decision) = if blind {
@@ -140,7 +149,7 @@ impl Session {
         } else {
             self.consult(Held::Ended { since }, now)
         };
-        match decision {
+        match self.staying(stays, ring, decision, now) {
             Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
             Decision::GoOn | Decision::GoOnUntil { .. } if blamed => {
                 let mut reply = self.start_again(now);
@@ -152,6 +161,11 @@ impl Session {
                 reply
             }
             Decision::GoOn | Decision::GoOnUntil { .. } => self.retry_or_finish(since, how, now),
+            Decision::Rotate { index } if asks => {
+                let until = self.end_of_limit(ring, now);
+                let until = until.unwrap_or_else(|| Until::after(Duration::ZERO, now));
+                self.ask_about_failure(failure, Question::Rotate { ring, index }, until, now)
+            }
             Decision::Rotate { index } => {
                 let cause = self.cause(said, how, ring, now);
                 self.switch(ring, index);
@@ -167,27 +181,66 @@ impl Session {
                 if index.is_none() && !self.heard && waited >= NEVER_HEARD {
                     return self.finish(how).and_say_first(Notice::NeverHeard);
                 }
-                let wake = self.jittered(until, now);
-                self.phase = Phase::Failed {
-                    failure: Failure {
-                        blamed: true,
-                        said: Said::All,
-                        ..failure
-                    },
-                    wake: Some(wake),
-                };
-                let mut reply = Reply::nothing();
+                let mut say = Vec::new();
                 if said != Said::All {
-                    reply.say = self.cause(said, how, ring, now);
-                    reply.say.push(self.waiting(ring, until, index, now));
+                    say = self.cause(said, how, ring, now);
+                    say.push(self.waiting(ring, until, index, now));
                 }
-                reply
+                let failure = Failure {
+                    blamed: true,
+                    said: Said::All,
+                    ..failure
+                };
+                // An outage is waited for, and a reset within the patience is not worth a question.
+                let is_limit = self.end_of_limit(ring, now).is_some();
+                if asks && is_limit && !self.is_brief(until, now) {
+                    let mut reply =
+                        self.ask_about_failure(failure, Question::Exhausted, until, now);
+                    reply.say.splice(0..0, say);
+                    return reply;
+                }
+                self.phase = Phase::Failed {
+                    failure,
+                    wake: Some(self.jittered(until, now)),
+                    question: None,
+                };
+                Reply {
+                    say,
+                    step: Step::Nothing,
+                }
             }
             Decision::NoneLeft | Decision::TooLong { .. } => {
                 let reason = self.reason(ring, now);
                 self.give_up(ring, decision, now).and_say_first(reason)
             }
         }
+    }
+
+    /// Asks the user about a limit that the child has failed for, once.
+    fn ask_about_failure(
+        &mut self,
+        failure: Failure,
+        question: Question,
+        until: Until,
+        now: Now,
+    ) -> Reply {
+        let say = match question {
+            Question::Rotate { ring, .. } => self.cause(failure.said, failure.how, ring, now),
+            Question::Exhausted => Vec::new(),
+        };
+        self.phase = Phase::Failed {
+            failure: Failure {
+                blamed: true,
+                said: Said::All,
+                asks: false,
+                ..failure
+            },
+            wake: Some(self.jittered(until, now)),
+            question: Some(question),
+        };
+        let mut reply = self.prompt(question, now);
+        reply.say.splice(0..0, say);
+        reply
     }
 
     /// Starts the child for the first time once there is a token for it that has answered.
@@ -250,7 +303,7 @@ impl Session {
             .iter()
             .enumerate()
             .filter(|(i, ring)| !ring.blind && self.may_live_on(*i, now))
-            .filter(|(_, ring)| !(ring.keep_going && matches!(held, Held::No)))
+            .filter(|(_, ring)| !(ring.keep_going && matches!(held, Held::No | Held::Ended { .. })))
             .map(|(i, ring)| (i, policy::decide(&ring.pool, &self.rules, held, now)))
             .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i)))
             .unwrap_or((0, Decision::GoOn))
@@ -446,8 +499,11 @@ impl Session {
                 how,
                 blamed: true,
                 said: Said::All,
+                asks: false,
+                stays: false,
             },
             wake: Some(Until::after(pause, now)),
+            question: None,
         };
         Reply::nothing()
             .and_say(Notice::Failed { how })
@@ -461,7 +517,7 @@ impl Session {
     /// Starts the failed child again, as soon as that may be.
     pub(super) fn start_again(&mut self, now: Now) -> Reply {
         match &mut self.phase {
-            Phase::Failed { wake, failure } if now.tick < self.ready_at => {
+            Phase::Failed { wake, failure, .. } if now.tick < self.ready_at => {
                 *wake = Some(Until::after(self.ready_at - now.tick, now));
                 failure.blamed = true;
                 failure.said = Said::All;

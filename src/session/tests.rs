@@ -98,6 +98,12 @@ impl Night {
         })
     }
 
+    fn limited(&self, span: u64) -> Result<Reading, String> {
+        found(Finding::Limited {
+            retry_after: Some(seconds(span)),
+        })
+    }
+
     /// The wait of a single token that is spent for `span` seconds, the child being stopped.
     fn paused(span: u64) -> Night {
         let mut night = Night::of(&["a"]);
@@ -768,6 +774,159 @@ fn an_open_question_is_ended_by_an_answer_or_an_end_only() {
     );
     let step = night.ends(How::Code(0), true).step;
     assert_eq!(step, Step::Finish(Outcome::BySignal(Signal::SIGINT)));
+}
+
+/// The same for a child that has failed for its limit, which is gone.
+fn asked_after_a_failure(tokens: &[&str]) -> Night {
+    let mut night = Night::with(tokens, |rules| rules.interactive = true);
+    night.pass(60);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let mut reply = night.answer(0, night.limited(1103));
+    if tokens.len() > 1 {
+        assert_eq!(reply.step, ask(1));
+        reply = night.answer(1, night.used(0.1, 60));
+    }
+    assert_eq!(reply.step, Step::Prompt);
+    let said = words(&reply);
+    let cause = "Process exited with status 1\nToken limit reached\n";
+    assert!(said.contains(cause), "{said}");
+    assert_eq!(said.contains("limit to reset (18m 23s)"), tokens.len() > 1);
+    night
+}
+
+#[test]
+fn a_child_that_failed_for_a_limit_is_not_started_again_unasked() {
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    // Nothing but an answer or a signal ends the question.
+    assert_eq!(night.session.timeout(night.now), None);
+    assert!(night.session.waits_until().is_none());
+    night.pass(3600);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.answer(0, night.used(0.1, 60)).step, Step::Nothing);
+    assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
+    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt);
+    assert_eq!(night.event(line("5")).step, Step::Prompt);
+    let ended = Step::Finish(Outcome::BySignal(Signal::SIGINT));
+    assert_eq!(night.signal(Signal::SIGINT), ended);
+}
+
+#[test]
+fn each_choice_after_a_failure_does_what_it_says() {
+    // Rotate: what was answered before the question may be hours old.
+    for choice in ["", "1"] {
+        let mut night = asked_after_a_failure(&["a", "b"]);
+        night.pass(600);
+        assert_eq!(night.event(line(choice)).step, ask(0));
+        assert_eq!(night.answer(0, night.limited(503)).step, ask(1));
+        let reply = night.answer(1, night.used(0.1, 60));
+        assert_eq!(reply.step, Step::Launch { again: true });
+        let said = words(&reply);
+        let wanted = "\nAuto-rotating to next token...\nSwitched to token 2/2";
+        assert!(said.ends_with(wanted), "{said}");
+    }
+    // Wait for this token, and nobody is asked again.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    night.pass(3);
+    assert_eq!(night.event(line("2")).step, ask(0));
+    let reply = night.answer(0, night.limited(1100));
+    assert_eq!(reply.step, Step::Nothing);
+    let said = words(&reply);
+    assert!(
+        said.contains("(approximately 18m 20s)... token 1/2"),
+        "{said}"
+    );
+    night.pass(600);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(500);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    // Exit.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    let reply = night.event(line("3"));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    // Keep going: with the same token, until it fails again.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    let reply = night.event(line("4"));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
+    night.pass(60);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
+}
+
+#[test]
+fn keeping_on_after_a_failure_at_once_keeps_the_time_between_starts() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
+    assert_eq!(night.event(line("4")).step, Step::Nothing);
+    night.pass(1);
+    let reply = night.event(Event::Deadline);
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
+}
+
+#[test]
+fn after_a_failure_with_every_token_spent_there_are_two_choices() {
+    let mut night = asked_after_a_failure(&["a"]);
+    assert_eq!(night.event(line("4")).step, Step::Prompt);
+    let reply = night.event(line("1"));
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(!words(&reply).contains("Pausing"), "{}", words(&reply));
+    assert!(night.session.waits_until().is_some());
+    night.pass(1103);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    let reply = asked_after_a_failure(&["a"]).event(line("2"));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+}
+
+#[test]
+fn a_failure_that_no_limit_explains_is_not_asked_about() {
+    let interactive = |rules: &mut Rules| rules.interactive = true;
+    // Its own.
+    let mut night = Night::with(&["a", "b"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    let reply = night.answer(0, night.used(0.1, 60));
+    assert_eq!(reply.step, as_child(How::Code(3)));
+    // An outage, which is waited for.
+    let mut night = Night::with(&["a", "b"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    let silent = found(Finding::Overloaded { retry_after: None });
+    assert_eq!(night.answer(0, silent).step, Step::Nothing);
+    assert!(night.session.waits_until().is_some());
+    // A reset within the patience.
+    let mut night = Night::with(&["a"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(3)).step, Step::Nothing);
+}
+
+#[test]
+fn a_child_that_tells_its_limit_is_asked_about_once_it_is_gone() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    night.pass(60);
+    let told = Event::Told {
+        provider: "anthropic",
+        trouble: Trouble::Limited,
+    };
+    assert_eq!(night.event(told).step, ask(0));
+    night.pass(2);
+    let step = night.answer(0, night.limited(1103)).step;
+    assert_eq!(step, Step::Terminate(Signal::SIGTERM));
+    night.pass(1);
+    assert_eq!(night.ends(How::Code(143), true).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(1103)).step, ask(1));
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert_eq!(reply.step, Step::Prompt);
+    assert!(
+        !words(&reply).contains("Auto-rotating"),
+        "{}",
+        words(&reply)
+    );
 }
 
 #[test]

@@ -250,6 +250,87 @@ fn prompt_signals() {
     }
 }
 
+/// A command that reads a status from the terminal and fails with it, so that its limit is found at its
+/// end, under bash with the question open. Its modes are not the user's.
+fn asked_after_a_failure(tokens: usize, reset: &str) -> (Screen, Provider, String) {
+    let mut provider = Provider::anthropic(&vec![0.1; tokens]);
+    let mut screen = Setup::with(&provider)
+        .options("--interactive --interval 1h --patience 0s")
+        .bash();
+    let before = screen.stty();
+    screen.line(
+        "$D sh -c 'stty -echo; echo \"GO key=${ANTHROPIC_API_KEY##*-}.\"; read s; exit \"$s\"'",
+    );
+    screen.wait("GO key=1.");
+    // The next question is put at its end.
+    provider.wait_for_probe(&format!("anthropic#{tokens}"));
+    provider.control(spent_at("org-1", reset));
+    screen.line("7");
+    screen.wait("Process exited with status 7");
+    screen.wait("Token limit reached");
+    (screen, provider, before)
+}
+
+/// A command that has failed for its limit is not started again unasked, and each choice does what it
+/// says.
+#[test]
+fn prompt_after_a_failure() {
+    for (choice, wanted) in [
+        ("", "GO key=2."),
+        ("1", "GO key=2."),
+        ("2", "GO key=1."),
+        ("4", "GO key=1."),
+    ] {
+        let reset = if choice == "2" { "9s" } else { "10m" };
+        let (mut screen, _provider, before) = asked_after_a_failure(2, reset);
+        let text = screen.wait(QUESTION);
+        assert!(text.contains("1) Rotate to next token"), "{text}");
+        assert!(screen.is_cooked());
+        // After a Ctrl-Z, too.
+        screen.suspend();
+        assert_eq!(screen.stty(), before);
+        screen.line("fg");
+        screen.wait(QUESTION);
+        screen.line(choice);
+        screen.wait(wanted);
+        screen.line("0");
+        assert_eq!(screen.prompt(), 0, "{choice}: {}", screen.text());
+        screen.leave();
+    }
+    let (mut screen, _provider, _) = asked_after_a_failure(2, "10m");
+    screen.wait(QUESTION);
+    screen.line("3");
+    screen.wait("Stopped before the command finished");
+    assert_eq!(screen.prompt(), 75);
+    screen.leave();
+    let (mut screen, _provider, _) = asked_after_a_failure(2, "10m");
+    screen.wait(QUESTION);
+    assert_eq!(screen.interrupt(CTRL_C), 130);
+    screen.leave();
+}
+
+/// The same with every token spent.
+#[test]
+fn prompt_all_spent_after_a_failure() {
+    let (mut screen, _provider, _) = asked_after_a_failure(1, "5s");
+    let text = screen.wait(QUESTION);
+    assert!(
+        text.contains("1) Wait for limits to reset\r\n  2) Exit and save state"),
+        "{text}"
+    );
+    screen.line("1");
+    screen.wait("GO key=1.");
+    screen.line("0");
+    assert_eq!(screen.prompt(), 0);
+    screen.leave();
+
+    let (mut screen, _provider, _) = asked_after_a_failure(1, "10m");
+    screen.wait(QUESTION);
+    screen.line("2");
+    assert_eq!(screen.prompt(), 75);
+    screen.leave();
+}
+
 /// Without a terminal, `-i` is an error before anything starts.
 #[test]
 fn prompt_needs_a_terminal() {

@@ -24,6 +24,9 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+/// So many watchdogs are started in a run at most: what kills them may be there to stay.
+const WATCHDOGS: u32 = 8;
+
 /// Everything that belongs to the one child.
 #[derive(Debug)]
 pub(crate) struct Stage<'c> {
@@ -34,6 +37,8 @@ pub(crate) struct Stage<'c> {
     terminal: Option<Terminal>,
     tree: Tree,
     watchdog: Option<Watchdog>,
+    /// How many more may be started.
+    watchdogs_left: u32,
     inherited: Inherited,
     /// Marks every process of this run, for the watchdog.
     cookie: String,
@@ -57,6 +62,7 @@ impl<'c> Stage<'c> {
             terminal: Terminal::open(),
             tree,
             watchdog: None,
+            watchdogs_left: WATCHDOGS,
             inherited,
             cookie: format!("{}-{random:016x}", std::process::id()),
             grace,
@@ -102,12 +108,13 @@ impl<'c> Stage<'c> {
         if let (true, Some(terminal)) = (eager, &mut self.terminal) {
             terminal.is_taken_by_child();
         }
-        self.call_watchdog();
-        if let Some(watchdog) = &mut self.watchdog {
-            watchdog.guard(child.group());
-        }
         self.group = Some(child.group());
         self.child = Some(child);
+        if self.has_watchdog() {
+            self.point_out_child();
+        } else {
+            self.call_watchdog();
+        }
         self.share();
         Ok(())
     }
@@ -256,10 +263,13 @@ impl<'c> Stage<'c> {
         }
     }
 
-    /// Reaps what was adopted and has ended.
+    /// Reaps what was adopted and has ended. A watchdog that was among it is replaced.
     pub(crate) fn reap(&mut self) {
         let command = self.command();
         self.tree.reap(command);
+        if self.watchdog.is_some() && !self.has_watchdog() {
+            self.call_watchdog();
+        }
     }
 
     /// Who is left of the tree once the child is gone, after sending the signal: SIGKILL to all,
@@ -309,18 +319,35 @@ impl<'c> Stage<'c> {
         self.child.as_ref().map(Child::group)
     }
 
+    /// Whether the watchdog lives, as far as is known.
+    fn has_watchdog(&self) -> bool {
+        let watchdog = self.watchdog.as_ref();
+        watchdog.is_some_and(|watchdog| self.tree.spares(watchdog.pid()))
+    }
+
     fn call_watchdog(&mut self) {
-        if self.watchdog.is_some() {
-            return;
-        }
-        match Watchdog::start(&self.cookie, self.grace, self.terminal.as_ref()) {
+        self.watchdog = None;
+        let started = if self.watchdogs_left == 0 {
+            Err(std::io::Error::other("each one is killed"))
+        } else {
+            Watchdog::start(&self.cookie, self.grace, self.terminal.as_ref())
+        };
+        match started {
             Ok(watchdog) => {
+                self.watchdogs_left -= 1;
                 self.tree.spare(watchdog.pid());
                 self.watchdog = Some(watchdog);
+                self.point_out_child();
             }
             Err(error) => self.console.say(&Notice::Degraded {
                 what: format!("No watchdog ({error}): kill -9 of ddollar would leave the command"),
             }),
+        }
+    }
+
+    fn point_out_child(&mut self) {
+        if let (Some(watchdog), Some(child)) = (&mut self.watchdog, &self.child) {
+            watchdog.guard(child.group());
         }
     }
 

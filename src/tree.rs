@@ -37,6 +37,11 @@ impl Tree {
         (tree, trouble)
     }
 
+    /// Whether a child that is left alone has not been reaped yet.
+    pub(crate) fn spares(&self, child: Pid) -> bool {
+        self.strangers.contains(&child)
+    }
+
     /// Leaves this child alone: it is none of the command's.
     pub(crate) fn spare(&mut self, child: Pid) {
         self.strangers.push(child);

@@ -2,8 +2,9 @@
 //! and the terminal is as it was. Two hundred times over all tests here.
 
 use crate::support::pty::{Screen, Setup};
-use crate::support::{Provider, spent_at};
+use crate::support::{Provider, eventually, spent_at};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -100,6 +101,49 @@ fn killed_while_running() {
         screen.wait_log("RAW", 1);
         some_time(number, 100);
     });
+}
+
+/// After its watchdog, which was replaced.
+#[test]
+fn killed_after_its_watchdog() {
+    let provider = Provider::anthropic(&[0.1]);
+    let options = format!("--grace {}ms", GRACE.as_millis());
+    let mut screen = Setup::with(&provider).options(&options).bash();
+    screen.line("$D sh -c 'daemon.pl & forker.pl 1 & wait'");
+    screen.wait("DAEMON");
+    let watchdog = |screen: &mut Screen, other_than: Option<Pid>| {
+        screen.eventually("a watchdog", |screen| {
+            let watchdogs = screen.family.with_word("__watch");
+            watchdogs.into_iter().find(|pid| Some(*pid) != other_than)
+        })
+    };
+    let first = watchdog(&mut screen, None);
+    kill(first, Signal::SIGKILL).unwrap();
+    watchdog(&mut screen, Some(first));
+    kill(screen.supervisor(), Signal::SIGKILL).unwrap();
+    assert_eq!(screen.prompt(), 137);
+    let root = screen.pid();
+    screen.only_left_after(root, GRACE);
+}
+
+/// What kills one watchdog after the other is not fed for ever, and the run goes on without.
+#[test]
+fn watchdogs_are_replaced_a_few_times() {
+    let provider = Provider::anthropic(&[0.1]);
+    let mut run = Setup::with(&provider).headless(&["sh", "-c", "echo READY; sleep 600"]);
+    run.wait_out("READY", 1);
+    let mut killed = Vec::new();
+    eventually("an end of the watchdogs", || {
+        for watchdog in run.family.with_word("__watch") {
+            if !killed.contains(&watchdog) && kill(watchdog, Signal::SIGKILL).is_ok() {
+                killed.push(watchdog);
+            }
+        }
+        run.err().contains("No watchdog").then_some(())
+    });
+    assert_eq!(killed.len(), 8, "{}", run.err());
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 128 + Signal::SIGTERM as i32, "{}", run.err());
 }
 
 /// While it moves to the next token.

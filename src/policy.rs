@@ -24,7 +24,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 /// row: with [`backoff`] in between about ten minutes, longer than most troubles of a provider with
 /// its own authentication, and soon enough for somebody who did revoke them all.
 const BELIEVED_AFTER: u32 = 8;
-/// The same where none of the ring was accepted in this run: 15 seconds, because wrong tokens are
+/// The same where none of its provider's was accepted in this run: 15 seconds, because wrong tokens are
 /// then the likelier cause.
 const BELIEVED_AFTER_IF_NEW: u32 = 3;
 /// A limit that only the child tells counts as [`UNKNOWN_RESET`] at first, and as twice as long each
@@ -669,22 +669,26 @@ fn share(pool: &mut TokenPool, index: usize, answered: Instant, now: Now) {
 }
 
 /// Whether a rejection of this token may be the provider's own trouble and not the token's
-/// (facts/peers.md T19): it named no organization, and no token of the ring was accepted since.
-/// Then the tokens fail together, and are held and asked again. A token that is accepted shows
-/// that the others were refused for themselves; so do enough rejections in a row.
+/// (facts/peers.md T19): it named no organization, and no token of the same provider was accepted
+/// since. Then the tokens fail together, and are held and asked again. A token that its provider
+/// accepts shows that the others were refused for themselves; so do enough rejections in a row.
 fn is_in_doubt(pool: &TokenPool, index: usize) -> bool {
-    let accepted = (0..pool.len())
-        .filter_map(|index| pool.standing(index).accepted)
-        .max();
+    let accepted = |index: usize| {
+        let provider = pool.token(index).provider;
+        (0..pool.len())
+            .filter(|other| std::ptr::eq(pool.token(*other).provider, provider))
+            .filter_map(|other| pool.standing(other).accepted)
+            .max()
+    };
     let together = |index: usize| {
         let refused = pool.standing(index).refused?;
-        let since_accepted = accepted.is_none_or(|at| refused.first > at);
+        let since_accepted = accepted(index).is_none_or(|at| refused.first > at);
         (since_accepted && !refused.named).then_some(refused)
     };
     let Some(own) = together(index) else {
         return false;
     };
-    let believed_after = match accepted {
+    let believed_after = match accepted(index) {
         Some(_) => BELIEVED_AFTER,
         None if (0..pool.len()).filter_map(together).count() > 1 => BELIEVED_AFTER_IF_NEW,
         // One that never worked is most likely a slip of the user's.

@@ -331,6 +331,36 @@ fn two_providers_each_give_the_child_one_token() {
         .says(&["Loaded 4 token(s) across 2 provider(s)"]);
 }
 
+/// A script in one ring over both providers, which says whose token it has.
+fn mixed(anthropic: &Provider, openai: &Provider) -> Run {
+    let mut run = Supervise::with(openai).options(&["--mixed"]);
+    for (name, value) in anthropic.variables(&anthropic.url) {
+        run = run.env(&name, value);
+    }
+    run.script(
+        "trap 'exit 0' TERM
+        echo \"READY $$ $DDOLLAR_PROVIDER ${ANTHROPIC_API_KEY-none} ${OPENAI_API_KEY-none}\"
+        while read -r line; do eval \"$line\"; done",
+    )
+}
+
+#[test]
+fn a_provider_that_rejects_all_its_tokens_is_come_back_to_in_one_ring() {
+    let anthropic = Provider::anthropic(&[0.1]);
+    let mut openai = Provider::openai(&[0.1]);
+    let mut run = mixed(&anthropic, &openai);
+    run.stdout.wait(" anthropic ");
+    openai.wait_for_probe("openai#1");
+    anthropic.fault("401");
+    run.stdout.wait(" openai ");
+    // It was its own trouble, which has passed by the time that the other provider's limit comes.
+    anthropic.clear_faults();
+    openai.control(spent_at("org-1", "9m"));
+    run.stdout.wait(" anthropic ");
+    run.finish()
+        .says(&["Switched to token 2/2", "Switched to token 1/2"]);
+}
+
 #[test]
 fn a_provider_that_is_out_of_the_question_beside_another_is_told_once() {
     let anthropic = Provider::anthropic(&[0.1]);
@@ -356,15 +386,7 @@ fn a_provider_that_is_out_of_the_question_beside_another_is_told_once() {
 fn one_ring_over_all_providers_gives_the_child_one_token_and_says_whose() {
     let anthropic = Provider::anthropic(&[0.1]);
     let mut openai = Provider::openai(&[0.1]);
-    let mut run = Supervise::with(&openai).options(&["--mixed"]);
-    for (name, value) in anthropic.variables(&anthropic.url) {
-        run = run.env(&name, value);
-    }
-    let mut run = run.script(
-        "trap 'exit 0' TERM
-        echo \"READY $$ $DDOLLAR_PROVIDER ${ANTHROPIC_API_KEY-none} ${OPENAI_API_KEY-none}\"
-        while read -r line; do eval \"$line\"; done",
-    );
+    let mut run = mixed(&anthropic, &openai);
     let wanted = format!(" anthropic {} none", anthropic.token(1));
     assert!(run.stdout.wait("READY").ends_with(&wanted));
     openai.wait_for_probe("openai#1");

@@ -1,7 +1,7 @@
 //! The table of DESIGN §3, row by row, and what must hold for any history.
 
 use super::*;
-use crate::tokens::pool_of;
+use crate::tokens::{pool_of, pool_over};
 use crate::usage::Window;
 use proptest::prelude::*;
 
@@ -763,6 +763,64 @@ fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, rejected());
     assert_eq!(running(&pool, now), Decision::NoneLeft);
+}
+
+/// One ring over two providers, all tokens of which have worked.
+fn mixed(now: Now) -> TokenPool {
+    let mut pool = pool_over(&[("anthropic", "a"), ("anthropic", "b"), ("openai", "x")]);
+    for index in 0..3 {
+        tell(&mut pool, index, now, used(0.1, 600, now));
+    }
+    pool
+}
+
+#[test]
+fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back_to() {
+    let now = start();
+    let mut pool = mixed(now);
+    let now = later(now, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::GoOn);
+    let now = later(now, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    tell(&mut pool, 1, now, rejected());
+    assert_eq!(running(&pool, now), Decision::Ask { index: 2 });
+    tell(&mut pool, 2, now, used(0.1, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 2 });
+    pool.next(2);
+    // That the other provider knows its tokens says nothing of these.
+    let now = later(now, 10 * MINUTE);
+    tell(&mut pool, 2, now, limited(3600));
+    assert_eq!(running(&pool, now), Decision::Ask { index: 0 });
+    tell(&mut pool, 0, now, used(0.1, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 0 });
+}
+
+#[test]
+fn in_one_ring_tokens_that_are_all_rejected_are_held_whoever_was_accepted_last() {
+    let began = start();
+    let mut pool = mixed(began);
+    let mut now = later(began, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    // The other provider was still well after that.
+    now = later(now, seconds(1));
+    tell(&mut pool, 2, now, used(0.1, 600, now));
+    now = later(now, seconds(1));
+    let good_again = |index: usize, passed: Duration| match (index, passed >= 2 * MINUTE) {
+        (0, true) => used(0.1, 600, began),
+        _ => rejected(),
+    };
+    let (took, _, end) = hold_out(&mut pool.clone(), now, good_again);
+    assert_eq!(end, Decision::GoOn);
+    assert!(took < 5 * MINUTE, "{took:?}");
+    let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
+    assert_eq!(end, Decision::NoneLeft);
+    assert!(took >= 5 * MINUTE && took <= 12 * MINUTE, "{took:?}");
+    assert!(
+        asked.iter().all(|times| *times <= BELIEVED_AFTER),
+        "{asked:?}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod pool;
 pub(crate) use discovery::{Source, TokenFile, discover, is_token_variable, nearly_token_variable};
 pub(crate) use pool::TokenPool;
 #[cfg(test)]
-pub(crate) use pool::tests::pool_of;
+pub(crate) use pool::tests::{pool_of, pool_over};
 
 use crate::provider::Provider;
 use std::ffi::OsString;

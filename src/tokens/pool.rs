@@ -104,14 +104,22 @@ pub(crate) mod tests {
 
     /// A pool of Anthropic tokens with these texts.
     pub(crate) fn pool_of(texts: &[&str]) -> TokenPool {
-        let provider = by_name("anthropic").unwrap();
-        let tokens = texts
+        let tokens = texts.iter().map(|text| ("anthropic", *text));
+        pool_over(&tokens.collect::<Vec<_>>())
+    }
+
+    /// A pool of tokens with these providers and texts.
+    pub(crate) fn pool_over(tokens: &[(&str, &str)]) -> TokenPool {
+        let tokens = tokens
             .iter()
-            .map(|text| Token {
-                provider,
-                variables: vec!["ANTHROPIC_API_KEY"],
-                secret: Secret::new(text),
-                group: None,
+            .map(|(provider, text)| {
+                let provider = by_name(provider).unwrap();
+                Token {
+                    provider,
+                    variables: provider.token_variables.get(..1).unwrap().to_vec(),
+                    secret: Secret::new(text),
+                    group: None,
+                }
             })
             .collect();
         TokenPool::new(tokens).unwrap()

@@ -85,8 +85,8 @@ impl<'c> Stage<'c> {
         self.terminal.as_ref().is_some_and(Terminal::is_ours)
     }
 
-    /// Starts the child, and once the watchdog. In the moment between the two, the child's death
-    /// signal stands in for it; the other way round, each start would wait for it.
+    /// Starts the child, and before the first one the watchdog: a child that is deaf to its death
+    /// signal would outlive a ddollar that is killed between the two.
     pub(crate) fn launch<'a>(
         &mut self,
         words: &[OsString],
@@ -101,6 +101,9 @@ impl<'c> Stage<'c> {
             }
             None => false,
         };
+        if !self.has_watchdog() {
+            self.call_watchdog();
+        }
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
         let environment = environment.iter().chain(std::iter::once(&cookie));
         let blocked = self.inherited.blocked;
@@ -110,11 +113,7 @@ impl<'c> Stage<'c> {
         }
         self.group = Some(child.group());
         self.child = Some(child);
-        if self.has_watchdog() {
-            self.point_out_child();
-        } else {
-            self.call_watchdog();
-        }
+        self.point_out_child();
         self.share();
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::support::env::works;
 use crate::support::proc;
 use crate::support::pty::{Headless, Setup, skipped};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::Duration;
 
 /// Whether strace can make system calls fail here.
@@ -16,7 +17,7 @@ fn can_inject() -> bool {
     can
 }
 
-/// ddollar under strace, which makes some system calls fail. `None` where that is not possible.
+/// ddollar under strace, which makes some system calls fail or slow. `None` where that is not possible.
 fn with_failing(calls: &str, options: &str, words: &str) -> Option<Headless> {
     if !can_inject() {
         return None;
@@ -29,6 +30,29 @@ fn with_failing(calls: &str, options: &str, words: &str) -> Option<Headless> {
         &format!("exec strace -f -o trace -e trace={names} -e inject={calls} $D {words}"),
     ]);
     Some(setup.headless_command(command))
+}
+
+/// ddollar itself.
+fn ddollar_of(run: &Headless) -> Pid {
+    let supervisors = run.family.supervisors();
+    let found = supervisors
+        .into_iter()
+        .find(|pid| proc::command_line(*pid)[0].ends_with("ddollar"));
+    found.unwrap()
+}
+
+/// Killed in the first moment of a command that is deaf to TERM, where each start takes its time: the
+/// watchdog is there.
+#[test]
+fn killed_where_starts_are_slow() {
+    let calls = "clone,clone3,vfork:delay_enter=150000";
+    let Some(mut run) = with_failing(calls, "--grace 200ms", "sigecho.pl") else {
+        return;
+    };
+    run.pid_after("READY");
+    kill(ddollar_of(&run), Signal::SIGKILL).unwrap();
+    run.end();
+    run.family.gone_after(Duration::from_millis(200));
 }
 
 /// No new process or thread, from the first to the sixth: 125 with a reason, or the command's end.
@@ -112,12 +136,7 @@ fn kill_refused() {
         return;
     };
     let child = run.pid_after("READY");
-    let ddollar = run.family.supervisors();
-    let ddollar = ddollar
-        .iter()
-        .find(|pid| proc::command_line(**pid)[0].ends_with("ddollar"));
-    let ddollar = *ddollar.unwrap();
-    kill(ddollar, Signal::SIGTERM).unwrap();
+    kill(ddollar_of(&run), Signal::SIGTERM).unwrap();
     run.wait_err("The command cannot be signalled");
     run.wait_err("forcing kill");
     std::thread::sleep(Duration::from_secs(1));

@@ -93,8 +93,11 @@ fn c38_tree_kill() {
 
     let mut screen = Setup::new().options("--grace 1s").bash();
     screen.line("$D sh -c 'daemon.pl & exec stubborn.pl'");
-    screen.wait("READY ");
-    screen.wait("DAEMON ");
+    // In whatever order.
+    screen.eventually("both", |screen| {
+        let text = screen.text();
+        (text.contains("READY ") && text.contains("DAEMON ")).then_some(())
+    });
     kill(screen.supervisor(), Signal::SIGTERM).unwrap();
     assert_eq!(screen.prompt(), 137);
     screen.leave();

@@ -53,7 +53,10 @@ pub(crate) enum Error {
     /// Nothing to run after `--`.
     NoCommand { command: &'static str },
     /// `--provider` names one that is not in the table.
-    UnknownProvider { name: String, known: String },
+    UnknownProvider {
+        name: String,
+        near: Option<&'static str>,
+    },
     /// `--interactive` without a terminal to ask at.
     NoTerminal,
     /// No token in the environment, or none that this client can use.
@@ -109,52 +112,59 @@ impl Error {
             },
             Error::UnknownFlag { near, command, .. } => match near {
                 Some(near) => format!("did you mean '--{near}'? See 'ddollar help {command}'"),
-                None => format!("options of the command to run go after '--'; see 'ddollar help {command}'"),
+                None => format!(
+                    "options of the command to run go after '--'; see 'ddollar help {command}'"
+                ),
             },
             Error::NotGenerated { .. } => {
-                "say which: ddollar generate man, complete-bash, complete-zsh or complete-fish".into()
+                "say which: man, complete-bash, complete-zsh or complete-fish".into()
             }
-            Error::ExtraWord { command, .. } | Error::FlagUsage { command, .. } => format!("see 'ddollar help {command}'"),
+            Error::ExtraWord { command, .. } | Error::FlagUsage { command, .. } => {
+                format!("see 'ddollar help {command}'")
+            }
             Error::BadValue { wants, .. } => format!("give {wants}"),
             Error::NoCommand { command } => {
                 format!("say what to run: ddollar {command} -- claude --continue")
             }
-            Error::UnknownProvider { known, .. } => format!("known providers: {known}"),
+            Error::UnknownProvider { near, .. } => match near {
+                Some(near) => format!("did you mean '{near}'? 'ddollar help supervise' lists them"),
+                None => "'ddollar help supervise' lists the providers".into(),
+            },
             Error::NoTerminal => {
-                "run it in a terminal, or leave --interactive out: ddollar then decides by itself".into()
+                "run it in a terminal; without --interactive ddollar decides by itself".into()
             }
             Error::NoTokens {
                 client: Some(_),
                 variables,
-            } => format!(
-                "set {variables}; or name the provider that it asks instead: --provider NAME"
-            ),
-            Error::NoTokens { variables, .. } => format!(
-                "set {variables}, and more tokens as NAME_2, NAME_3, NAMES (a list) or NAMES_FILE (a file)"
-            ),
+            } => format!("set {variables}; or say --provider NAME"),
+            Error::NoTokens { variables, .. } => {
+                format!("set {variables}; more as NAME_2, NAMES, NAMES_FILE")
+            }
             Error::TokenFile { .. } => {
                 "the file holds one token a line; make it readable for you alone: chmod 600".into()
             }
             Error::MalformedToken { .. } => {
-                "several tokens go into NAME_2, NAME_3 or NAMES; look for a stray line break or quote".into()
+                "several tokens go into NAME_2 or NAMES; look for stray breaks and quotes".into()
             }
             Error::SubscriptionToken { .. } => {
-                "use API keys (sk-ant-api…); subscription logins stay with the client that made them".into()
+                "use API keys (sk-ant-api…); a subscription stays with its own client".into()
             }
             Error::BaseUrl { variable, .. } => {
                 format!("set {variable} to an https:// address, or http:// on 127.0.0.1")
             }
             Error::File { hint, .. } => (*hint).into(),
             Error::NotAJournal { .. } => {
-                "journals are in ~/.local/state/ddollar/runs; 'ddollar report' shows the newest".into()
+                "'ddollar report' shows the newest of ~/.local/state/ddollar/runs".into()
             }
             Error::NoJournal => {
-                "each 'ddollar supervise' and 'ddollar rehearse' keeps one; or name a file: ddollar report FILE".into()
+                "each 'ddollar supervise' keeps one; or name a file: ddollar report FILE".into()
             }
             Error::Listen { .. } => {
                 "another proxy may be running there; --listen takes another address".into()
             }
-            Error::CommandNotFound { .. } => "check the spelling and PATH, or give the full path".into(),
+            Error::CommandNotFound { .. } => {
+                "check the spelling and PATH, or give the full path".into()
+            }
             Error::CommandNotExecutable { .. } => {
                 "it needs execute permission (chmod +x) and must not be a directory".into()
             }
@@ -233,19 +243,14 @@ impl fmt::Display for Error {
                 path,
                 why,
             } => {
-                write!(
-                    f,
-                    "cannot use the token file '{}' ({variable}): {why}",
-                    path.display()
-                )
+                write!(f, "cannot use '{}' of {variable}: {why}", path.display())
             }
             Error::MalformedToken { source, why } => {
                 write!(f, "the token in {source} {why}")
             }
-            Error::SubscriptionToken { source } => write!(
-                f,
-                "the token in {source} is a subscription's (sk-ant-oat…), which ddollar does not rotate"
-            ),
+            Error::SubscriptionToken { source } => {
+                write!(f, "the token in {source} is a subscription's")
+            }
             Error::BaseUrl { variable, why } => write!(f, "{variable} {why}"),
             Error::File {
                 what, path, why, ..
@@ -272,5 +277,127 @@ impl fmt::Display for Error {
             }
             Error::System { what, why } => write!(f, "{what}: {why}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, paths and what the system says are as long as they are.
+    #[test]
+    fn every_error_and_its_hint_fit_a_line_of_80_columns() {
+        let known = || String::from("ANTHROPIC_API_KEY or OPENAI_API_KEY");
+        let path = || PathBuf::from("tokens");
+        let command = "supervise";
+        let mut all = vec![
+            Error::NoSubcommand,
+            Error::UnknownSubcommand {
+                given: "suprvise".into(),
+                near: Some("supervise"),
+            },
+            Error::UnknownSubcommand {
+                given: "xx".into(),
+                near: None,
+            },
+            Error::UnknownFlag {
+                given: "--thresold".into(),
+                command,
+                near: Some("threshold"),
+            },
+            Error::UnknownFlag {
+                given: "--colour".into(),
+                command,
+                near: None,
+            },
+            Error::NotGenerated {
+                given: "html".into(),
+            },
+            Error::ExtraWord {
+                given: "word".into(),
+                command,
+            },
+            Error::NoCommand { command },
+            Error::UnknownProvider {
+                name: "antropic".into(),
+                near: Some("huggingface"),
+            },
+            Error::NoTerminal,
+            Error::NoTokens {
+                client: None,
+                variables: known(),
+            },
+            Error::NoTokens {
+                client: Some("opencode"),
+                variables: known(),
+            },
+            Error::TokenFile {
+                variable: "ANTHROPIC_API_KEYS_FILE".into(),
+                path: path(),
+                why: "no such file".into(),
+            },
+            Error::MalformedToken {
+                source: "ANTHROPIC_API_KEY".into(),
+                why: "is too short",
+            },
+            Error::SubscriptionToken {
+                source: "ANTHROPIC_API_KEYS_FILE, line 12".into(),
+            },
+            Error::NoJournal,
+            Error::NotAJournal {
+                path: path(),
+                empty: false,
+            },
+            Error::Listen {
+                address: "127.0.0.1:41414".into(),
+                why: "Address already in use".into(),
+            },
+            Error::CommandNotFound {
+                command: "claude".into(),
+            },
+            Error::CommandNotExecutable {
+                command: "notes.txt".into(),
+                why: "permission denied".into(),
+            },
+            Error::System {
+                what: "no place for the proxy's secret",
+                why: "neither XDG_STATE_HOME nor HOME is set".into(),
+            },
+        ];
+        for address in ["http://example.com", "https://u:p@x", "https://x/?y", "/v1"] {
+            let environment = [
+                ("ANTHROPIC_API_KEY", "a-token-that-is-one"),
+                ("ANTHROPIC_BASE_URL", address),
+            ];
+            let environment = environment.map(|(name, value)| (name.into(), value.into()));
+            let request = crate::cli::parse(["status"].map(Into::into));
+            let Ok(crate::cli::Request::Status(args)) = request else {
+                panic!("{request:?}");
+            };
+            let texts = crate::options::readable(&environment);
+            all.push(crate::options::rings(&args, &texts).expect_err(address));
+        }
+        for words in [
+            &["--threshold=x"][..],
+            &["--interval=x"],
+            &["--resume="],
+            &["--client=x"],
+            &["--retries=x"],
+            &["--mixed=x"],
+            &["--model"],
+            &["--provider="],
+        ] {
+            let words = ["supervise"].iter().chain(words).copied();
+            let refused = crate::cli::parse(words.map(Into::into));
+            all.push(refused.expect_err("a mistake"));
+        }
+        let lines = all.iter().flat_map(|error| {
+            [
+                format!("ddollar: {error}"),
+                format!("hint: {}", error.hint()),
+            ]
+        });
+        let wide: Vec<String> = lines.filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
     }
 }

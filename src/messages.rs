@@ -342,7 +342,7 @@ impl Notice {
             ),
             Notice::ExposedFile { path } => (
                 Mark::Warning,
-                format!("Others can read the token file '{path}' (chmod 600 would help)"),
+                format!("Others can read the token file '{path}' (mend: chmod 600)"),
             ),
             Notice::UnusedFile {
                 variable,
@@ -369,14 +369,11 @@ impl Notice {
             Notice::Client { name, added } => (Mark::Done, format!("{name}: with {added}")),
             Notice::NoHooks { why } => (
                 Mark::Warning,
-                format!(
-                    "The command's --settings {why}: it stays as it is, and a limit that stops the \
-                     command without ending it is seen later"
-                ),
+                format!("The command's --settings {why}: no hooks"),
             ),
             Notice::OtherCredential { variable } => (
                 Mark::Warning,
-                format!("{variable} is set: the command may use it in the place of the tokens"),
+                format!("{variable} is set: the command may prefer it to a token"),
             ),
             Notice::NoState => (
                 Mark::None,
@@ -389,7 +386,7 @@ impl Notice {
             } => (
                 Mark::Next,
                 format!(
-                    "{}Starting with token {}/{len}: the state knows that those before it are spent",
+                    "{}Starting with token {}/{len}: those before it are known to be spent",
                     prefix(*provider),
                     index + 1
                 ),
@@ -436,9 +433,11 @@ impl Notice {
             } => (
                 Mark::Next,
                 format!(
-                    "{}Waiting for limits to reset (approximately {})... token {}/{len}, at {}",
+                    "{}Waiting for limits to reset ({}{})... token {}/{len} at {}",
                     prefix(*provider),
-                    spaced(*span),
+                    // With a name before it, the line would be too wide.
+                    provider.map_or("approximately ", |_| ""),
+                    rough(*span),
                     index + 1,
                     local(*at, *now)
                 ),
@@ -478,12 +477,12 @@ impl Notice {
             ),
             Notice::NeedsTerminal => (
                 Mark::Warning,
-                "The command is stopped: it needs the terminal, which is not ours to give".into(),
+                "The command is stopped: it needs the terminal, which is another's".into(),
             ),
             Notice::Unkillable { left } => (
                 Mark::Failure,
                 format!(
-                    "{left} process(es) of the command survive SIGKILL; nothing is started beside them"
+                    "{left} process(es) of the command survive SIGKILL; nothing more is started"
                 ),
             ),
             Notice::Degraded { what } => (Mark::Warning, what.clone()),
@@ -516,7 +515,7 @@ impl Notice {
             ),
             Notice::Saved => (
                 Mark::Done,
-                "Stopped before the command finished; run the same command again to go on".into(),
+                "Stopped before the command finished; run the same again to go on".into(),
             ),
             Notice::Completed => (Mark::Done, "Process completed successfully".into()),
             Notice::Failed { how } => (Mark::Failure, how_it_ended(*how)),
@@ -533,21 +532,18 @@ impl Notice {
             ),
             Notice::NeverHeard => (
                 Mark::Failure,
-                "The provider did not answer once in this run; check the network and the base URL"
-                    .into(),
+                "The provider has never answered; check the network and the base URL".into(),
             ),
             Notice::NoneLeft { provider } => (
                 Mark::Failure,
-                format!(
-                    "No {provider} token is left that can recover; run the same command again when one can"
-                ),
+                format!("No {provider} token is left that can recover; run it again when one can"),
             ),
             Notice::TooLong { index, at, now } => {
                 let who = index.map_or(String::new(), |index| format!(" (token {})", index + 1));
                 (
                     Mark::Failure,
                     format!(
-                        "The earliest reset{who} is {}, beyond --max-wait; run the same command again then",
+                        "The earliest reset{who} is {}, beyond --max-wait; try again then",
                         local(*at, *now)
                     ),
                 )
@@ -566,10 +562,9 @@ impl Notice {
                 )
             }
             Notice::AnswersAgain { provider } => (Mark::Done, format!("{provider} answers again")),
-            Notice::Unclear { provider, why } => (
-                Mark::Warning,
-                format!("{provider} tells no limits: {why}; going on without them"),
-            ),
+            Notice::Unclear { provider, why } => {
+                (Mark::Warning, format!("{provider} tells no limits: {why}"))
+            }
             Notice::Quotas {
                 provider,
                 tokens,
@@ -585,7 +580,7 @@ impl Notice {
             } => (
                 Mark::Warning,
                 format!(
-                    "{provider}: {tokens} tokens, {quotas} quotas: rotating helps between those only"
+                    "{provider}: {tokens} tokens, {quotas} quotas: rotating helps between these"
                 ),
             ),
             Notice::MonitorLost => (
@@ -596,21 +591,13 @@ impl Notice {
                 added,
                 does_without,
             } => {
-                let lost = does_without.map_or(String::new(), |what| {
-                    format!("; {what} does not work behind a base URL")
-                });
-                (
-                    Mark::Done,
-                    format!("Command goes through it: {added}{lost}"),
-                )
+                let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
+                (Mark::Done, format!("Through it: {added}{lost}"))
             }
             Notice::ProxyListening { address } => {
                 (Mark::Done, format!("Proxy listens on http://{address}"))
             }
-            Notice::ProxyLines { path } => (
-                Mark::Next,
-                format!("To send a shell's programs here: . '{path}'"),
-            ),
+            Notice::ProxyLines { path } => (Mark::Next, format!("In a shell: . '{path}'")),
             Notice::ProxyStopping { span } => (
                 Mark::Next,
                 format!(
@@ -690,13 +677,32 @@ impl Silence {
         match self {
             Silence::Overloaded => "is overloaded",
             Silence::OutOfReach => "cannot be reached",
-            Silence::Doubtful => "rejects a token, which may be its own trouble; asking again",
+            Silence::Doubtful => "rejects a token, perhaps for trouble of its own; asking again",
         }
     }
 }
 
-/// A time of day here, with the date when it is not today's.
+/// A span of a long wait, of which nobody counts the seconds: whole minutes from an hour on, whole
+/// hours from a hundred on, rounded up.
+fn rough(span: Duration) -> String {
+    let step = match span.as_secs() {
+        0..3_600 => 1,
+        3_600..360_000 => 60,
+        _ => 3_600,
+    };
+    let steps = span.as_nanos().div_ceil(step * 1_000_000_000);
+    let steps = u64::try_from(steps).unwrap_or(u64::MAX);
+    spaced(Duration::from_secs(steps.saturating_mul(step as u64)))
+}
+
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+/// A weekday alone tells which day it is.
+const NEAR: Duration = Duration::from_secs(6 * 86_400);
+
+/// A time of day here; with its weekday when it is not today's, and the date alone when it is far
+/// away.
 pub(crate) fn local(at: SystemTime, now: SystemTime) -> String {
+    let is_near = at.duration_since(now).is_ok_and(|ahead| ahead < NEAR);
     let zone = TimeZone::system();
     let here = |time: SystemTime| -> Option<DateTime> {
         Some(zone.to_datetime(Timestamp::try_from(time).ok()?))
@@ -706,8 +712,13 @@ pub(crate) fn local(at: SystemTime, now: SystemTime) -> String {
     };
     if at.date() == now.date() {
         format!("{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())
+    } else if is_near {
+        {
+            let day = DAYS[usize::from(at.weekday().to_monday_zero_offset().unsigned_abs()) % 7];
+            format!("{day} {:02}:{:02}", at.hour(), at.minute())
+        }
     } else {
-        format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
+        at.date().to_string()
     }
 }
 
@@ -756,13 +767,214 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let soon = local(now, now);
         assert!(soon.len() == 8 && soon.matches(':').count() == 2, "{soon}");
-        let later = local(now + Duration::from_secs(3 * 86_400), now);
-        assert!(
-            later.len() == 16 && later.starts_with("2027-01-"),
-            "{later}"
-        );
+        let days = |count: u64| local(now + Duration::from_secs(count * 86_400), now);
+        let later = days(3);
+        assert!(later.len() == 9 && later.starts_with("Mon "), "{later}");
+        assert_eq!(days(30).len(), 10);
+        assert!(days(30).starts_with("2027-02-1"), "{}", days(30));
         let never = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60);
         assert!(local(never, now).contains("beyond"));
+    }
+
+    /// Words of a terminal's line: an emoji is two columns wide, what modifies it none.
+    fn columns(text: &str) -> usize {
+        let wide = |c| match c {
+            '\u{26a0}' => 2,
+            '\u{fe0f}' => 0,
+            _ => 1,
+        };
+        text.chars().map(wide).sum()
+    }
+
+    /// With the longest that is usual: a wait until another day, twelve tokens, two providers. Paths,
+    /// commands and what the system says are as long as they are.
+    #[test]
+    fn every_sentence_fits_a_line_of_80_columns() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let provider = Some("Anthropic");
+        let mut all = vec![
+            Notice::Discovering,
+            Notice::Starting,
+            Notice::Loaded {
+                tokens: 12,
+                providers: 12,
+            },
+            Notice::ExposedFile {
+                path: "~/.config/ddollar/tokens".into(),
+            },
+            Notice::Unwatched {
+                provider: "Hugging Face",
+                why: None,
+            },
+            Notice::Client {
+                name: "claude",
+                added: "--settings (hooks, key), CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1".into(),
+            },
+            Notice::OtherCredential {
+                variable: "ANTHROPIC_AUTH_TOKEN",
+            },
+            Notice::NoState,
+            Notice::StartsWith {
+                provider,
+                index: 10,
+                len: 12,
+            },
+            Notice::MonitorStarted {
+                interval: Duration::from_secs(5000),
+            },
+            Notice::SessionResumed,
+            Notice::AutoRotating,
+            Notice::Switched {
+                provider,
+                index: 10,
+                len: 12,
+            },
+            Notice::TurnFailed,
+            Notice::NoNextToken,
+            Notice::AllExhausted,
+            Notice::WaitingForProvider {
+                provider: "Azure OpenAI",
+                span: Duration::from_secs(299),
+            },
+            Notice::Pausing {
+                span: Duration::from_secs(86_399),
+            },
+            Notice::Resuming,
+            Notice::SessionContinued,
+            Notice::ForcingKill,
+            Notice::StoppedByHand,
+            Notice::ContinuedByHand,
+            Notice::NeedsTerminal,
+            Notice::Unkillable { left: 12 },
+            Notice::NotStarted {
+                why: "Text file busy".into(),
+            },
+            Notice::AskRotate {
+                span: Duration::from_secs(86_399),
+            },
+            Notice::AskExhausted,
+            Notice::NoSuchChoice,
+            Notice::KeepingOn,
+            Notice::Saved,
+            Notice::Completed,
+            Notice::Failed {
+                how: How::Signal(Signal::SIGTERM as i32),
+            },
+            Notice::Retrying {
+                number: 10,
+                of: 12,
+                span: Duration::from_secs(299),
+            },
+            Notice::ShortLives,
+            Notice::NeverHeard,
+            Notice::NoneLeft {
+                provider: "Azure OpenAI",
+            },
+            Notice::AnswersAgain {
+                provider: "Azure OpenAI",
+            },
+            Notice::Unclear {
+                provider: "Anthropic",
+                why: "a web page came back in the place of an answer".into(),
+            },
+            Notice::Unclear {
+                provider: "Azure OpenAI",
+                why: "access is refused, maybe not for the token".into(),
+            },
+            Notice::MonitorLost,
+            Notice::ThroughProxy {
+                added: "ANTHROPIC_BASE_URL, ENABLE_TOOL_SEARCH=true".into(),
+                does_without: Some("Remote Control"),
+            },
+            Notice::ProxyListening {
+                address: "127.0.0.1:41414".into(),
+            },
+            Notice::ProxyLines {
+                path: "/home/user/.local/state/ddollar/proxy.env".into(),
+            },
+            Notice::ProxyStopping {
+                span: Duration::from_secs(30),
+            },
+            Notice::ProxyStopped,
+            Notice::WorkUnits {
+                done: 155,
+                lost: 155,
+                repeated: 155,
+            },
+        ];
+        for why in [
+            "is not a JSON object",
+            "has hooks that are no JSON object",
+            "has an env that is no JSON object",
+        ] {
+            all.push(Notice::NoHooks { why });
+        }
+        for model in ["", "some"] {
+            for row in crate::provider::PROVIDERS {
+                if let Some(why) = row.unwatched(row.base_url, model) {
+                    all.push(Notice::Unwatched {
+                        provider: row.label,
+                        why: Some(why),
+                    });
+                }
+            }
+        }
+        for limit in [
+            Limit::Near { used: 1.0 },
+            Limit::Reached,
+            Limit::SpendCap,
+            Limit::Rejected,
+        ] {
+            all.push(Notice::Limit {
+                provider: Some("Azure OpenAI"),
+                index: 11,
+                limit,
+            });
+        }
+        for silence in [Silence::Overloaded, Silence::OutOfReach, Silence::Doubtful] {
+            all.push(Notice::Silent {
+                provider: "Azure OpenAI",
+                silence,
+                why: None,
+            });
+        }
+        for quotas in [1, 11] {
+            all.push(Notice::Quotas {
+                provider: "Azure OpenAI",
+                tokens: 12,
+                quotas,
+            });
+        }
+        for seconds in [
+            5, 3599, 7_199, 35_999, 86_399, 300_000, 359_999, 600_000, 3_000_000,
+        ] {
+            let span = Duration::from_secs(seconds);
+            let at = now + span;
+            for provider in [None, provider] {
+                all.push(Notice::WaitingForReset {
+                    provider,
+                    span,
+                    index: 8,
+                    len: 9,
+                    at,
+                    now,
+                });
+            }
+            all.push(Notice::StillWaiting { span, at, now });
+            all.push(Notice::TooLong {
+                index: Some(11),
+                at,
+                now,
+            });
+        }
+        let mut wide = all;
+        wide.retain(|notice| {
+            let (mark, words) = notice.words();
+            let text = mark.text(true).to_owned() + &words;
+            text.lines().any(|line| columns(line) > 80)
+        });
+        let wide: Vec<String> = wide.iter().map(|notice| notice.words().1).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
     }
 
     #[test]

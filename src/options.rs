@@ -4,7 +4,7 @@
 //! as it stands: tokens found, addresses that a token may be sent to, a command that exists. It
 //! starts nothing and asks no provider.
 
-use crate::cli::{Args, Resume, StateFile};
+use crate::cli::{Args, Resume, StateFile, nearest};
 use crate::clients::{self, Line, Merged};
 use crate::error::Error;
 use crate::herald::Wishes;
@@ -246,7 +246,7 @@ pub(crate) fn resolve(
     if args.mixed && args.proxy {
         return Err(Error::FlagUsage {
             flag: "--mixed".into(),
-            problem: "does nothing with --proxy, which gives the command all providers at once",
+            problem: "does nothing with --proxy, which has them all",
             command: "supervise",
         });
     }
@@ -384,7 +384,7 @@ fn client_notices(
     let client = line.client();
     let mut added = Vec::new();
     if line.has_settings() {
-        added.push("--settings (hooks, apiKeyHelper)".to_owned());
+        added.push("--settings (hooks, key)".to_owned());
     }
     if line.starts_anew() && !has_own_resume {
         added.push("--session-id".to_owned());
@@ -490,12 +490,8 @@ fn named_providers(names: &[String]) -> Result<Vec<&'static Provider>, Error> {
     let mut providers: Vec<&'static Provider> = Vec::new();
     for name in names {
         let provider = by_name(name).ok_or_else(|| Error::UnknownProvider {
+            near: nearest(name, PROVIDERS.iter().map(|provider| provider.name)),
             name: name.clone(),
-            known: PROVIDERS
-                .iter()
-                .map(|provider| provider.name)
-                .collect::<Vec<_>>()
-                .join(", "),
         })?;
         if !providers.iter().any(|known| std::ptr::eq(*known, provider)) {
             providers.push(provider);
@@ -577,10 +573,10 @@ fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
         .authority()
         .is_some_and(|authority| authority.as_str().contains('@'))
     {
-        return Err("holds a user name or password, which does not belong there");
+        return Err("holds a user name or password");
     }
     if url.query().is_some() {
-        return Err("has a query (?…), which cannot be part of a base URL");
+        return Err("has a query (?…)");
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let loopback = bare.eq_ignore_ascii_case("localhost")
@@ -591,7 +587,7 @@ fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
         Some("https") => false,
         Some("http") if loopback => true,
         Some("http") => {
-            return Err("is http to another machine: a token would travel in the clear");
+            return Err("is http to another machine, which tokens do not take");
         }
         _ => return Err("is neither https nor http"),
     };

@@ -343,7 +343,7 @@ fn a_token_file_that_cannot_be_used_is_125() {
             change,
             &[],
             125,
-            &format!("cannot use the token file '{path}' (ANTHROPIC_API_KEYS_FILE)"),
+            &format!("cannot use '{path}' of ANTHROPIC_API_KEYS_FILE"),
         );
     }
 }

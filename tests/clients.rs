@@ -95,7 +95,7 @@ fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
     provider.control(json!({"set": {"organization": "org-1", "bucket": "requests", "used": 0.97}}));
     assert!(ready(&mut run).ends_with("token=2 env=none --resume U-1 turn=1"));
     run.finish().says(&[
-        "claude: with --settings (hooks, apiKeyHelper), --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1\n",
+        "claude: with --settings, --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1\n",
         "/claude do it\n",
         "Token limit approaching (97% used)",
         "Switched to token 2/2\n",
@@ -213,7 +213,7 @@ fn a_turn_that_failed_on_a_rejection_goes_on_when_the_provider_knows_the_token_a
     run.tell("fail authentication_failed");
     assert!(ready(&mut run).ends_with("token=1 env=none --resume U-1 turn=1"));
     run.finish()
-        .says(&["which may be its own trouble", "Session resumed"]);
+        .says(&["perhaps for trouble of its own", "Session resumed"]);
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn without_a_model_only_the_token_is_checked_and_the_user_is_told() {
     revoked.store(true, Ordering::SeqCst);
     run.wait_ready_with(2);
     run.finish().says(&[
-        "Groq: its limits are not watched; name the model that the command uses with --model",
+        "Groq: its limits are not watched; name the model with --model",
         "Token 1 was rejected",
     ]);
     let seen = provider.seen();

@@ -73,7 +73,7 @@ pub(crate) fn a_pause_until_the_reset(mut provider: Provider, supervise: Supervi
         .says(&[
             "⚠️  ",
             "⚠️  All tokens exhausted!\n▶  Waiting for limits to reset (approximately ",
-            ")... token 1/3, at ",
+            ")... token 1/3 at ",
             "▶  Pausing subprocess for ",
             "▶  Resuming subprocess...\n✓ Session continued\n",
         ]);
@@ -100,7 +100,7 @@ fn another_token_that_resets_first_gets_a_new_child() {
     assert!(proc::is_gone(old));
     run.finish().says(&[
         "All tokens exhausted!",
-        "token 2/2, at ",
+        "token 2/2 at ",
         "Pausing subprocess",
         "Switched to token 2/2",
         "Launching: ",
@@ -123,7 +123,7 @@ fn a_single_token_waits_and_its_child_goes_on() {
     run.finish().says_once("Launching: ").says(&[
         "▶  No next token available\n",
         "Waiting for limits to reset (approximately ",
-        "token 1/1, at ",
+        "token 1/1 at ",
         "Pausing subprocess for ",
         "▶  Resuming subprocess...\n✓ Session continued\n✓ Process completed successfully\n",
     ]);

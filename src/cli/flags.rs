@@ -129,7 +129,9 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: ASKING,
         about: "use the tokens of these providers only",
         details: "The command gets one token of each provider named, and no other token. Without \
-                  this option: of each provider that the environment has a token of.",
+                  this option: of each provider that the environment has a token of. There are \
+                  anthropic, openai, groq, mistral, xai, cerebras, together, fireworks, deepseek, \
+                  openrouter, cohere, gemini, azure, perplexity and huggingface.",
         set: |args, value| {
             let names: Vec<String> = text(value)
                 .map(|value| {
@@ -190,7 +192,7 @@ pub(super) static FLAGS: &[Flag] = &[
                   client (see --client) resumes its session, and any other command is repeated. \
                   'same' repeats the command as it is, and changes nothing about it.",
         set: |args, value| {
-            let wants = "a command line as one argument, such as 'claude --continue', or 'same'";
+            let wants = "a command line as one argument ('claude --continue') or 'same'";
             let line = text(value).ok_or(wants)?;
             args.resume = if line == "same" {
                 Resume::Same

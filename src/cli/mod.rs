@@ -412,7 +412,7 @@ fn unknown_flag(given: String, command: Command) -> Error {
 }
 
 /// The name that is at most two changes away from what was given, if it is long enough to tell.
-fn nearest(given: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub(crate) fn nearest(given: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     names
         .map(|name| (distance(given, name), name))
         .filter(|(distance, name)| *distance <= 2 && *distance < name.len().min(given.len()))
@@ -548,6 +548,19 @@ mod tests {
     fn a_rehearsal_needs_no_command() {
         assert!(args("rehearse").command.is_empty());
         assert_eq!(args("rehearse -- sh -c true").command, ["sh", "-c", "true"]);
+    }
+
+    #[test]
+    fn the_help_names_every_provider() {
+        let help = help_of(Command::Supervise, true);
+        for provider in crate::provider::PROVIDERS {
+            let name = provider.name;
+            assert!(
+                help.split(|c: char| !c.is_ascii_alphanumeric())
+                    .any(|word| word == name),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ fn particular(reply: &Reply, error: &ErrorBody, clock: Option<Clock>) -> Option<
         }
         400 if message.starts_with(CREDIT_PREFIX) => Some(Finding::SpendCapped { until: None }),
         400 if message.starts_with(WORKSPACE_PREFIX) => Some(Finding::Unclear {
-            why: "this token belongs to no workspace, so each request must name one; set ANTHROPIC_WORKSPACE_ID",
+            why: "its requests need ANTHROPIC_WORKSPACE_ID",
         }),
         403 if kind == "permission_error" => Some(Finding::Rejected),
         400..=499 if kind == "billing_error" => Some(Finding::SpendCapped { until: None }),

@@ -256,11 +256,9 @@ impl Provider {
     /// fragment. `None`: they can.
     pub(crate) fn unwatched(&self, base_url: &str, model: &str) -> Option<&'static str> {
         if !self.has_address(base_url) {
-            return Some("set AZURE_OPENAI_ENDPOINT to the address of your resource");
+            return Some("set AZURE_OPENAI_ENDPOINT");
         }
-        model
-            .is_empty()
-            .then_some("name the model that the command uses with --model")
+        model.is_empty().then_some("name the model with --model")
     }
 
     /// What to ask about a token, one after the other: at each interval, or because it is `needed`.
@@ -392,20 +390,20 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
     let why = match reply.status {
         // A captive portal or a wrong base URL likes to answer everything with a page.
         200..=299 if is_html(&reply.headers) && !has_limits => {
-            "a web page came back instead of an answer of the API"
+            "a web page came back in the place of an answer"
         }
         200..=299 => return Finding::Served,
         300..=399 => "the base URL redirects elsewhere",
         // About our request, not the token. With limits it was accepted and counted, and told us
         // what we want (OpenAI: "Could not finish the message …", facts/providers.md §2).
         400 | 413 | 422 if has_limits => return Finding::Served,
-        400 | 413 | 422 => "the provider refused the request itself",
+        400 | 413 | 422 => "the request itself is refused",
         401 => return Finding::Rejected,
         402 => return Finding::SpendCapped { until: None },
         // 403 is also what firewalls and country blocks say, and these would meet every other token
         // too.
-        403 => "the provider refuses access, and not clearly because of the token",
-        404 => "the provider does not know this model or address",
+        403 => "access is refused, maybe not for the token",
+        404 => "this model or address is not known",
         // The server gave up on a slow request; as passing as a 504.
         408 => return Finding::Overloaded { retry_after: None },
         429 => {
@@ -420,7 +418,7 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
             };
         }
         500..=599 => return Finding::Overloaded { retry_after: None },
-        _ => "the provider answered with an unexpected status",
+        _ => "the status of the answer is unexpected",
     };
     Finding::Unclear { why }
 }

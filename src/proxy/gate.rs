@@ -116,23 +116,25 @@ impl Gate {
         environment.extend(set);
         bypass_proxies(environment);
 
+        // Where it listens has been said.
+        let is_address = |value: &str| value.starts_with("http://");
         let mut shown: Vec<String> = added
             .iter()
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| match is_address(value) {
+                true => (*name).to_owned(),
+                false => format!("{name}={value}"),
+            })
             .collect();
         if let Some((provider, arguments)) = client.base_url_argument
             && let Some(url) = url_of(provider)
         {
             let arguments = arguments(&url);
-            shown.extend(
-                arguments
-                    .iter()
-                    .map(|word| word.to_string_lossy().into_owned()),
-            );
+            let words = arguments.iter().map(|word| word.to_string_lossy());
+            shown.push(words.collect::<Vec<_>>().join(" "));
             *command = command.clone().with_arguments(arguments);
         }
         Notice::ThroughProxy {
-            added: shown.join(" "),
+            added: shown.join(", "),
             does_without: client.does_without,
         }
     }

@@ -307,13 +307,11 @@ pub(crate) fn run(
         return Err(Error::BadValue {
             flag: "--listen".into(),
             value: listen.to_string(),
-            wants: "an address of this machine alone, such as 127.0.0.1:4141; \
-                    --allow-remote opens the proxy to others"
-                .into(),
+            wants: "127.0.0.1:PORT, or --allow-remote to open the proxy to others".into(),
         });
     }
     let folder = options::state_folder(&environment).ok_or_else(|| Error::System {
-        what: "no place to keep the proxy's secret",
+        what: "no place for the proxy's secret",
         why: "neither XDG_STATE_HOME nor HOME is set".into(),
     })?;
     let mut options = options::resolve(args, environment)?;

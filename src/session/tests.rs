@@ -1210,7 +1210,7 @@ fn with_every_token_known_to_be_spent_it_waits_asks_and_starts() {
     let (mut night, reply) = remembered(&[600, 300], |_| {});
     assert_eq!(reply.step, Step::Nothing);
     let story = "Token limit reached\nAll tokens exhausted!\n\
-                 Waiting for limits to reset (approximately 5m)... token 2/2, at ";
+                 Waiting for limits to reset (approximately 5m)... token 2/2 at ";
     assert!(words(&reply).starts_with(story), "{}", words(&reply));
     assert!(!words(&reply).contains("Pausing"));
     night.pass(299);

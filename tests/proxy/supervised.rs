@@ -287,7 +287,7 @@ fn clients_are_led_through_it_each_in_its_own_way() {
             "{out}"
         );
         assert!(
-            ended.stderr.contains("Command goes through it: "),
+            ended.stderr.contains("Through it: "),
             "{}",
             ended.stderr
         );

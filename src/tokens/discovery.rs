@@ -198,6 +198,16 @@ fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
         let mut group = None;
         for word in words {
             match word.strip_prefix("group=").filter(|name| !name.is_empty()) {
+                // It is shown on terminals, in reports and to programs.
+                Some(name)
+                    if !name
+                        .chars()
+                        .all(|c| c.is_alphanumeric() || c.is_ascii_graphic()) =>
+                {
+                    return Err(malformed(
+                        "has a group that is not letters, digits and signs",
+                    ));
+                }
                 Some(name) => group = Some(name.to_owned()),
                 None => return Err(malformed("is followed by more than a group=NAME")),
             }
@@ -374,6 +384,16 @@ mod tests {
                 &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
                 b"secret other",
                 "more than a group",
+            ),
+            (
+                &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
+                b"ok group=a\xc3\xa9-1/b\nsecret group=a\x1b[31mred",
+                "line 2 has a group that is not",
+            ),
+            (
+                &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
+                b"secret group=a\xe2\x80\xaeb",
+                "line 1 has a group that is not",
             ),
             (
                 &[("ANTHROPIC_API_KEYS_FILE", "tokens")],

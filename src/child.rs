@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::event::{Change, How};
-use crate::signals;
+use crate::signals::{self, Inherited};
 use crate::tokens::Token;
 use crate::trampoline::{self, ExecReport};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -35,7 +35,7 @@ pub(crate) struct Child {
 impl Child {
     /// Starts `words`, which messages call `name`, with `environment` and, beyond it, the token of
     /// each provider in use.
-    /// `blocked` are the signals that it is to block, `terminal` says whether it takes the
+    /// `inherited` is what it is to have as ddollar had it, `terminal` says whether it takes the
     /// terminal before it starts.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Child {
         name: String,
         environment: impl Iterator<Item = &'b (OsString, OsString)>,
         tokens: impl Iterator<Item = &'a Token>,
-        blocked: u64,
+        inherited: Inherited,
         terminal: bool,
     ) -> Result<Child, Error> {
         let refused = |why: std::io::Error| Error::System {
@@ -53,7 +53,7 @@ impl Child {
             why: why.to_string(),
         };
         let (mut command, report, writer) =
-            trampoline::command(words, blocked, terminal).map_err(refused)?;
+            trampoline::command(words, inherited, terminal).map_err(refused)?;
         command
             .env_clear()
             .envs(environment.map(|(name, value)| (name, value)))

@@ -11,6 +11,7 @@ use crate::notify::Notifier;
 use crate::policy::{Answer, Now};
 use crate::service::{self, Service};
 use crate::session::{Reply, Session};
+use crate::signals::Inherited;
 use crate::tokens::TokenId;
 use crate::usage::Usage;
 use crossbeam_channel::Sender;
@@ -41,11 +42,12 @@ pub(crate) struct Herald {
 }
 
 impl Herald {
-    /// Calls those who are to be told; what goes wrong later is reported to `events`. `environment`
-    /// is for the user's command and holds no token.
+    /// Calls those who are to be told; what goes wrong later is reported to `events`. `inherited` and
+    /// `environment` are for the user's command; no token is in them.
     pub(crate) fn call(
         observer: Observer,
         wishes: Wishes,
+        inherited: Inherited,
         environment: &[(OsString, OsString)],
         events: &Sender<Event>,
     ) -> Herald {
@@ -63,7 +65,7 @@ impl Herald {
             journal,
             notifier: wishes
                 .notify
-                .map(|command| Notifier::new(command, environment.to_vec())),
+                .map(|command| Notifier::new(command, inherited, environment.to_vec())),
             service,
             said: String::new(),
         }

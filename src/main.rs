@@ -95,7 +95,7 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Rehearse(args) => rehearse(args, environment(), inherited),
         Request::Hook => Ok(callback::hook()),
         Request::Token => Ok(callback::token()),
-        Request::Notify(command) => Ok(notify::help(command)),
+        Request::Notify { files, command } => Ok(notify::help(files, command)),
         Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
         Request::Status(args) => status::status(&args, &environment()),
         Request::Report(args) => report(&args, &environment()),

@@ -7,10 +7,11 @@
 //! adopts the supervised command's orphans. No token is in its environment.
 
 use crate::facts::{Cause, Ending, Fact, Millis, stamp};
-use crate::signals;
+use crate::signals::{self, Inherited};
 use crate::trampoline::own_program;
 use crate::tree::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::rlim_t;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -36,6 +37,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Notifier {
     /// For `sh -c`.
     command: OsString,
+    /// How many files it can open, as ddollar at its start.
+    files: rlim_t,
     /// The child's environment, without any token.
     environment: Vec<(OsString, OsString)>,
     /// What each running helper holds open.
@@ -46,9 +49,14 @@ pub(crate) struct Notifier {
 
 impl Notifier {
     /// Nothing has happened yet.
-    pub(crate) fn new(command: OsString, environment: Vec<(OsString, OsString)>) -> Notifier {
+    pub(crate) fn new(
+        command: OsString,
+        inherited: Inherited,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Notifier {
         Notifier {
             command,
+            files: inherited.files,
             environment,
             running: Vec::new(),
             waiting: false,
@@ -100,6 +108,7 @@ impl Notifier {
         let mut command = Command::new(own_program());
         command
             .arg("__notify")
+            .arg(self.files.to_string())
             .arg(&self.command)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -160,8 +169,10 @@ fn is_held(reader: &PipeReader) -> bool {
     poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
-/// `__notify`: runs the command, and ends when it and all that it has started have ended.
-pub(crate) fn help(command: OsString) -> ExitCode {
+/// `__notify`: runs the command, which can open so many files, and ends when it and all that it has
+/// started have ended.
+pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
+    signals::limit_files(files);
     let (mut tree, _) = Tree::adopt();
     let until = Instant::now() + LONGEST;
     let started = Command::new("sh")

@@ -1,10 +1,12 @@
 //! Signals to ddollar: a thread that turns them into events, and the death by a signal.
 //!
 //! It promises not to take over a signal that was ignored when ddollar was started (`nohup`, `&`
-//! in a script), so that the child keeps ignoring it. It does not decide what a signal means.
+//! in a script), so that the child keeps ignoring it. Keeps what else the child is to have as ddollar
+//! had it. It does not decide what a signal means.
 
 use crate::error::Error;
 use crossbeam_channel::{Receiver, unbounded};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -27,11 +29,14 @@ const HEARD: [Signal; 11] = [
     Signal::SIGCHLD,
 ];
 
-/// The signals that were blocked when ddollar was started, which the child gets unchanged: bit n-1
-/// for signal n.
+/// What ddollar was started with and changes for itself, which the child gets unchanged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inherited {
+    /// The signals that were blocked: bit n-1 for signal n.
     pub(crate) blocked: u64,
+    /// How many files it could open (the soft limit). The proxy raises it; a program with `select`
+    /// breaks above 1024 (select(2)).
+    pub(crate) files: rlim_t,
 }
 
 /// Takes the signals over, as the first thing in main, so that every thread inherits it: the
@@ -46,7 +51,20 @@ pub(crate) fn take_over() -> Inherited {
     {
         log::warn!("cannot set the signal mask: {errno}");
     }
-    Inherited { blocked }
+    Inherited {
+        blocked,
+        files: getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft),
+    }
+}
+
+/// Sets how many files this process, and what it starts, can open: at most so many as the hard limit
+/// lets it.
+pub(crate) fn limit_files(files: rlim_t) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft > files
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, files, hard);
+    }
 }
 
 /// Does something that no signal may come between: what it starts inherits the blocked mask.

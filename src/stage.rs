@@ -106,8 +106,8 @@ impl<'c> Stage<'c> {
         }
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
         let environment = environment.iter().chain(std::iter::once(&cookie));
-        let blocked = self.inherited.blocked;
-        let child = Child::spawn(words, name, environment, tokens, blocked, eager)?;
+        let inherited = self.inherited;
+        let child = Child::spawn(words, name, environment, tokens, inherited, eager)?;
         if let (true, Some(terminal)) = (eager, &mut self.terminal) {
             terminal.is_taken_by_child();
         }

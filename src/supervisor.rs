@@ -177,7 +177,13 @@ impl<'a> World<'a> {
             pools.push(pool);
         }
         let observer = Observer::new(pools.iter(), options.proxied.is_some());
-        let herald = Herald::call(observer, options.wishes, &options.environment, &reporting);
+        let herald = Herald::call(
+            observer,
+            options.wishes,
+            inherited,
+            &options.environment,
+            &reporting,
+        );
         let mut environment = options.environment;
         let gate = match options.proxied {
             None => {

@@ -1,13 +1,13 @@
 //! The hidden `__child`: the last steps before the command takes over the new process.
 //!
 //! Owns what must happen in the child itself: the death signal, the terminal, the signal mask and
-//! `exec`. It promises that the command starts with the mask that ddollar was started with, and
-//! that a failed `exec` is told apart from the command's own 126 or 127. Being a program of its own
+//! `exec`. It promises that the command starts with the mask and the limit on open files that ddollar
+//! was started with, and that a failed `exec` is told apart from the command's own 126 or 127. Being a program of its own
 //! it needs no code between fork and exec, and a stop signal cannot freeze the supervisor
 //! (facts/supervision.md S1).
 
 use crate::error::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE};
-use crate::signals;
+use crate::signals::{self, Inherited};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, getpgrp, getppid, tcsetpgrp};
@@ -37,8 +37,8 @@ pub(crate) fn own_program() -> PathBuf {
 pub(crate) struct Orders {
     /// ddollar's pid: when the parent is someone else by now, ddollar has died.
     parent: i32,
-    /// The signals to block, bit n-1 for signal n.
-    blocked: u64,
+    /// What the command is to have as ddollar had it.
+    inherited: Inherited,
     /// Whether to take the terminal before the command starts.
     take_terminal: bool,
     /// The number of the descriptor on which a failed `exec` is reported.
@@ -64,7 +64,7 @@ impl ExecReport {
 /// second value must live until the command was spawned.
 pub(crate) fn command(
     words: &[OsString],
-    blocked: u64,
+    inherited: Inherited,
     take_terminal: bool,
 ) -> std::io::Result<(Command, ExecReport, std::io::PipeWriter)> {
     let (reader, writer) = std::io::pipe()?;
@@ -74,7 +74,8 @@ pub(crate) fn command(
     command
         .arg("__child")
         .arg(std::process::id().to_string())
-        .arg(format!("{blocked:x}"))
+        .arg(format!("{:x}", inherited.blocked))
+        .arg(inherited.files.to_string())
         .arg(if take_terminal { "1" } else { "0" })
         .arg(writer.as_raw_fd().to_string())
         .args(words);
@@ -87,7 +88,10 @@ impl Orders {
         let mut text = || words.next()?.into_string().ok();
         Some(Orders {
             parent: text()?.parse().ok()?,
-            blocked: u64::from_str_radix(&text()?, 16).ok()?,
+            inherited: Inherited {
+                blocked: u64::from_str_radix(&text()?, 16).ok()?,
+                files: text()?.parse().ok()?,
+            },
             take_terminal: text()? == "1",
             report: text()?.parse().ok()?,
             words: words.collect(),
@@ -109,7 +113,8 @@ impl Orders {
             // SIGTTOU is blocked here, so that a background group may do this.
             let _ = tcsetpgrp(&terminal, getpgrp());
         }
-        signals::set_mask(self.blocked);
+        signals::set_mask(self.inherited.blocked);
+        signals::limit_files(self.inherited.files);
         let (program, arguments) = match self.words.split_first() {
             Some((program, arguments)) => (program.as_os_str(), arguments),
             None => (OsStr::new(""), &[][..]),

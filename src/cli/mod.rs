@@ -82,8 +82,8 @@ pub(crate) enum Request {
     Version,
     /// Hidden: become the command.
     Child(Orders),
-    /// Hidden: run a command of the user's that is told the news.
-    Notify(OsString),
+    /// Hidden: run a command of the user's that is told the news, and can open so many files.
+    Notify { files: u64, command: OsString },
     /// Hidden: be the watchdog; the words are its own affair.
     Watch(Vec<OsString>),
     /// Hidden: hand over what a client says of itself.
@@ -247,10 +247,13 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
             .map(Request::Child)
             .ok_or_else(|| unknown_subcommand(&first)),
         Some("__watch") => Ok(Request::Watch(words.collect())),
-        Some("__notify") => words
-            .next()
-            .map(Request::Notify)
-            .ok_or_else(|| unknown_subcommand(&first)),
+        Some("__notify") => {
+            let files = words.next().and_then(|files| files.to_str()?.parse().ok());
+            match (files, words.next()) {
+                (Some(files), Some(command)) => Ok(Request::Notify { files, command }),
+                _ => Err(unknown_subcommand(&first)),
+            }
+        }
         Some("__hook") => Ok(Request::Hook),
         Some("__token") => Ok(Request::Token),
         Some("__provider") => Ok(Request::Provider {
@@ -412,7 +415,10 @@ fn unknown_flag(given: String, command: Command) -> Error {
 }
 
 /// The name that is at most two changes away from what was given, if it is long enough to tell.
-pub(crate) fn nearest(given: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub(crate) fn nearest(
+    given: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
     names
         .map(|name| (distance(given, name), name))
         .filter(|(distance, name)| *distance <= 2 && *distance < name.len().min(given.len()))

@@ -1,6 +1,6 @@
 //! `supervise --proxy`: rotation inside the proxy, with one child from start to end.
 
-use crate::support::env::PROGRAM;
+use crate::support::env::{PROGRAM, output};
 use crate::support::gateway::{Wire, message};
 use crate::support::{Desk, Provider, Run, Supervise, eventually, organizations, proc, spent_at};
 use nix::unistd::Pid;
@@ -50,6 +50,31 @@ impl Proxied {
         let answered = self.ask(json!({})).answer();
         assert_eq!(answered.status, 200, "{answered:?}");
     }
+}
+
+/// The proxy wants many files for itself. A program with `select` cannot have a number above 1023.
+#[test]
+fn the_command_starts_with_the_limit_on_open_files_that_ddollar_had() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    let script = "ulimit -Sn; ulimit -Hn; grep '^Max open files' /proc/$PPID/limits";
+    let ours = "ulimit -Sn 333; exec \"$0\" supervise --proxy --notify 'ulimit -Sn >notified' -- sh -c \"$1\"";
+    let ended = output(
+        desk.command("sh")
+            .args(["-c", ours, PROGRAM, script])
+            .envs(provider.variables(&provider.url)),
+    );
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let lines: Vec<&str> = said.lines().collect();
+    let [soft, hard, limits] = lines[..] else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(soft, "333");
+    let words: Vec<&str> = limits.split_whitespace().collect();
+    assert_eq!(words[4], hard);
+    assert!(words[3] != "333" || hard == "333", "not raised: {limits}");
+    let notified = std::fs::read_to_string(desk.join("notified"));
+    assert_eq!(notified.unwrap(), "333\n");
 }
 
 #[test]
@@ -286,11 +311,7 @@ fn clients_are_led_through_it_each_in_its_own_way() {
             !out.contains("sk-made-up") && !out.contains(provider.token(1)),
             "{out}"
         );
-        assert!(
-            ended.stderr.contains("Through it: "),
-            "{}",
-            ended.stderr
-        );
+        assert!(ended.stderr.contains("Through it: "), "{}", ended.stderr);
         assert_eq!(ended.stderr.contains("Remote Control"), name == "claude");
     }
 }

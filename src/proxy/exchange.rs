@@ -276,12 +276,13 @@ impl<'a> Exchange<'a> {
             let reading = came
                 .as_ref()
                 .map(|came| self.reading(came))
-                .map_err(Clone::clone);
+                .map_err(|silent| silent.why.clone());
             let finding = reading.as_ref().ok().map(|reading| reading.finding.clone());
             ticket.answered(reading);
-            let after = attempts.after(match &finding {
-                Some(finding) => Attempt::Answered(finding),
-                None => Attempt::Unreached,
+            let after = attempts.after(match (&finding, &came) {
+                (Some(finding), _) => Attempt::Answered(finding),
+                (None, Err(Silent { began: true, .. })) => Attempt::Spoilt,
+                (None, _) => Attempt::Unreached,
             });
             match after {
                 After::PassOn => return self.pass_on(came, index),
@@ -398,7 +399,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends the request with this token, and reads as much of the response as decides what follows.
-    fn attempt(&mut self, index: usize) -> Result<Result<Came, String>, Gone> {
+    fn attempt(&mut self, index: usize) -> Result<Result<Came, Silent>, Gone> {
         let is_small = self.body.len() <= GATHERED;
         let mut first = self.client.memory();
         // A small body goes in one piece with the head.
@@ -419,7 +420,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends what goes first, and the body if it is to follow, and waits for the response.
-    fn ask(&mut self, first: &[u8], body_follows: bool) -> Result<Result<Came, String>, Gone> {
+    fn ask(&mut self, first: &[u8], body_follows: bool) -> Result<Result<Came, Silent>, Gone> {
         // A connection that was kept may have been closed at the other end in this moment. Nothing
         // has been answered on it then, so the request goes again, on a new one.
         let mut link = self.upstream.kept();
@@ -429,16 +430,19 @@ impl<'a> Exchange<'a> {
                 Some(link) => link,
                 None => match self.upstream.connect() {
                     Ok(link) => link,
-                    Err(why) => return Ok(Err(why)),
+                    Err(why) => return Ok(Err(Silent { began: false, why })),
                 },
             };
             let rest = if body_follows { &self.body[..] } else { &[] };
             let sent = send(&mut fresh, first, rest);
             let came = self.response(fresh)?;
             match (came, sent) {
-                (Err(Silent { went: true, .. }), _) if reused => continue,
-                (Err(silent), Ok(())) => return Ok(Err(silent.why.to_owned())),
-                (Err(_), Err(error)) => return Ok(Err(error.to_string())),
+                (Err(Silent { began: false, .. }), _) if reused => continue,
+                (Err(silent), Ok(())) => return Ok(Err(silent)),
+                (Err(Silent { began, .. }), Err(error)) => {
+                    let why = error.to_string();
+                    return Ok(Err(Silent { began, why }));
+                }
                 // A provider may refuse a request before it has read all of it.
                 (Ok(came), sent) => {
                     let mut came = came;
@@ -453,15 +457,16 @@ impl<'a> Exchange<'a> {
     fn response(&mut self, mut link: Link) -> Result<Result<Came, Silent>, Gone> {
         let until = Instant::now() + STALL;
         let to_head = self.request.method() == "HEAD";
-        let silent = |why| Ok(Err(Silent { went: false, why }));
-        let went = |link: &Link, why| {
-            let went = link.buffered().is_empty();
-            Ok(Err(Silent { went, why }))
+        let silent = |began, why: &str| {
+            let why = why.to_owned();
+            Ok(Err(Silent { began, why }))
         };
+        let spoilt = |why| silent(true, why);
+        let went = |link: &Link, why| silent(!link.buffered().is_empty(), why);
         loop {
             match link.try_head(|bytes| Response::parse(bytes, to_head)) {
                 Ok(Some(response)) if response.status == 101 => {
-                    return silent("the provider speaks another protocol");
+                    return spoilt("the provider speaks another protocol");
                 }
                 // An interim answer is for the proxy, which has sent everything.
                 Ok(Some(response)) if response.status < 200 => continue,
@@ -477,13 +482,13 @@ impl<'a> Exchange<'a> {
                     }));
                 }
                 Ok(None) => {}
-                Err(_) => return silent("the provider does not answer in HTTP"),
+                Err(_) => return spoilt("the provider does not answer in HTTP"),
             }
             match self.more(&mut link, until, self.request.modern)? {
                 More::Some => {}
                 More::End => return went(&link, "the provider closed the connection"),
                 More::Broken => return went(&link, "the connection to the provider broke"),
-                More::Late => return silent("the provider did not answer in time"),
+                More::Late => return spoilt("the provider did not answer in time"),
             }
         }
     }
@@ -590,7 +595,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The client gets what came, or learns that nothing did.
-    fn pass_on(&mut self, came: Result<Came, String>, index: usize) -> Result<Sent, Gone> {
+    fn pass_on(&mut self, came: Result<Came, Silent>, index: usize) -> Result<Sent, Gone> {
         match came {
             Ok(came) => {
                 // It is not sent again, and streams last: many of them with what they have asked
@@ -600,7 +605,7 @@ impl<'a> Exchange<'a> {
                 let mask = upstream.mask(index);
                 self.relay(came, mask).map(Sent::Answer)
             }
-            Err(why) => {
+            Err(Silent { why, .. }) => {
                 let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
                 log::warn!("{why}");
                 let dialect = self.upstream.provider.dialect;
@@ -689,9 +694,10 @@ fn send(link: &mut Link, first: &[u8], rest: &[u8]) -> io::Result<()> {
 
 /// Why there is no response.
 struct Silent {
-    /// The connection ended before any of it had come.
-    went: bool,
-    why: &'static str,
+    /// Some of it had come, or it was waited for as long as it may be: the provider has taken the
+    /// request up.
+    began: bool,
+    why: String,
 }
 
 /// Puts a piece of a body onto what goes to the client, without the token.

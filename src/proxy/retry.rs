@@ -19,8 +19,11 @@ const MOST_ATTEMPTS: u32 = 40;
 pub(crate) enum Attempt<'a> {
     /// A response, and what it says about the token.
     Answered(&'a Finding),
-    /// The connection could not be made, or broke before the response's head was there.
+    /// The connection could not be made, or ended before anything of a response was there.
     Unreached,
+    /// A response began, or was waited for as long as it may be, and cannot be used. The provider may
+    /// have done the work, and has counted it.
+    Spoilt,
 }
 
 /// What to do about it.
@@ -53,7 +56,9 @@ impl Attempts {
             return After::PassOn;
         }
         match attempt {
-            Attempt::Answered(Finding::Served | Finding::Unclear { .. }) => After::PassOn,
+            Attempt::Answered(Finding::Served | Finding::Unclear { .. }) | Attempt::Spoilt => {
+                After::PassOn
+            }
             // The token's own trouble: it is known now, so another one is chosen, or a wait.
             Attempt::Answered(
                 Finding::Limited { .. } | Finding::SpendCapped { .. } | Finding::Rejected,
@@ -106,6 +111,7 @@ mod tests {
         for finding in [Finding::Served, Finding::Unclear { why: "" }] {
             assert_eq!(attempts.after(Attempt::Answered(&finding)), After::PassOn);
         }
+        assert_eq!(attempts.after(Attempt::Spoilt), After::PassOn);
     }
 
     #[test]

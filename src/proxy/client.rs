@@ -129,13 +129,12 @@ impl Client {
     }
 
     /// Waits until the provider has sent something, or until then, and sees whether the client is
-    /// still there. `may_nudge`: no part of an answer has been sent, and the client understands
-    /// interim ones.
+    /// still there. `nudge` is what can be sent at this point and means nothing; empty: nothing can.
     pub(crate) fn watch(
         &mut self,
         upstream: Option<&Link>,
         until: Instant,
-        may_nudge: bool,
+        nudge: &[u8],
     ) -> Result<Wake, Gone> {
         if upstream.is_some_and(|link| link.source_ref().has_plaintext()) {
             return Ok(Wake::Upstream);
@@ -166,7 +165,7 @@ impl Client {
                 return Err(Gone);
             }
             if happened.contains(PollFlags::POLLIN) {
-                self.listen(may_nudge)?;
+                self.listen(nudge)?;
             }
             if answered {
                 return Ok(Wake::Upstream);
@@ -178,17 +177,15 @@ impl Client {
     }
 
     /// The client has sent something while it is being answered: its next request, or its end.
-    fn listen(&mut self, may_nudge: bool) -> Result<(), Gone> {
+    fn listen(&mut self, nudge: &[u8]) -> Result<(), Gone> {
         self.reader.source().is_ready = true;
         match self.reader.fill() {
             Ok(0) => {
                 self.deaf = true;
                 // An end of its side alone looks like a client that is gone. What is sent to one
-                // that is gone comes back as a reset; any other passes over an interim answer
-                // (RFC 9110 §15.2).
-                if may_nudge {
-                    self.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-                }
+                // that is gone comes back as a reset; any other passes over it (for interim answers:
+                // RFC 9110 §15.2).
+                self.send(nudge)?;
             }
             Ok(_) => self.deaf = self.reader.buffered().len() > HEAD_MAX,
             Err(_) => return Err(Gone),

@@ -355,8 +355,7 @@ impl<'a> Exchange<'a> {
                 let dialect = self.upstream.provider.dialect;
                 return Ok(Err(Own::error(Some(dialect), 503, "overloaded_error", why)));
             }
-            self.client
-                .watch(None, Instant::now(), self.request.modern)?;
+            self.client.watch(None, Instant::now(), self.interim())?;
         }
     }
 
@@ -375,8 +374,7 @@ impl<'a> Exchange<'a> {
                 Some(Choice::Queue) => drop(shared.wait(brain, LOOK)),
                 _ => break,
             }
-            self.client
-                .watch(None, Instant::now(), self.request.modern)?;
+            self.client.watch(None, Instant::now(), self.interim())?;
         }
         Ok(None)
     }
@@ -394,7 +392,7 @@ impl<'a> Exchange<'a> {
     /// Waits, and sees whether the client is still there.
     fn pause(&mut self, pause: Duration) -> Result<(), Gone> {
         let until = Instant::now() + pause;
-        while self.client.watch(None, until, self.request.modern)? != Wake::Over {}
+        while self.client.watch(None, until, self.interim())? != Wake::Over {}
         Ok(())
     }
 
@@ -484,7 +482,7 @@ impl<'a> Exchange<'a> {
                 Ok(None) => {}
                 Err(_) => return spoilt("the provider does not answer in HTTP"),
             }
-            match self.more(&mut link, until, self.request.modern)? {
+            match self.more(&mut link, until, self.interim())? {
                 More::Some => {}
                 More::End => return went(&link, "the provider closed the connection"),
                 More::Broken => return went(&link, "the connection to the provider broke"),
@@ -493,8 +491,17 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Reads more from upstream, and sees meanwhile whether the client is still there.
-    fn more(&mut self, link: &mut Link, until: Instant, may_nudge: bool) -> Result<More, Gone> {
+    /// What can be sent to the client before its answer begins: an interim one, if it knows these.
+    fn interim(&self) -> &'static [u8] {
+        match self.request.modern {
+            true => b"HTTP/1.1 100 Continue\r\n\r\n",
+            false => b"",
+        }
+    }
+
+    /// Reads more from upstream, and sees meanwhile whether the client is still there, with such a
+    /// nudge ([`Client::watch`]).
+    fn more(&mut self, link: &mut Link, until: Instant, nudge: &[u8]) -> Result<More, Gone> {
         loop {
             // What comes within a moment costs no look at the client.
             match link.fill() {
@@ -503,7 +510,7 @@ impl<'a> Exchange<'a> {
                 Err(error) if is_late(&error) => {}
                 Err(_) => return Ok(More::Broken),
             }
-            if self.client.watch(Some(link), until, may_nudge)? == Wake::Over {
+            if self.client.watch(Some(link), until, nudge)? == Wake::Over {
                 return Ok(More::Late);
             }
         }
@@ -561,7 +568,7 @@ impl<'a> Exchange<'a> {
                 Ok(Piece::More) => {}
                 Err(_) => return Ok(Got::Broken),
             }
-            match self.more(&mut came.link, until, false)? {
+            match self.more(&mut came.link, until, b"")? {
                 More::Some => {}
                 More::End if came.rest == Rest::UntilEnd => return Ok(Got::End),
                 More::End | More::Broken => return Ok(Got::Broken),
@@ -630,6 +637,11 @@ impl<'a> Exchange<'a> {
             && framing != Framing::UntilEnd
             && !came.broken
             && !self.shared.is_stopping();
+        // The size of the next chunk, or of the last, may begin with noughts (RFC 9112 §7.1).
+        let nudge: &[u8] = match framing {
+            Framing::Chunked => b"0",
+            Framing::AsItCame | Framing::Length(_) | Framing::UntilEnd => b"",
+        };
         let mut out = self.client.memory();
         came.response
             .put_client(&mut out, framing, keep_alive, &mask);
@@ -663,7 +675,7 @@ impl<'a> Exchange<'a> {
                 out.shrink_to(0);
             }
             let until = Instant::now() + STALL;
-            match self.more(&mut came.link, until, false)? {
+            match self.more(&mut came.link, until, nudge)? {
                 More::Some => {}
                 More::End if came.rest == Rest::UntilEnd => whole = true,
                 More::End | More::Broken | More::Late => came.broken = true,

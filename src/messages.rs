@@ -192,6 +192,8 @@ pub(crate) enum Notice {
         span: Duration,
     },
     ProxyStopped,
+    /// A request of the proxy's own has come to it.
+    Circle,
     /// What a rehearsal comes to.
     WorkUnits {
         done: u32,
@@ -308,6 +310,7 @@ impl Notice {
             | Notice::Unclear { .. }
             | Notice::Quotas { .. }
             | Notice::MonitorLost
+            | Notice::Circle
             | Notice::WorkUnits { .. } => Weight::Warning,
             _ => Weight::Story,
         }
@@ -605,6 +608,10 @@ impl Notice {
                     spaced(*span)
                 ),
             ),
+            Notice::Circle => (
+                Mark::Failure,
+                "Requests come back to this proxy: a provider's address leads here".into(),
+            ),
             Notice::ProxyStopped => (Mark::Done, "Proxy stopped".into()),
             Notice::WorkUnits {
                 done,
@@ -896,6 +903,7 @@ mod tests {
                 span: Duration::from_secs(30),
             },
             Notice::ProxyStopped,
+            Notice::Circle,
             Notice::WorkUnits {
                 done: 155,
                 lost: 155,

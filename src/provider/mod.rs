@@ -417,6 +417,8 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
                 retry_after: usage::retry_after(&reply.headers, clock),
             };
         }
+        // What our own proxy says (RFC 5842 §7.2), and no provider.
+        508 => "its address leads back to the proxy",
         500..=599 => return Finding::Overloaded { retry_after: None },
         _ => "the status of the answer is unexpected",
     };

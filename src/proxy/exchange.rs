@@ -18,6 +18,7 @@ use super::route::{Route, route};
 use super::upstream::{Link, Upstream};
 use super::{Shared, now};
 use crate::http1::{Piece, ReadError, Rest};
+use crate::messages::Notice;
 use crate::policy::Answer;
 use crate::provider::{Dialect, Reading, Reply, Subject};
 use crate::tcp::is_late;
@@ -90,6 +91,13 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
     };
     if let Err(refusal) = request.check(shared.any_host, |given| shared.key.is(given)) {
         return refuse(client, refused(refusal));
+    }
+    if request.has_passed(&shared.name) {
+        if !shared.counters.circle.swap(true, Relaxed) {
+            shared.say(vec![Notice::Circle]);
+        }
+        let why = "the provider's address leads back to this proxy; set its base URL to its own";
+        return refuse(client, Own::error(None, 508, "api_error", why));
     }
     let target = request.target();
     let route = match (route(target, &shared.providers), request.method()) {
@@ -408,6 +416,8 @@ impl<'a> Exchange<'a> {
             &self.upstream.host,
             self.upstream.credential(index),
             self.body.len(),
+            // A provider elsewhere cannot be this proxy, and is told nothing about it.
+            self.upstream.is_here().then_some(&self.shared.name),
         );
         if is_small {
             first.extend_from_slice(&self.body);

@@ -44,6 +44,7 @@ use brain::Brain;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use nix::sys::signal::Signal;
 use secret::Key;
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,6 +69,9 @@ pub(crate) struct Shared {
     /// How many wait. Waking nobody costs a system call as well.
     waiting: AtomicUsize,
     key: Key,
+    /// What this proxy calls itself to an upstream on this machine, by which it knows a request
+    /// that comes back.
+    name: String,
     /// Whether any `Host` will do: the listener is not for this machine alone.
     any_host: bool,
     /// How long a request may wait for a reset.
@@ -88,6 +92,8 @@ struct Counters {
     requests: AtomicU64,
     retries: AtomicU64,
     held: AtomicU64,
+    /// Whether a request has come back.
+    circle: AtomicBool,
 }
 
 /// What connections tell the main thread.
@@ -226,6 +232,7 @@ impl Proxy {
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),
             key,
+            name: format!("ddollar-{:016x}", RandomState::new().hash_one(address)),
             any_host: !listen.ip().is_loopback(),
             hold: place.hold,
             waits_for_ever: place.waits_for_ever,
@@ -315,11 +322,10 @@ pub(crate) fn run(
         why: "neither XDG_STATE_HOME nor HOME is set".into(),
     })?;
     let mut options = options::resolve(args, environment)?;
-    let own = format!("http://{listen}/");
     let mut rings = options::by_provider(std::mem::take(&mut options.rings));
     for (pool, endpoint) in &rings {
         // The shell has the proxy's own lines: each request would come back as another one.
-        if format!("{}/", endpoint.base_url).starts_with(&own) {
+        if upstream::leads_to(endpoint, listen) {
             return Err(Error::BaseUrl {
                 variable: pool
                     .current()

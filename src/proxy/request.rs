@@ -168,8 +168,16 @@ impl Request {
         host.is_some_and(is_loopback) && absolute
     }
 
+    /// Whether it has been through the proxy of this name.
+    pub(crate) fn has_passed(&self, proxy: &str) -> bool {
+        let hops = self.values("via");
+        hops.flat_map(|value| value.split(|byte| *byte == b','))
+            .any(|hop| hop.trim_ascii().ends_with(proxy.as_bytes()))
+    }
+
     /// Puts the head as it goes to `host` for `path`, with this credential (the field's name, what
-    /// stands before the token, and the token) and a body of this length.
+    /// stands before the token, and the token) and a body of this length. `via` is the name of this
+    /// proxy, if it is to be known again.
     pub(crate) fn put_upstream(
         &self,
         out: &mut Vec<u8>,
@@ -177,6 +185,7 @@ impl Request {
         host: &str,
         credential: [&str; 3],
         length: usize,
+        via: Option<&str>,
     ) {
         let [credential, prefix, token] = credential.map(str::as_bytes);
         let credential = [credential, b": ", prefix, token, b"\r\n"];
@@ -228,6 +237,10 @@ impl Request {
         }
         if !authorized {
             put(out, &credential);
+        }
+        if let Some(name) = via {
+            // RFC 9110 §7.6.3
+            put(out, &[b"Via: 1.1 ", name.as_bytes(), b"\r\n"]);
         }
         put(out, &[b"\r\n"]);
     }
@@ -314,9 +327,15 @@ mod tests {
         Request::parse(text.as_bytes()).map(|found| found.expect("a whole head").0)
     }
 
-    fn upstream(request: &Request, path: &str, credential: [&str; 3], length: usize) -> String {
+    fn upstream(
+        request: &Request,
+        path: &str,
+        credential: [&str; 3],
+        length: usize,
+        via: Option<&str>,
+    ) -> String {
         let mut head = Vec::new();
-        request.put_upstream(&mut head, path, "api.example", credential, length);
+        request.put_upstream(&mut head, path, "api.example", credential, length, via);
         String::from_utf8(head).unwrap()
     }
 
@@ -440,7 +459,13 @@ mod tests {
         .unwrap();
         assert!(request.waits && request.keep_alive && request.modern);
         assert_eq!(request.target(), "/anthropic/v1/messages?beta=true");
-        let head = upstream(&request, "/v1/messages", ["x-api-key", "", "the-token"], 2);
+        let head = upstream(
+            &request,
+            "/v1/messages",
+            ["x-api-key", "", "the-token"],
+            2,
+            None,
+        );
         let expected = "POST /v1/messages HTTP/1.1\r\nhOsT: api.example\r\nX-Custom-CASE: kept\r\n\
                         x-api-key: the-token\r\nAccept-Encoding: identity\r\nContent-Length: 2\r\n\
                         anthropic-version: 2023-06-01\r\n\r\n";
@@ -472,11 +497,32 @@ mod tests {
         )
         .unwrap();
         assert_eq!(request.body, Rest::CHUNKED);
-        let head = upstream(&request, "/x", ["authorization", "Bearer ", "t"], 7);
+        let head = upstream(
+            &request,
+            "/x",
+            ["authorization", "Bearer ", "t"],
+            7,
+            Some("us"),
+        );
         assert_eq!(
             head,
             "POST /x HTTP/1.1\r\nHost: api.example\r\nContent-Length: 7\r\n\
-             authorization: Bearer t\r\n\r\n"
+             authorization: Bearer t\r\nVia: 1.1 us\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_request_that_comes_back_is_known() {
+        for (fields, passed) in [
+            ("Via: 1.1 us\r\n", true),
+            ("VIA: 1.1 other, 1.1 us\r\n", true),
+            ("Via: 1.1 other\r\nvia: HTTP/1.0 us , 1.1 last\r\n", true),
+            ("Via: 1.1 us-too\r\n", false),
+            ("X-Via: 1.1 us\r\n", false),
+            ("", false),
+        ] {
+            let head = format!("GET /x HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+            assert_eq!(parse(&head).unwrap().has_passed("us"), passed, "{fields}");
+        }
     }
 }

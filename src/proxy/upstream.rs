@@ -17,7 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,13 +62,8 @@ pub(crate) enum Socket {
 impl Upstream {
     /// The upstream of a ring; connects to nothing yet.
     pub(crate) fn new(pool: &TokenPool, endpoint: &Endpoint) -> Result<Upstream, String> {
-        let url: http::Uri = endpoint
-            .base_url
-            .parse()
-            .map_err(|_| "the base URL is not an address".to_owned())?;
-        let host = url.host().unwrap_or_default();
+        let (url, name, port) = address(endpoint).ok_or("the base URL is not an address")?;
         let plain = endpoint.plain;
-        let port = url.port_u16().unwrap_or(if plain { 80 } else { 443 });
         let tls = (!plain).then(|| tls(endpoint)).transpose()?;
         let proxy = Proxy::try_from_env().filter(|proxy| !plain && !proxy.is_no_proxy(&url));
         Ok(Upstream {
@@ -76,12 +71,9 @@ impl Upstream {
             secrets: pool.tokens().map(|token| token.secret.clone()).collect(),
             host: url
                 .authority()
-                .map_or_else(|| host.to_owned(), ToString::to_string),
+                .map_or_else(|| name.clone(), ToString::to_string),
             base_path: url.path().trim_end_matches('/').to_owned(),
-            name: host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
+            name,
             port,
             tls,
             proxy,
@@ -93,6 +85,11 @@ impl Upstream {
     pub(crate) fn credential(&self, index: usize) -> [&str; 3] {
         let field = self.provider.authorization();
         [field.header_name(), field.prefix(), self.token(index)]
+    }
+
+    /// Whether it is on this machine, as only an address in the clear is.
+    pub(crate) fn is_here(&self) -> bool {
+        self.tls.is_none()
     }
 
     /// What takes a token out of what comes back.
@@ -191,6 +188,35 @@ impl Upstream {
             _ => Err("the HTTPS proxy does not answer in HTTP".into()),
         }
     }
+}
+
+/// The address of a provider, the name in it, without brackets, and the port.
+fn address(endpoint: &Endpoint) -> Option<(http::Uri, String, u16)> {
+    let url: http::Uri = endpoint.base_url.parse().ok()?;
+    let host = url.host().unwrap_or_default();
+    let name = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let port = url
+        .port_u16()
+        .unwrap_or(if endpoint.plain { 80 } else { 443 });
+    Some((url, name, port))
+}
+
+/// Whether who listens there is the provider, whatever its address calls it.
+pub(crate) fn leads_to(endpoint: &Endpoint, listen: SocketAddr) -> bool {
+    // Over TLS nobody can mean us, who do not speak it.
+    let Some((_, name, port)) = address(endpoint).filter(|_| endpoint.plain) else {
+        return false;
+    };
+    let mut found = (name.as_str(), port)
+        .to_socket_addrs()
+        .into_iter()
+        .flatten();
+    // Of all addresses, those of version 6 take connections of version 4 as well (ipv6(7)).
+    let to_all = |to: SocketAddr| listen.ip().is_unspecified() && listen.is_ipv6() | to.is_ipv4();
+    port == listen.port() && found.any(|to| to.ip() == listen.ip() || to_all(to))
 }
 
 /// Has the system send a sign of life while nothing else is sent. A provider thinks for minutes, and

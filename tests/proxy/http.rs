@@ -48,11 +48,14 @@ fn fields_keep_their_case_and_order_and_unknown_ones_go_through() {
     wire.send(gateway.request(&format!("{PATH}?beta=true&x=%2F"), fields, "{\"a\": 1}"));
     let answered = wire.answer();
     let host = upstream.url.trim_start_matches("http://");
+    let head = upstream.wait();
+    let (head, via) = head.split_once("Via: 1.1 ddollar-").unwrap();
+    assert_eq!(via.len(), "0123456789abcdef\r\n\r\n".len(), "{via}");
     assert_eq!(
-        upstream.wait(),
+        head,
         format!(
             "POST /v1/messages?beta=true&x=%2F HTTP/1.1\r\nHost: {host}\r\nx-api-key: token-bbbb-1\r\n\
-             User-Agent: mine\r\nX-StRange: 1\r\nanthropic-beta: a,b\r\nContent-Length: 8\r\n\r\n"
+             User-Agent: mine\r\nX-StRange: 1\r\nanthropic-beta: a,b\r\nContent-Length: 8\r\n"
         )
     );
     assert_eq!(

@@ -6,10 +6,10 @@ use crate::support::{DEADLINE, Provider, Supervise};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, OnceLock};
 
 #[test]
 fn its_lines_can_be_evaluated_and_stay_valid_from_one_start_to_the_next() {
@@ -145,17 +145,76 @@ fn what_keeps_it_from_starting_is_said() {
         .end()
         .expect(125)
         .says_once("no API tokens found");
-    let itself = Supervise::bare()
-        .env("ANTHROPIC_API_KEY", "ddollar-made-up")
-        .env("ANTHROPIC_BASE_URL", "http://127.0.0.1:4141/anthropic")
-        .start_as(&["proxy"])
-        .end()
-        .expect(125);
-    assert!(
-        itself
-            .stderr
-            .contains("ANTHROPIC_BASE_URL is this proxy itself"),
-        "{}",
-        itself.stderr
-    );
+}
+
+/// What a shell has that has read the proxy's own lines, and other names for the same address.
+#[test]
+fn a_provider_that_is_the_proxy_itself_keeps_it_from_starting() {
+    // A port that is taken: whoever does not notice says that instead.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (listen, host) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "localhost"),
+        ("127.0.0.1", "LocalHost"),
+        ("[::1]", "[::1]"),
+        ("[::1]", "[0:0::0:1]"),
+        ("0.0.0.0", "127.0.0.9"),
+        ("[::]", "localhost"),
+    ] {
+        let url = format!("http://{host}:{port}/anthropic");
+        let place = format!("{listen}:{port}");
+        let itself = Supervise::bare()
+            .env("ANTHROPIC_API_KEY", "ddollar-made-up")
+            .env("ANTHROPIC_BASE_URL", &url)
+            .start_as(&["proxy", "--allow-remote", "--listen", &place])
+            .end()
+            .expect(125);
+        assert!(
+            itself
+                .stderr
+                .contains("ANTHROPIC_BASE_URL is this proxy itself"),
+            "{listen} {url}: {}",
+            itself.stderr
+        );
+    }
+}
+
+/// Through something in between nobody can tell by the address.
+#[test]
+fn a_request_that_comes_back_to_the_proxy_ends_there() {
+    let between = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/anthropic", between.local_addr().unwrap());
+    let back = Arc::new(OnceLock::<String>::new());
+    let to = back.clone();
+    std::thread::spawn(move || {
+        for client in between.incoming().flatten() {
+            let proxy = TcpStream::connect(to.wait()).unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), proxy.try_clone().unwrap()),
+                (proxy, client),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    // The proxy's secret is the token of a shell that has read its lines.
+    let secret = format!("ddollar-{}", "5".repeat(48));
+    let prepared = Supervise::bare()
+        .env("ANTHROPIC_BASE_URL", &url)
+        .env("ANTHROPIC_API_KEY", &secret);
+    let folder = prepared.desk().join(".local/state/ddollar");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("proxy-secret"), &secret).unwrap();
+    let mut gateway = Gateway::start(prepared, &[]);
+    back.set(gateway.address.clone()).unwrap();
+    let answered = gateway.post(json!({}));
+    assert_eq!(answered.status, 508, "{answered:?}");
+    assert!(answered.text().contains("leads back"), "{answered:?}");
+    // ddollar's own question, this one, and each once more.
+    gateway.run.stderr.wait("Requests come back to this proxy");
+    assert!(gateway.status()["requests"].as_u64().unwrap() <= 8);
 }

@@ -130,10 +130,13 @@ impl Notifier {
     pub(crate) fn finish(&mut self) {
         let until = Instant::now() + LAST_NEWS;
         for held in &self.running {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
-            let _ = poll(&mut fds, left);
+            // A signal, such as that of another helper's end, cuts poll(2) short.
+            while is_held(held) && Instant::now() < until {
+                let left = until.saturating_duration_since(Instant::now());
+                let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut fds, left);
+            }
         }
     }
 }

@@ -129,6 +129,28 @@ fn a_notify_command_that_hangs_or_fails_disturbs_nothing() {
     }
 }
 
+/// In a container, or under a service manager, what has not been told by the end never is.
+#[test]
+fn a_signal_does_not_cut_the_last_news_short() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    let (begun, told) = (desk.join("begun"), desk.join("told"));
+    let notify = format!(
+        "[ $DDOLLAR_EVENT = exit ] && echo x >{} && sleep 0.5 && echo x >{}",
+        begun.display(),
+        told.display()
+    );
+    let mut run = Supervise::with(&provider)
+        .options(&["--notify", &notify])
+        .agent();
+    run.wait_ready_with(1);
+    run.tell("exit 0");
+    lines(&begun, 1);
+    run.signal(Signal::SIGWINCH);
+    run.end().expect(0);
+    assert!(told.exists());
+}
+
 #[test]
 fn what_a_notify_command_leaves_behind_is_ended_and_does_not_hold_a_rotation_up() {
     let provider = Provider::anthropic(&[0.1, 0.1]);

@@ -85,7 +85,13 @@ impl Client {
             PollFd::new(self.stream().as_fd(), PollFlags::POLLIN),
             PollFd::new(stop, PollFlags::POLLIN),
         ];
-        let ready = poll(&mut fds, limit);
+        let ready = loop {
+            match poll(&mut fds, limit) {
+                // A signal is no reason to end a connection.
+                Err(nix::errno::Errno::EINTR) => {}
+                ready => break ready,
+            }
+        };
         let begins =
             matches!(ready, Ok(1..)) && fds[0].any() == Some(true) && fds[1].any() != Some(true);
         self.reader.source().is_ready = begins;

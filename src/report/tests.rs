@@ -5,6 +5,7 @@ use super::*;
 use crate::event::How;
 use crate::facts::{Ending, Fact, Level, Millis, Ring, Run, Verdict, Who};
 use proptest::prelude::*;
+use std::time::{Duration, Instant};
 
 /// 2026-01-01T22:00:00Z
 const EVENING: Millis = 1_767_304_800_000;
@@ -231,6 +232,23 @@ fn what_is_no_journal_is_said_to_be_none() {
     ] {
         assert_eq!(unusable(text), Some(Unusable::NotAJournal), "{text}");
     }
+}
+
+/// Looking back through the story at each rotation takes minutes here, and twenty seconds optimized.
+#[test]
+fn a_week_of_rotations_is_read_once() {
+    let (again, tokens) = (false, vec![1]);
+    let mut facts = vec![(0, head(3)), (0, Fact::Launch { again, tokens })];
+    for minute in 1..50_000 {
+        facts.push((minute, near(1, minute + 5)));
+        let (who, from) = (who(3), 2);
+        facts.push((minute, Fact::Rotate { who, from }));
+    }
+    let lines = lines(&facts);
+    let began = Instant::now();
+    let night = Night::read(&lines, None).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(40));
+    assert_eq!((night.rotations, night.saved), (49_999, 0));
 }
 
 /// A line of some kilobytes must not become gigabytes.

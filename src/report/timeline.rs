@@ -63,6 +63,8 @@ pub(crate) struct Track {
     pub(crate) windows: Vec<Level>,
     /// Whether it is in use, so that the last step goes on.
     open: bool,
+    /// The reset that was told when it was last found not to do.
+    reset: Option<Millis>,
 }
 
 /// A stretch of time in which a token was this full.
@@ -167,7 +169,9 @@ impl Night {
     }
 
     fn told_rotation(&mut self, at: Millis, who: Who, from: usize, took: Option<Millis>) {
-        let reset = reset_of(&self.story, &who.provider, from);
+        let mut tracks = self.tracks.iter();
+        let left = tracks.find(|one| one.who.provider == who.provider && one.who.token == from);
+        let reset = left.and_then(|left| left.reset);
         let saved = reset.map_or(0, |reset| (reset - at).max(0));
         self.saved = self.saved.saturating_add(saved);
         self.story.push((at, Chapter::Rotated { who, from, took }));
@@ -239,6 +243,7 @@ impl Builder {
                     steps: Vec::new(),
                     windows: Vec::new(),
                     open: false,
+                    reset: None,
                 })
             })
             .take(MOST_TRACKS)
@@ -295,11 +300,15 @@ impl Builder {
             } => {
                 self.night.first_limit.get_or_insert(at);
                 // A proxy tells the reset with the windows.
+                let mut tracks = self.night.tracks.iter_mut();
+                let mut track = tracks.find(|track| track.who == who);
                 let until = until.or_else(|| {
-                    let track = self.night.tracks.iter().find(|track| track.who == who);
-                    let windows = track?.windows.iter();
+                    let windows = track.as_ref()?.windows.iter();
                     windows.max_by(|a, b| a.used.total_cmp(&b.used))?.resets
                 });
+                if let Some(track) = &mut track {
+                    track.reset = until;
+                }
                 self.cause = Some(cause);
                 let chapter = Chapter::Limit {
                     who,
@@ -521,14 +530,4 @@ fn close(track: &mut Track, at: Millis) {
     if let (true, Some(step)) = (track.open, track.steps.last_mut()) {
         step.to = step.to.max(at);
     }
-}
-
-/// The reset that was told when this token was last found not to do.
-fn reset_of(story: &[(Millis, Chapter)], provider: &str, token: usize) -> Option<Millis> {
-    story.iter().rev().find_map(|(_, chapter)| match chapter {
-        Chapter::Limit { who, until, .. } if who.provider == provider && who.token == token => {
-            Some(*until)
-        }
-        _ => None,
-    })?
 }

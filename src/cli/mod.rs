@@ -323,6 +323,10 @@ fn with_options(command: Command, words: impl Iterator<Item = OsString>) -> Resu
             Ok(None) => break,
             Ok(Some(lexopt::Arg::Value(word))) => {
                 args.command.push(word);
+                // Behind a name, options are still ours; behind a command, they are its own.
+                if command.words().is_some() {
+                    continue;
+                }
                 if let Ok(rest) = parser.raw_args() {
                     args.command.extend(rest);
                 }
@@ -548,6 +552,22 @@ mod tests {
             assert!(text.contains(wanted), "{line}: {text}");
             assert_eq!(error.exit_code(), 125);
         }
+    }
+
+    #[test]
+    fn options_may_follow_a_name() {
+        match parsed("report night.jsonl --json --svg -") {
+            Ok(Request::Report(args)) => {
+                assert_eq!(args.command, ["night.jsonl"]);
+                assert!(args.json && args.svg.is_some());
+            }
+            other => panic!("{other:?}"),
+        }
+        let error = parsed("report night.jsonl --jsn").expect_err("a mistake");
+        assert_eq!(
+            error.hint(),
+            "did you mean '--json'? See 'ddollar help report'"
+        );
     }
 
     #[test]

@@ -84,10 +84,12 @@ const SHORTEST_WITH_ENDING: usize = 20;
 /// Made-up tokens may be shorter than this; they are not looked for in other words.
 const SHORTEST_REDACTED: usize = 6;
 
-/// Words of the user's own command line, for people to read: without any token that was put there.
+/// Words of the user's own command line, for people to read, in one line: without any token that was
+/// put there, and a space for each line break or other control character.
 pub(crate) fn shown<'a>(words: &[OsString], tokens: impl Iterator<Item = &'a Token>) -> String {
     let words: Vec<String> = words.iter().map(quoted).collect();
     let line = tokens.fold(words.join(" "), |line, token| token.secret.redact(&line));
+    let line = line.replace(char::is_control, " ");
     match line.char_indices().nth(LONGEST_SHOWN) {
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
         None => line,
@@ -139,6 +141,12 @@ pub(crate) struct TokenId {
 mod tests {
     use super::*;
     use crate::provider::by_name;
+
+    #[test]
+    fn a_command_is_shown_in_one_line() {
+        let words = ["sh", "-c", "a\nb\tc\u{1b}[2J"].map(OsString::from);
+        assert_eq!(shown(&words, std::iter::empty()), "sh -c a b c [2J");
+    }
 
     #[test]
     fn a_token_is_printed_by_nothing() {

@@ -81,9 +81,20 @@ impl Wire {
 
     fn fill(&mut self) -> usize {
         let mut piece = [0; 16 * 1024];
-        let count = self.stream.read(&mut piece).unwrap_or(0);
-        self.read.extend_from_slice(&piece[..count]);
-        count
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(count) => {
+                    self.read.extend_from_slice(&piece[..count]);
+                    return count;
+                }
+                // With a time limit a read is not taken up again after a signal (signal(7)).
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    eprintln!("the connection failed: {error}");
+                    return 0;
+                }
+            }
+        }
     }
 
     /// Waits until this text has come, and takes everything up to its end.

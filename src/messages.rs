@@ -815,7 +815,7 @@ mod tests {
             },
             Notice::Client {
                 name: "claude",
-                added: "--settings (hooks, key), CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1".into(),
+                added: "--settings, --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1".into(),
             },
             Notice::OtherCredential {
                 variable: "ANTHROPIC_AUTH_TOKEN",

@@ -384,7 +384,7 @@ fn client_notices(
     let client = line.client();
     let mut added = Vec::new();
     if line.has_settings() {
-        added.push("--settings (hooks, key)".to_owned());
+        added.push("--settings".to_owned());
     }
     if line.starts_anew() && !has_own_resume {
         added.push("--session-id".to_owned());

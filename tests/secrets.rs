@@ -172,8 +172,7 @@ fn no_token_shows_when_the_provider_says_it_back() {
             .agent();
         (provider, run)
     });
-    for (provider, mut run) in runs {
-        run.wait_ready_with(1);
+    for (provider, run) in runs {
         let log = run.desk.join("trace.log");
         eventually("an answer was dealt with", || {
             let log = fs::read_to_string(&log).ok()?;
@@ -181,8 +180,9 @@ fn no_token_shows_when_the_provider_says_it_back() {
             done.iter().any(|words| log.contains(words)).then_some(())
         });
         look_everywhere(&run, provider.tokens());
+        // The 429 may pause the agent before its first word, and before it minds a SIGTERM.
         run.signal(Signal::SIGTERM);
-        let ended = run.end().expect(0);
+        let ended = run.end();
         assert!(
             !holds_part_of(provider.tokens(), &ended.stderr),
             "{}",

@@ -87,6 +87,11 @@ const SHORTEST_REDACTED: usize = 6;
 /// Words of the user's own command line, for people to read, in one line: without any token that was
 /// put there, and a space for each line break or other control character.
 pub(crate) fn shown<'a>(words: &[OsString], tokens: impl Iterator<Item = &'a Token>) -> String {
+    // As a shell takes them. No word of a command line can hold a NUL byte, which cannot be quoted.
+    let quoted = |word: &OsString| {
+        let word = word.to_string_lossy();
+        shlex::try_quote(&word).unwrap_or_default().into_owned()
+    };
     let words: Vec<String> = words.iter().map(quoted).collect();
     let line = tokens.fold(words.join(" "), |line, token| token.secret.redact(&line));
     let line = line.replace(char::is_control, " ");
@@ -94,16 +99,6 @@ pub(crate) fn shown<'a>(words: &[OsString], tokens: impl Iterator<Item = &'a Tok
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
         None => line,
     }
-}
-
-/// A word as a shell would take it, on one line: what it does to a terminal is not for messages.
-fn quoted(word: &OsString) -> String {
-    let word = word.to_string_lossy();
-    let quoted = shlex::try_quote(&word).unwrap_or_default();
-    quoted
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 /// A command line may hold a whole prompt; so many characters of it tell which one it is.
@@ -145,7 +140,7 @@ mod tests {
     #[test]
     fn a_command_is_shown_in_one_line() {
         let words = ["sh", "-c", "a\nb\tc\u{1b}[2J"].map(OsString::from);
-        assert_eq!(shown(&words, std::iter::empty()), "sh -c a b c [2J");
+        assert_eq!(shown(&words, std::iter::empty()), "sh -c 'a b c [2J'");
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! The callback: how a known client reaches the ddollar that supervises it.
 //!
-//! Owns a socket without a file (an abstract address, unix(7)), its thread, and the hidden commands
-//! that talk to it: `__hook` hands over what a client says of itself, `__token` prints the token in
-//! use. It promises to answer nobody but the command's own processes: the caller must run as the
+//! Owns a socket, its thread, and the hidden commands that talk to it: `__hook` hands over what a
+//! client says of itself, `__token` prints the token in use. It promises to answer nobody but the command's own processes: the caller must run as the
 //! same user and descend from this process, so that an address that leaks is worth nothing. A
 //! caller that is slow or wrong costs itself an answer and nobody else more than [`PATIENCE`].
 
 use crate::clients::{self, Report};
 use crate::event::Event;
+use crate::system::{self, Address};
 use crate::tokens::Secret;
 use crossbeam_channel::Sender;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{Pid, geteuid, getpid};
-use std::hash::{BuildHasher, RandomState};
+use nix::unistd::{geteuid, getpid};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +40,7 @@ struct Shared {
 /// A callback that listens. Its thread and socket end with the process.
 #[derive(Debug)]
 pub(crate) struct Callback {
-    address: String,
+    address: Address,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -53,9 +50,7 @@ impl Callback {
     /// # Errors
     /// The system has no room for a socket or a thread.
     pub(crate) fn listen(events: Sender<Event>) -> io::Result<Callback> {
-        let random = || RandomState::new().hash_one(std::process::id());
-        let address = format!("ddollar-{:016x}{:016x}", random(), random());
-        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&address)?)?;
+        let (listener, address) = Address::listen()?;
         let shared = Arc::new(Mutex::new(Shared::default()));
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -78,7 +73,7 @@ impl Callback {
 
     /// For the command's environment, under [`VARIABLE`].
     pub(crate) fn address(&self) -> &str {
-        &self.address
+        self.address.name()
     }
 
     /// From now on this is the token in use.
@@ -109,11 +104,11 @@ fn answer(
     events: &Sender<Event>,
 ) -> io::Result<()> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
-    let who = getsockopt(&caller, PeerCredentials)?;
-    if who.uid() != geteuid().as_raw() || !descends_from_us(Pid::from_raw(who.pid())) {
+    let (user, process) = system::caller(&caller)?;
+    // Orphans count where they are adopted.
+    if user != geteuid() || !system::descends(process, getpid()) {
         return Err(refused(&format!(
-            "refused process {}: not of this command",
-            who.pid()
+            "refused process {process}: not of this command"
         )));
     }
     let call = hear(&caller, PATIENCE)?;
@@ -172,30 +167,6 @@ fn take(report: Report, shared: &Mutex<Shared>, events: &Sender<Event>) {
     }
 }
 
-/// Whether a process is a child of ours, or of a child, and so on. Orphans count: they are adopted.
-fn descends_from_us(mut process: Pid) -> bool {
-    let own = getpid();
-    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
-    for _ in 0..256 {
-        let Some(parent) = parent_of(process) else {
-            return false;
-        };
-        if parent == own {
-            return true;
-        }
-        process = parent;
-    }
-    false
-}
-
-fn parent_of(process: Pid) -> Option<Pid> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name may hold anything; the fields go on after its last parenthesis (proc(5)).
-    let fields = stat.get(stat.rfind(')')? + 1..)?;
-    let parent = fields.split_whitespace().nth(1)?.parse().ok()?;
-    (parent > 0).then(|| Pid::from_raw(parent))
-}
-
 /// The hidden `__hook`: hands over what stands on stdin. A client must not suffer from us, so it
 /// succeeds whatever happens.
 pub(crate) fn hook() -> ExitCode {
@@ -223,7 +194,7 @@ pub(crate) fn token() -> ExitCode {
 
 fn call(kind: u8, words: &[u8]) -> io::Result<Vec<u8>> {
     let address = std::env::var(VARIABLE).map_err(io::Error::other)?;
-    let mut line = UnixStream::connect_addr(&SocketAddr::from_abstract_name(address)?)?;
+    let mut line = system::call(&address)?;
     line.set_read_timeout(Some(2 * PATIENCE))?;
     line.set_write_timeout(Some(PATIENCE))?;
     line.write_all(&[kind])?;

@@ -7,13 +7,14 @@
 use crate::error::Error;
 use crate::event::{Change, How};
 use crate::signals::{self, Inherited};
+use crate::system;
 use crate::tokens::Token;
 use crate::trampoline::{self, ExecReport};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+use rustix::process::{self, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::ExitStatus;
@@ -25,6 +26,7 @@ pub(crate) struct Child {
     /// What it is called in messages.
     name: String,
     report: ExecReport,
+    pid: process::Pid,
     group: Pid,
     changes: Receiver<()>,
     seen: Sender<()>,
@@ -64,8 +66,9 @@ impl Child {
             .process_group(0);
         let mut process = signals::undisturbed(|| command.spawn()).map_err(refused)?;
         drop(writer);
-        let group = Pid::from_raw(i32::try_from(process.id()).unwrap_or(i32::MAX));
-        let (changes, seen) = watch(group).inspect_err(|_| {
+        let pid = process::Pid::from_child(&process);
+        let group = Pid::from_raw(pid.as_raw_pid());
+        let (changes, seen) = watch(pid).inspect_err(|_| {
             // A child that nobody watches must not go on alone.
             let _ = killpg(group, Signal::SIGKILL);
             let _ = process.wait();
@@ -74,6 +77,7 @@ impl Child {
             process,
             name,
             report,
+            pid,
             group,
             changes,
             seen,
@@ -91,13 +95,13 @@ impl Child {
         &self.changes
     }
 
-    /// Takes the next change of the child's state, if there is one. An end is taken last, and
+    /// Takes the next change of the child's state, if there is one. An end is the last, and
     /// reaps it.
     ///
     /// # Errors
     /// It ended because the command was not there (127) or cannot be executed (126).
     pub(crate) fn take_change(&mut self) -> Result<Option<Change>, Error> {
-        let change = self.stop_or_continue().or_else(|| self.end());
+        let change = self.end().or_else(|| self.stop_or_continue());
         // The thread may be gone already, with nothing more to look at.
         let _ = self.seen.try_send(());
         match (change, self.exec_failure(change)) {
@@ -128,6 +132,8 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
         match killpg(self.group, signal) {
             Err(Errno::ESRCH) => Ok(()),
+            // On macOS also when all of them have ended and wait to be reaped.
+            Err(Errno::EPERM) if !system::group_lives(self.group) => Ok(()),
             sent => sent,
         }
     }
@@ -155,11 +161,13 @@ impl Child {
     }
 
     fn stop_or_continue(&self) -> Option<Change> {
-        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
-        match waitid(Id::Pid(self.group), flags) {
-            Ok(WaitStatus::Stopped(_, by)) => Some(Change::Stopped { by }),
-            Ok(WaitStatus::Continued(..)) => Some(Change::Continued),
-            _ => None,
+        let flags = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        let status = waitid(WaitId::Pid(self.pid), flags).ok()??;
+        match status.stopping_signal() {
+            Some(by) => Some(Change::Stopped {
+                by: Signal::try_from(by).ok()?,
+            }),
+            None => status.continued().then_some(Change::Continued),
         }
     }
 
@@ -181,33 +189,30 @@ impl Child {
     }
 
     fn has_ended(&self) -> bool {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(Id::Pid(self.group), flags) {
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => true,
-            // nix cannot name a real-time signal, which only an end can report here.
-            Err(Errno::EINVAL) => true,
-            _ => false,
-        }
+        let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        // macOS has been seen to report a stop to who asks for an end (swift-subprocess#371).
+        let is_end = |status: WaitIdStatus| status.exited() || status.killed() || status.dumped();
+        waitid(WaitId::Pid(self.pid), flags).is_ok_and(|status| status.is_some_and(is_end))
     }
 }
 
 /// Starts the thread that says when the child's state has changed. It looks again only after the
 /// change was taken.
-fn watch(child: Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
+fn watch(child: process::Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
     let (changed, changes) = bounded(1);
     let (seen, taken) = bounded(1);
-    let flags = WaitPidFlag::WEXITED
-        | WaitPidFlag::WSTOPPED
-        | WaitPidFlag::WCONTINUED
-        | WaitPidFlag::WNOWAIT;
+    let flags = WaitIdOptions::EXITED
+        | WaitIdOptions::STOPPED
+        | WaitIdOptions::CONTINUED
+        | WaitIdOptions::NOWAIT;
     std::thread::Builder::new()
         .name("child-wait".into())
         .stack_size(64 * 1024)
         .spawn(move || {
             loop {
-                match waitid(Id::Pid(child), flags) {
-                    Err(Errno::EINTR) => continue,
-                    Err(Errno::ECHILD) => return,
+                match waitid(WaitId::Pid(child), flags) {
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(rustix::io::Errno::CHILD) => return,
                     _ => {}
                 }
                 if changed.send(()).is_err() || taken.recv().is_err() {

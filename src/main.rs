@@ -51,6 +51,7 @@ mod stage; // child, tree, terminal and watchdog, moved together
 mod state; // the state file, its lock and its writer
 mod status; // asks about every token, and shows the answers
 mod supervisor; // the loop that ties both sides together
+mod system; // what Linux and macOS do in ways of their own
 mod tcp; // what both servers do with a connection
 mod terminal; // who has the terminal, and in which modes
 mod trampoline; // the hidden __child: the last steps before exec

@@ -8,7 +8,7 @@
 
 use crate::facts::{Cause, Ending, Fact, Millis, stamp};
 use crate::signals::{self, Inherited};
-use crate::trampoline::own_program;
+use crate::system::own_program;
 use crate::tree::Tree;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::rlim_t;

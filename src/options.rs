@@ -13,14 +13,13 @@ use crate::messages::Notice;
 use crate::policy::Rules;
 use crate::provider::{PROVIDERS, Provider, by_name};
 use crate::service;
+use crate::system::{self, PrivateFile};
 use crate::tokens::{
     Source, Token, TokenFile, TokenPool, discover, is_token_variable, nearly_token_variable, shown,
 };
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{AccessFlags, access};
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
-use std::os::fd::IntoRawFd;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) command: Line,
     /// The user's own line for every start after the first.
     pub(crate) again: Option<Line>,
+    /// What these lines name; each start of the command reads it.
+    pub(crate) files: Vec<PrivateFile>,
     /// Whether the command asks for its token by itself (`callback.rs`).
     pub(crate) calls_back: bool,
     /// Whether the command is told whose token it has.
@@ -198,9 +199,17 @@ pub(crate) fn resolve(
             (args.client, Some(words))
         }
     };
-    let (command, failed) = hooked(Line::new(args.command, client.as_deref()), &found.tokens);
+    let mut files = Vec::new();
+    let mut hooked = |words| {
+        hooked(
+            Line::new(words, client.as_deref()),
+            &found.tokens,
+            &mut files,
+        )
+    };
+    let (command, failed) = hooked(args.command);
     notices.extend(failed);
-    let again = again.map(|words| hooked(Line::new(words, client.as_deref()), &found.tokens).0);
+    let again = again.map(|words| hooked(words).0);
     notices.extend(client_notices(&command, again.is_some(), &variable));
     // Tokens of providers that the client never asks are not watched.
     let asks = |provider: &Provider| command.asks(provider);
@@ -287,6 +296,7 @@ pub(crate) fn resolve(
         handed,
         command,
         again,
+        files,
         calls_back,
         mixed: args.mixed,
         wishes: Wishes {
@@ -320,8 +330,9 @@ fn mixed(rings: Vec<Asked>) -> Vec<Asked> {
     pool.map(|pool| (pool, endpoints)).into_iter().collect()
 }
 
-/// The line with ddollar's settings, if its client has hooks, or why it goes without.
-fn hooked(line: Line, tokens: &[Token]) -> (Line, Option<Notice>) {
+/// The line with ddollar's settings, if its client has hooks, or why it goes without. A file that the
+/// line names joins `files`.
+fn hooked(line: Line, tokens: &[Token], files: &mut Vec<PrivateFile>) -> (Line, Option<Notice>) {
     let is_ours = |token: &Token| token.provider.name == clients::HOOKED_PROVIDER;
     if !line.client().has_hooks || !tokens.iter().any(is_ours) {
         return (line, None);
@@ -330,12 +341,16 @@ fn hooked(line: Line, tokens: &[Token]) -> (Line, Option<Notice>) {
         Ok(own) => own,
         Err(why) => return (line, Some(Notice::NoHooks { why })),
     };
-    // The program that runs, also after an upgrade has replaced or removed its file (proc(5)).
-    let program = format!("/proc/{}/exe", std::process::id());
-    match clients::merge(&own, &program) {
+    match clients::merge(&own, &system::own_program_for_others()) {
         Merged::Settings(json) if !is_file => (line.with_settings(json), None),
-        Merged::Settings(json) => match private_file(&json) {
-            Ok(path) => (line.with_settings(path), None),
+        // What stands in a user's file may be secret, and longer than a word of a command line may
+        // be (128 KiB); others can read a command line, but not this.
+        Merged::Settings(json) => match PrivateFile::new(&json) {
+            Ok(file) => {
+                let line = line.with_settings(file.path());
+                files.push(file);
+                (line, None)
+            }
             Err(_) => {
                 let why = "cannot be handed over";
                 (line, Some(Notice::NoHooks { why }))
@@ -361,18 +376,6 @@ fn own_settings(line: &Line) -> Result<(String, bool), &'static str> {
         .and_then(|file| file.take(LARGEST_SETTINGS).read_to_string(&mut text))
         .map_err(|_| "cannot be read")?;
     Ok((text, true))
-}
-
-/// The path of a file with this text, in memory, which is gone with this process. What stands in a
-/// user's file may be secret, and longer than a word of a command line may be (128 KiB); others
-/// can read a command line, but not this.
-fn private_file(text: &str) -> std::io::Result<String> {
-    let memory = memfd_create(c"settings", MFdFlags::MFD_CLOEXEC)?;
-    let mut file = std::fs::File::from(memory);
-    file.write_all(text.as_bytes())?;
-    let process = std::process::id();
-    // Each start of the command reads it, so it stays open.
-    Ok(format!("/proc/{process}/fd/{}", file.into_raw_fd()))
 }
 
 /// What is changed for a known client, and what of the user's own will get in its way.

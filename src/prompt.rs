@@ -1,16 +1,15 @@
 //! The prompt's ear: a thread that reads one line from the terminal.
 //!
-//! It promises to be cancellable at any moment: it waits in `poll`, never in `read`, and ends when
-//! its value is dropped. What an answer means is `session.rs`'s to say.
+//! It promises to be cancellable at any moment: it never waits in `read`, and ends when its value is
+//! dropped. What an answer means is `session.rs`'s to say.
 
 use crate::error::Error;
 use crate::event::Event;
+use crate::system;
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{PipeWriter, Read};
-use std::os::fd::AsFd;
 
 /// No answer is longer.
 const LONGEST_LINE: usize = 256;
@@ -38,17 +37,10 @@ impl Prompt {
             .spawn(move || {
                 let mut line = Vec::new();
                 while !line.contains(&b'\n') && line.len() < LONGEST_LINE {
-                    let mut sources = [
-                        PollFd::new(cancelled.as_fd(), PollFlags::POLLIN),
-                        PollFd::new(tty.as_fd(), PollFlags::POLLIN),
-                    ];
-                    match poll(&mut sources, PollTimeout::NONE) {
+                    match system::is_readable(&tty, &cancelled) {
+                        Ok(true) => {}
                         Err(Errno::EINTR) => continue,
-                        Err(_) => return,
-                        Ok(_) => {}
-                    }
-                    if sources[0].any() == Some(true) {
-                        return;
+                        Ok(false) | Err(_) => return,
                     }
                     let mut bytes = [0; 64];
                     match (&tty).read(&mut bytes) {

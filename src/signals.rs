@@ -5,12 +5,11 @@
 //! had it. It does not decide what a signal means.
 
 use crate::error::Error;
+use crate::system;
 use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::iterator::Signals;
-use std::fs::File;
-use std::io::Read;
 use std::process::ExitCode;
 
 /// The signals that are heard (facts/supervision.md T8, J5, R7). Faults such as SEGV end ddollar
@@ -104,7 +103,7 @@ pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
         what: "cannot listen to signals",
         why: why.to_string(),
     };
-    let ignored = ignored_at_start();
+    let ignored = system::ignored_signals();
     let wanted = HEARD.iter().copied().filter(|signal| {
         ignored & bit(*signal as i32) == 0 || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT)
     });
@@ -127,29 +126,12 @@ pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
     Ok(receiver)
 }
 
-/// The signals that were ignored when the program was started (proc_pid_status(5), `SigIgn`).
-/// Zero where there is no /proc.
-fn ignored_at_start() -> u64 {
-    // One read: the file is made anew for each, and has no size to ask for.
-    let mut status = [0; 4096];
-    let read = File::open("/proc/self/status").and_then(|mut file| file.read(&mut status));
-    let status = status.get(..read.unwrap_or(0)).unwrap_or_default();
-    String::from_utf8_lossy(status)
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
-}
-
 /// Ends ddollar as the child ended: by the same signal, without a second core file; where that is
 /// not possible (PID 1, a real-time signal) with 128 + its number.
 pub(crate) fn die_by(number: i32) -> ExitCode {
     let own = Signal::try_from(number).is_ok() && std::process::id() != 1;
     if own {
-        #[cfg(target_os = "linux")]
-        let _ = nix::sys::prctl::set_dumpable(false);
-        #[cfg(not(target_os = "linux"))]
-        let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+        system::leave_no_core();
         let _ = signal_hook::low_level::emulate_default_handler(number);
     }
     ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))

@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::event::{Change, Event};
 use crate::messages::Notice;
 use crate::signals::Inherited;
+use crate::system;
 use crate::terminal::{self, Terminal};
 use crate::tokens::Token;
 use crate::tree::Tree;
 use crate::watchdog::{COOKIE, Watchdog};
 use crossbeam_channel::Receiver;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpgrp};
 use std::cell::Cell;
@@ -175,6 +175,7 @@ impl<'c> Stage<'c> {
         if let Some(terminal) = &mut self.terminal {
             terminal.give_if_wanted(child.group());
         }
+        self.tree.remember(child.group());
         let sent = child.terminate(signal);
         self.check(sent);
         self.share();
@@ -183,6 +184,7 @@ impl<'c> Stage<'c> {
     /// Ends the child's group and everything adopted at once.
     pub(crate) fn kill(&mut self) {
         if let Some(child) = &mut self.child {
+            self.tree.remember(child.group());
             let sent = child.kill();
             self.check(sent);
         }
@@ -288,9 +290,7 @@ impl<'c> Stage<'c> {
             self.tree.reap(command).into_iter().partition(in_group);
         // The kernel's list of children may miss one that moves while it is read (proc(5)); a group
         // that can still be signalled has members all the same.
-        let missed = self
-            .group
-            .is_some_and(|group| killpg(group, None) != Err(Errno::ESRCH));
+        let missed = self.group.is_some_and(system::group_lives);
         Event::Tree {
             group: group.len().max(usize::from(missed)),
             beyond: beyond.len(),

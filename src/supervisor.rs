@@ -22,6 +22,7 @@ use crate::session::{Reply, Session};
 use crate::signals::{self, Inherited};
 use crate::stage::Stage;
 use crate::state::Records;
+use crate::system::PrivateFile;
 use crate::tokens::{self, Token};
 use crate::transcript;
 use crossbeam_channel::{Receiver, Sender, after, never, select_biased, unbounded};
@@ -91,6 +92,8 @@ struct World<'a> {
     /// The command, and the user's own line for every start after the first.
     command: Line,
     again: Option<Line>,
+    /// What these lines name.
+    _files: Vec<PrivateFile>,
     callback: Option<Callback>,
     /// The id that the last session was started with, when the user's line leaves that to ddollar.
     named: Option<String>,
@@ -232,6 +235,7 @@ impl<'a> World<'a> {
             signals,
             command: options.command,
             again: options.again,
+            _files: options.files,
             callback,
             named: None,
             environment,

@@ -6,7 +6,8 @@
 //! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
 
 use crate::event::{How, Scene};
-use nix::errno::Errno;
+use crate::system;
+use nix::libc::tcflag_t;
 use nix::sys::signal::killpg;
 use nix::sys::termios::{
     ControlFlags, FlushArg, InputFlags, LocalFlags, OutputFlags, SetArg, Termios, tcflush,
@@ -189,7 +190,7 @@ impl Terminal {
             return;
         };
         let inner = remembered.as_ref().map(|(_, group)| *group);
-        let gone = killpg(group, None) == Err(Errno::ESRCH);
+        let gone = !system::group_lives(group);
         if group != self.own && (group == child || Some(group) == inner || gone) {
             self.reclaim();
         }
@@ -312,7 +313,7 @@ fn encoded(modes: &Termios) -> String {
 fn decoded(text: &str, mut modes: Termios) -> Option<Termios> {
     let mut numbers = text
         .split(':')
-        .map(|part| u32::from_str_radix(part, 16).ok());
+        .map(|part| tcflag_t::from_str_radix(part, 16).ok());
     modes.input_flags = InputFlags::from_bits_retain(numbers.next()??);
     modes.output_flags = OutputFlags::from_bits_retain(numbers.next()??);
     modes.control_flags = ControlFlags::from_bits_retain(numbers.next()??);

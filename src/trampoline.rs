@@ -8,6 +8,7 @@
 
 use crate::error::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE};
 use crate::signals::{self, Inherited};
+use crate::system;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, getpgrp, getppid, tcsetpgrp};
@@ -16,21 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-
-/// The program that this process runs; on Linux also after its file was replaced by an upgrade.
-pub(crate) fn own_program() -> PathBuf {
-    let own = Path::new("/proc/self/exe");
-    if own.exists() {
-        return own.to_owned();
-    }
-    let as_started = || std::env::args_os().next().map(PathBuf::from);
-    std::env::current_exe()
-        .ok()
-        .or_else(as_started)
-        .unwrap_or_default()
-}
 
 /// What the new process is told.
 #[derive(Debug)]
@@ -70,7 +57,7 @@ pub(crate) fn command(
     let (reader, writer) = std::io::pipe()?;
     // The new process needs it once; it does not hand it on to the command.
     fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let mut command = Command::new(own_program());
+    let mut command = Command::new(system::own_program());
     command
         .arg("__child")
         .arg(std::process::id().to_string())
@@ -100,8 +87,7 @@ impl Orders {
 
     /// Becomes the command; returns only when that fails.
     pub(crate) fn carry_out(self) -> ExitCode {
-        #[cfg(target_os = "linux")]
-        let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM);
+        system::die_with_parent();
         // Checked after the death signal is set: before, ddollar could still die unnoticed.
         if getppid() != Pid::from_raw(self.parent) {
             return ExitCode::from(OWN_FAILURE);
@@ -136,8 +122,9 @@ impl Orders {
 fn own_copy(number: i32) -> Option<File> {
     let copy = OpenOptions::new()
         .write(true)
-        .open(format!("/proc/self/fd/{number}"))
+        .open(format!("{}/{number}", system::DESCRIPTORS))
         .ok();
     let _ = nix::unistd::close(number);
-    copy
+    // On macOS the copy is as the inherited one, whatever it was opened with.
+    copy.filter(|copy| fcntl(copy, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_ok())
 }

@@ -3,36 +3,39 @@
 //! Owns the adoption of orphans and their end. Agents start their tools in sessions of their own,
 //! where no signal to the group reaches them; as their subreaper, ddollar becomes their parent when
 //! the command dies. It promises to signal only its own children, whose pids cannot be reused before
-//! it reaps them. Linux only; elsewhere the group is all there is.
+//! it reaps them.
+//!
+//! Where orphans are not adopted (macOS), it remembers who descends from the command while that can
+//! still be seen: when the command is told to end. Then it signals only whom it remembers, as long as
+//! they are in the same group as when they were seen, which a stranger with a reused pid is not.
 
+use crate::system::{self, Process};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
-use std::fs;
+use nix::unistd::{Pid, getpgid};
 
 /// ddollar's children beside the command itself.
 #[derive(Debug)]
 pub(crate) struct Tree {
     /// Children that were there before, or that are not the command's.
     strangers: Vec<Pid>,
+    /// The command's descendants, where orphans are not adopted.
+    remembered: Vec<Process>,
 }
 
 impl Tree {
     /// Adopts from now on whatever loses its parent below this process.
     /// Says what is lost where the system refuses that.
     pub(crate) fn adopt() -> (Tree, Option<String>) {
-        let mut trouble = None;
-        #[cfg(target_os = "linux")]
-        if std::process::id() != 1
-            && let Err(errno) = nix::sys::prctl::set_child_subreaper(true)
-        {
-            trouble = Some(format!(
+        let trouble = system::adopt_orphans().err().map(|errno| {
+            format!(
                 "Processes that leave the command's group will not be found: {}",
                 errno.desc().to_lowercase()
-            ));
-        }
+            )
+        });
         let tree = Tree {
-            strangers: children(),
+            strangers: system::children(),
+            remembered: Vec::new(),
         };
         (tree, trouble)
     }
@@ -47,10 +50,26 @@ impl Tree {
         self.strangers.push(child);
     }
 
+    /// Remembers who descends from the command, if its orphans will not be adopted.
+    pub(crate) fn remember(&mut self, command: Pid) {
+        if system::STRAYS_ARE_FOUND {
+            return;
+        }
+        let known = |process: &Process| {
+            process.group == command || self.remembered.iter().any(|old| old.pid == process.pid)
+        };
+        let mut found = system::with_descendants(&system::processes(), known);
+        found.retain(|process| process.pid != command);
+        self.remembered = found;
+    }
+
     /// Reaps adopted children that have ended, and says who of them is alive; `command` is reaped
     /// by its owner.
     pub(crate) fn reap(&mut self, command: Option<Pid>) -> Vec<Pid> {
-        let mut alive = children();
+        let mut alive = system::children();
+        if !system::STRAYS_ARE_FOUND {
+            alive.extend(&self.strangers);
+        }
         // Strangers too: whoever they are, their parent is this process. A real-time signal's
         // death is an error in nix, but reaps all the same.
         alive.retain(|child| {
@@ -59,6 +78,9 @@ impl Tree {
         });
         self.strangers.retain(|stranger| alive.contains(stranger));
         alive.retain(|child| Some(*child) != command && !self.strangers.contains(child));
+        self.remembered
+            .retain(|process| getpgid(Some(process.pid)) == Ok(process.group));
+        alive.extend(self.remembered.iter().map(|process| process.pid));
         alive
     }
 
@@ -79,15 +101,4 @@ impl Tree {
             let _ = kill(child, Signal::SIGCONT);
         }
     }
-}
-
-/// The children of this process (proc(5), `children`). All belong to the main thread: it alone
-/// starts processes, and orphans are given to it.
-fn children() -> Vec<Pid> {
-    let own = std::process::id();
-    fs::read_to_string(format!("/proc/self/task/{own}/children"))
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw))
-        .collect()
 }

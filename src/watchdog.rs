@@ -2,17 +2,16 @@
 //!
 //! Owns both ends of the pipe between them. ddollar says which group is its child's; when the pipe
 //! ends without a farewell, the watchdog ends that group and every process that carries the run's
-//! cookie, and puts the terminal right. It promises to hold no token, to signal nothing while
+//! cookie, removes the run's temporary files, and puts the terminal right. It promises to hold no token, to signal nothing while
 //! ddollar lives, and to be gone soon after it. (facts/supervision.md §1.9)
 
 use crate::signals;
+use crate::system::{self, Folder, Process, group_lives, own_program};
 use crate::terminal::{self, Terminal};
-use crate::trampoline::own_program;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, getpgid, getpid, getppid, getsid};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -59,7 +58,10 @@ impl Watchdog {
             .arg(modes)
             // No token is in here; TERM decides how the terminal is spoken to.
             .env_clear()
-            .envs(std::env::var_os("TERM").map(|term| ("TERM", term)))
+            .envs(["TERM", "TMPDIR"].into_iter().filter_map(|name| {
+                let value = std::env::var_os(name)?;
+                Some((name, value))
+            }))
             .current_dir("/")
             .stdin(reader)
             .stdout(tty.map_or_else(Stdio::null, Stdio::from))
@@ -108,7 +110,8 @@ impl Watchdog {
 /// `__watch`: the watchdog's own life. `words` are what [`Watchdog::start`] passes.
 pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let session = getsid(None).ok();
-    let supervisor = getpgid(Some(getppid())).ok();
+    let ddollar = getppid();
+    let supervisor = getpgid(Some(ddollar)).ok();
     let mut text = || words.next().and_then(|word| word.into_string().ok());
     let (Some(cookie), Some(grace), Some(mut modes)) = (text(), text(), text()) else {
         return ExitCode::FAILURE;
@@ -134,18 +137,18 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
         .then(|| std::io::stdout().as_fd().try_clone_to_owned().ok())
         .flatten()
         .map(File::from);
-    let front = || session.and_then(foreground);
+    // The terminal itself does not say it once the session is over.
+    let front = || system::process(session?)?.front;
     let raw = tty.as_ref().is_some_and(terminal::is_raw) && group.is_some() && front() == group;
     let killed = clean_up(group, &cookie, grace);
+    Folder::remove_all_of(ddollar);
     let Some(tty) = tty else {
         return ExitCode::SUCCESS;
     };
     // A shell that lives has by now taken the terminal back and set its own modes. What it does not
     // know of is the screen of a program that did not put it right by itself.
     let other = front().is_some_and(|front| {
-        Some(front) != supervisor
-            && Some(front) != group
-            && killpg(front, None) != Err(Errno::ESRCH)
+        Some(front) != supervisor && Some(front) != group && group_lives(front)
     });
     if !other {
         terminal::rescue(&tty, &modes);
@@ -155,35 +158,15 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The group in the foreground of a session's terminal, which the terminal itself does not say once
-/// the session is over.
-fn foreground(session: Pid) -> Option<Pid> {
-    let [.., front] = stat(session)?.1;
-    (front > 0).then(|| Pid::from_raw(front))
-}
-
-/// The state of a process, and its parent, group, session, terminal and foreground group
-/// (proc_pid_stat(5)).
-fn stat(process: Pid) -> Option<(char, [i32; 5])> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name in parentheses may hold anything, also spaces and parentheses.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    let mut numbers = [0; 5];
-    for number in &mut numbers {
-        *number = fields.next()?.parse().ok()?;
-    }
-    Some((state, numbers))
-}
-
 /// TERM and CONT, the grace, then KILL until nothing is left. Says whether it came to that.
 fn clean_up(group: Option<Pid>, cookie: &str, grace: Duration) -> bool {
+    let mark = format!("{COOKIE}={cookie}");
+    let mut known = Vec::new();
     let began = Instant::now();
     let (mut told, mut killed) = (false, false);
     let mut quiet = 0;
     loop {
-        let left = left(group, cookie);
+        let left = left(group, &mark, &mut known);
         if left.is_empty() {
             quiet += 1;
             if quiet == QUIET_LOOKS {
@@ -218,29 +201,26 @@ fn clean_up(group: Option<Pid>, cookie: &str, grace: Duration) -> bool {
     }
 }
 
-/// The living processes of the group, and those of this user that carry the cookie. A zombie does
-/// not live: who is to reap it may never do so.
-fn left(group: Option<Pid>, cookie: &str) -> Vec<Pid> {
-    let mark = format!("{COOKIE}={cookie}");
-    let Ok(processes) = fs::read_dir("/proc") else {
-        let lives = |group: &Pid| killpg(*group, None) != Err(Errno::ESRCH);
-        return group.into_iter().filter(lives).collect();
+/// The living processes of the group, and those of this user that carry the mark. A zombie does
+/// not live: who is to reap it may never do so. Where the mark cannot be seen, `known` are those who
+/// were found before, and their descendants count.
+fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Pid> {
+    let all = system::processes();
+    if all.is_empty() {
+        return group.into_iter().filter(|g| group_lives(*g)).collect();
+    }
+    let belongs = |process: &Process| {
+        let is_known = |old: &Process| (old.pid, old.group) == (process.pid, process.group);
+        process.lives
+            && process.pid != getpid()
+            && (Some(process.group) == group
+                || known.iter().any(is_known)
+                || system::has_variable(process.pid, mark))
     };
-    let carries = |pid: &Pid| {
-        // That of another user cannot be read.
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == mark.as_bytes())
-        })
+    *known = if system::STRAYS_ARE_FOUND {
+        all.into_iter().filter(belongs).collect()
+    } else {
+        system::with_descendants(&all, belongs)
     };
-    let belongs = |pid: &Pid| match stat(*pid) {
-        None | Some(('Z' | 'X', _)) => false,
-        Some((_, [_, of, ..])) => Some(Pid::from_raw(of)) == group || carries(pid),
-    };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .map(Pid::from_raw)
-        .filter(|pid| *pid != getpid() && belongs(pid))
-        .collect()
+    known.iter().map(|process| process.pid).collect()
 }

@@ -15,12 +15,12 @@ use crate::options;
 use crate::provider::by_name;
 use crate::signals::Inherited;
 use crate::supervisor;
+use crate::system::Folder;
 use crate::tokens::is_token_variable;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Providers that a scenario may have tokens of, and what their clients expect after the host.
 const SPOKEN: [(&str, &str); 2] = [("anthropic", ""), ("openai", "/v1")];
@@ -54,8 +54,13 @@ pub(crate) fn play(
         return supervisor::supervise(options, &console, inherited);
     }
 
-    let desk = Desk::set_up()?;
-    let journal = desk.0.join("journal");
+    let desk = Folder::new().map_err(|error| Error::File {
+        what: "folder for the rehearsal",
+        path: std::env::temp_dir(),
+        why: error.to_string(),
+        hint: "set TMPDIR to a folder that you can write to",
+    })?;
+    let journal = desk.path().join("journal");
     let own_program = std::env::current_exe().map_err(|error| Error::System {
         what: "cannot find ddollar's own program file",
         why: error.to_string(),
@@ -146,30 +151,4 @@ fn pointed_at(environment: Vec<(OsString, OsString)>, url: &str) -> Vec<(OsStrin
         .collect::<Vec<_>>();
     changed.extend(kept);
     changed
-}
-
-/// The worker's folder for one night; gone with this value.
-struct Desk(PathBuf);
-
-impl Desk {
-    fn set_up() -> Result<Desk, Error> {
-        let path = std::env::temp_dir().join(format!("ddollar-rehearsal-{}", std::process::id()));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Error::File {
-                what: "folder for the rehearsal",
-                path: path.clone(),
-                why: error.to_string(),
-                hint: "set TMPDIR to a folder that you can write to",
-            })?;
-        Ok(Desk(path))
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        // A leftover in the temporary folder does no harm.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,0 +1,123 @@
+//! The system: what Linux and macOS do in ways of their own.
+//!
+//! Owns every such difference, in two halves that offer the same: `linux` asks the kernel, mostly
+//! by way of /proc; `portable` makes do with what every Unix has, and is what macOS gets. It promises
+//! that nobody else needs to know on which of them ddollar runs. A build with `DDOLLAR_PORTABLE=1`
+//! in its environment takes the portable half on Linux, so that it is tested where the tests run
+//! (build.rs).
+
+#[cfg(not(portable))]
+mod linux;
+#[cfg(portable)]
+mod portable;
+#[cfg(not(portable))]
+pub(crate) use linux::*;
+#[cfg(portable)]
+pub(crate) use portable::*;
+
+use nix::errno::Errno;
+use nix::sys::signal::killpg;
+use nix::unistd::{Pid, mkdtemp};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A process, as the system's list has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) parent: Pid,
+    pub(crate) group: Pid,
+    /// The group in the foreground of its terminal.
+    pub(crate) front: Option<Pid>,
+    /// Not so for a zombie, which has ended and waits for its parent to hear of it.
+    pub(crate) lives: bool,
+}
+
+/// Whether a process is a child of `ancestor`, or of a child, and so on.
+pub(crate) fn descends(mut process: Pid, ancestor: Pid) -> bool {
+    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
+    for _ in 0..256 {
+        match self::process(process).map(|process| process.parent) {
+            Some(parent) if parent == ancestor => return true,
+            Some(parent) if parent.as_raw() > 0 => process = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Those of `all` that live and descend from one that `is_root` says yes to, and these themselves.
+pub(crate) fn with_descendants(
+    all: &[Process],
+    is_root: impl Fn(&Process) -> bool,
+) -> Vec<Process> {
+    let (mut found, mut rest): (Vec<Process>, Vec<Process>) =
+        all.iter().copied().partition(|process| is_root(process));
+    loop {
+        let (children, others) = rest
+            .into_iter()
+            .partition(|process| found.iter().any(|parent| parent.pid == process.parent));
+        rest = others;
+        if Vec::is_empty(&children) {
+            break;
+        }
+        found.extend(children);
+    }
+    found.retain(|process| process.lives);
+    found
+}
+
+/// Whether a group has members that live.
+pub(crate) fn group_lives(group: Pid) -> bool {
+    match killpg(group, None) {
+        Ok(()) => true,
+        // Nobody there may be signalled: they are another user's or, on macOS, zombies.
+        Err(Errno::EPERM) => processes()
+            .iter()
+            .any(|process| process.group == group && process.lives),
+        Err(_) => false,
+    }
+}
+
+/// A folder in the temporary one that only this user can look into; gone with this value.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// A new one, empty.
+    ///
+    /// # Errors
+    /// The temporary folder (`TMPDIR`) is not there, is full or cannot be written to.
+    pub(crate) fn new() -> io::Result<Folder> {
+        let name = format!("{}XXXXXX", Folder::prefix(Pid::this()));
+        Ok(Folder(mkdtemp(&std::env::temp_dir().join(name))?))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Removes the folders that a process has left behind which was killed.
+    pub(crate) fn remove_all_of(process: Pid) {
+        let prefix = Folder::prefix(process);
+        let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                drop(Folder(entry.path()));
+            }
+        }
+    }
+
+    fn prefix(process: Pid) -> String {
+        format!("ddollar-{process}-")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A leftover in the temporary folder does little harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

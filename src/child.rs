@@ -10,6 +10,7 @@ use crate::signals::{self, Inherited};
 use crate::system;
 use crate::tokens::Token;
 use crate::trampoline::{self, ExecReport};
+use crate::watchdog::Watchdog;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
@@ -38,7 +39,7 @@ impl Child {
     /// Starts `words`, which messages call `name`, with `environment` and, beyond it, the token of
     /// each provider in use.
     /// `inherited` is what it is to have as ddollar had it, `terminal` says whether it takes the
-    /// terminal before it starts.
+    /// terminal before it starts, `watchdog` is whom it tells of itself before that.
     ///
     /// # Errors
     /// The system has no room for another process.
@@ -49,13 +50,15 @@ impl Child {
         tokens: impl Iterator<Item = &'a Token>,
         inherited: Inherited,
         terminal: bool,
+        watchdog: Option<&Watchdog>,
     ) -> Result<Child, Error> {
         let refused = |why: std::io::Error| Error::System {
             what: "cannot start the command",
             why: why.to_string(),
         };
-        let (mut command, report, writer) =
-            trampoline::command(words, inherited, terminal).map_err(refused)?;
+        let watchdog = watchdog.map(Watchdog::pipe).transpose().map_err(refused)?;
+        let (mut command, report, pipes) =
+            trampoline::command(words, inherited, terminal, watchdog).map_err(refused)?;
         command
             .env_clear()
             .envs(environment.map(|(name, value)| (name, value)))
@@ -65,7 +68,7 @@ impl Child {
             }))
             .process_group(0);
         let mut process = signals::undisturbed(|| command.spawn()).map_err(refused)?;
-        drop(writer);
+        drop(pipes);
         let pid = process::Pid::from_child(&process);
         let group = Pid::from_raw(pid.as_raw_pid());
         let (changes, seen) = watch(pid).inspect_err(|_| {

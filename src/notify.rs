@@ -195,14 +195,14 @@ pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
     }
     // Whoever waits for the news has waited for this.
     let _ = nix::unistd::close(1);
-    while !tree.reap(None).is_empty() && Instant::now() < until {
+    while !tree.left(None).is_empty() && Instant::now() < until {
         sleep(LOOK);
     }
     // What makes new processes faster than they die is left alone after a while.
     for _ in 0..100 {
         if shell.try_wait().is_ok_and(|ended| ended.is_none()) {
             let _ = killpg(group, Signal::SIGKILL);
-        } else if tree.reap(None).is_empty() {
+        } else if tree.left(None).is_empty() {
             break;
         }
         tree.signal(None, Signal::SIGKILL);

@@ -107,7 +107,8 @@ impl<'c> Stage<'c> {
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
         let environment = environment.iter().chain(std::iter::once(&cookie));
         let inherited = self.inherited;
-        let child = Child::spawn(words, name, environment, tokens, inherited, eager)?;
+        let told = self.watchdog.as_ref().filter(|_| !system::DEATH_IS_TOLD);
+        let child = Child::spawn(words, name, environment, tokens, inherited, eager, told)?;
         if let (true, Some(terminal)) = (eager, &mut self.terminal) {
             terminal.is_taken_by_child();
         }
@@ -171,11 +172,11 @@ impl<'c> Stage<'c> {
 
     /// Tells the child to end. In the background it could not put the terminal right.
     pub(crate) fn terminate(&mut self, signal: Signal) {
+        self.remember();
         let Some(child) = &mut self.child else { return };
         if let Some(terminal) = &mut self.terminal {
             terminal.give_if_wanted(child.group());
         }
-        self.tree.remember(child.group());
         let sent = child.terminate(signal);
         self.check(sent);
         self.share();
@@ -183,13 +184,20 @@ impl<'c> Stage<'c> {
 
     /// Ends the child's group and everything adopted at once.
     pub(crate) fn kill(&mut self) {
+        self.remember();
         if let Some(child) = &mut self.child {
-            self.tree.remember(child.group());
             let sent = child.kill();
             self.check(sent);
         }
         let command = self.command();
         self.tree.signal(command, Signal::SIGKILL);
+    }
+
+    /// Asks the group to stop.
+    pub(crate) fn pause(&mut self) {
+        // Should ddollar be killed, the system wakes and ends the stopped before the watchdog looks.
+        self.remember();
+        self.signal(Signal::SIGTSTP);
     }
 
     /// Makes all of the stopped group stop, and takes the terminal back.
@@ -280,14 +288,14 @@ impl<'c> Stage<'c> {
         let group = self.group;
         let in_group = |process: &Pid| getpgid(Some(*process)).ok() == group && group.is_some();
         if let Some(signal) = signal {
-            for process in self.tree.reap(command) {
+            for process in self.tree.left(command) {
                 if signal == Signal::SIGKILL || !in_group(&process) {
                     Tree::send(process, signal);
                 }
             }
         }
         let (group, beyond): (Vec<Pid>, Vec<Pid>) =
-            self.tree.reap(command).into_iter().partition(in_group);
+            self.tree.left(command).into_iter().partition(in_group);
         // The kernel's list of children may miss one that moves while it is read (proc(5)); a group
         // that can still be signalled has members all the same.
         let missed = self.group.is_some_and(system::group_lives);
@@ -299,7 +307,7 @@ impl<'c> Stage<'c> {
 
     /// The run is over: says so to the watchdog, and how many processes stay.
     pub(crate) fn clear(&mut self) {
-        let left = self.tree.reap(None).len();
+        let left = self.tree.left(None).len();
         if left > 0 {
             log::info!("{left} process(es) that the command detached stay");
         }
@@ -312,6 +320,15 @@ impl<'c> Stage<'c> {
     /// Leaves this child alone: it is none of the command's.
     pub(crate) fn spare(&mut self, child: Pid) {
         self.tree.spare(child);
+    }
+
+    /// Remembers who belongs to the command while that can be seen, here and in the watchdog.
+    fn remember(&mut self) {
+        let Some(child) = &self.child else { return };
+        let all = self.tree.remember(child.group());
+        if let Some(watchdog) = &mut self.watchdog {
+            all.iter().for_each(|process| watchdog.note(process));
+        }
     }
 
     fn command(&self) -> Option<Pid> {

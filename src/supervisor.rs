@@ -392,7 +392,7 @@ impl<'a> World<'a> {
             Step::Kill => self.stage.kill(),
             Step::Pause => {
                 self.rest();
-                self.stage.signal(Signal::SIGTSTP);
+                self.stage.pause();
             }
             Step::Freeze => self.stage.signal(Signal::SIGSTOP),
             Step::Hold => self.stage.hold(),

@@ -15,8 +15,6 @@ pub(crate) use linux::*;
 #[cfg(portable)]
 pub(crate) use portable::*;
 
-use nix::errno::Errno;
-use nix::sys::signal::killpg;
 use nix::unistd::{Pid, mkdtemp};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -65,18 +63,6 @@ pub(crate) fn with_descendants(
     }
     found.retain(|process| process.lives);
     found
-}
-
-/// Whether a group has members that live.
-pub(crate) fn group_lives(group: Pid) -> bool {
-    match killpg(group, None) {
-        Ok(()) => true,
-        // Nobody there may be signalled: they are another user's or, on macOS, zombies.
-        Err(Errno::EPERM) => processes()
-            .iter()
-            .any(|process| process.group == group && process.lives),
-        Err(_) => false,
-    }
 }
 
 /// A folder in the temporary one that only this user can look into; gone with this value.

@@ -9,12 +9,13 @@
 use crate::error::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE};
 use crate::signals::{self, Inherited};
 use crate::system;
+use crate::watchdog;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, getpgrp, getppid, tcsetpgrp};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -30,6 +31,8 @@ pub(crate) struct Orders {
     take_terminal: bool,
     /// The number of the descriptor on which a failed `exec` is reported.
     report: i32,
+    /// That of the watchdog's pipe, where the command must be guarded before it starts.
+    watchdog: Option<i32>,
     words: Vec<OsString>,
 }
 
@@ -47,16 +50,21 @@ impl ExecReport {
     }
 }
 
-/// The command that becomes `words` by way of `__child`, and where to hear whether it did. The
-/// second value must live until the command was spawned.
+/// The command that becomes `words` by way of `__child`, and where to hear whether it did. With the
+/// watchdog's pipe, it is told of the new process before that becomes the command. The last value
+/// must live until the command was spawned.
 pub(crate) fn command(
     words: &[OsString],
     inherited: Inherited,
     take_terminal: bool,
-) -> std::io::Result<(Command, ExecReport, std::io::PipeWriter)> {
+    watchdog: Option<PipeWriter>,
+) -> std::io::Result<(Command, ExecReport, [Option<PipeWriter>; 2])> {
     let (reader, writer) = std::io::pipe()?;
-    // The new process needs it once; it does not hand it on to the command.
-    fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    // The new process needs them once; it does not hand them on to the command.
+    for pipe in watchdog.iter().chain([&writer]) {
+        fcntl(pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    let number = |pipe: &PipeWriter| pipe.as_raw_fd().to_string();
     let mut command = Command::new(system::own_program());
     command
         .arg("__child")
@@ -64,9 +72,10 @@ pub(crate) fn command(
         .arg(format!("{:x}", inherited.blocked))
         .arg(inherited.files.to_string())
         .arg(if take_terminal { "1" } else { "0" })
-        .arg(writer.as_raw_fd().to_string())
+        .arg(number(&writer))
+        .arg(watchdog.as_ref().map_or("-".to_owned(), number))
         .args(words);
-    Ok((command, ExecReport(reader), writer))
+    Ok((command, ExecReport(reader), [Some(writer), watchdog]))
 }
 
 impl Orders {
@@ -81,6 +90,7 @@ impl Orders {
             },
             take_terminal: text()? == "1",
             report: text()?.parse().ok()?,
+            watchdog: text()?.parse().ok(),
             words: words.collect(),
         })
     }
@@ -88,7 +98,11 @@ impl Orders {
     /// Becomes the command; returns only when that fails.
     pub(crate) fn carry_out(self) -> ExitCode {
         system::die_with_parent();
-        // Checked after the death signal is set: before, ddollar could still die unnoticed.
+        if let Some(mut watchdog) = self.watchdog.and_then(own_copy) {
+            let _ = watchdog::guard(&mut watchdog, Pid::this());
+        }
+        // Checked after the death signal is set, or the watchdog told: before, ddollar could still
+        // die unnoticed.
         if getppid() != Pid::from_raw(self.parent) {
             return ExitCode::from(OWN_FAILURE);
         }

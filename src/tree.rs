@@ -6,13 +6,13 @@
 //! it reaps them.
 //!
 //! Where orphans are not adopted (macOS), it remembers who descends from the command while that can
-//! still be seen: when the command is told to end. Then it signals only whom it remembers, as long as
+//! still be seen: when the command is told to end or paused. Then it signals only whom it remembers, as long as
 //! they are in the same group as when they were seen, which a stranger with a reused pid is not.
 
 use crate::system::{self, Process};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, getpgid};
+use nix::unistd::Pid;
 
 /// ddollar's children beside the command itself.
 #[derive(Debug)]
@@ -50,10 +50,11 @@ impl Tree {
         self.strangers.push(child);
     }
 
-    /// Remembers who descends from the command, if its orphans will not be adopted.
-    pub(crate) fn remember(&mut self, command: Pid) {
+    /// Remembers who descends from the command, if its orphans will not be adopted; and says who
+    /// that is.
+    pub(crate) fn remember(&mut self, command: Pid) -> &[Process] {
         if system::STRAYS_ARE_FOUND {
-            return;
+            return &[];
         }
         let known = |process: &Process| {
             process.group == command || self.remembered.iter().any(|old| old.pid == process.pid)
@@ -61,10 +62,10 @@ impl Tree {
         let mut found = system::with_descendants(&system::processes(), known);
         found.retain(|process| process.pid != command);
         self.remembered = found;
+        &self.remembered
     }
 
-    /// Reaps adopted children that have ended, and says who of them is alive; `command` is reaped
-    /// by its owner.
+    /// Reaps adopted children that have ended; `command` is reaped by its owner. Returns the others.
     pub(crate) fn reap(&mut self, command: Option<Pid>) -> Vec<Pid> {
         let mut alive = system::children();
         if !system::STRAYS_ARE_FOUND {
@@ -78,15 +79,27 @@ impl Tree {
         });
         self.strangers.retain(|stranger| alive.contains(stranger));
         alive.retain(|child| Some(*child) != command && !self.strangers.contains(child));
-        self.remembered
-            .retain(|process| getpgid(Some(process.pid)) == Ok(process.group));
-        alive.extend(self.remembered.iter().map(|process| process.pid));
         alive
+    }
+
+    /// Who is alive of the adopted and the remembered.
+    pub(crate) fn left(&mut self, command: Option<Pid>) -> Vec<Pid> {
+        let mut left = self.reap(command);
+        // Not in `reap`: to look for processes may take a process, whose end is to be reaped.
+        if !self.remembered.is_empty() {
+            let all = system::processes();
+            self.remembered.retain(|old| {
+                all.iter()
+                    .any(|now| now.lives && (now.pid, now.group) == (old.pid, old.group))
+            });
+            left.extend(self.remembered.iter().map(|process| process.pid));
+        }
+        left
     }
 
     /// Sends a signal to each adopted child.
     pub(crate) fn signal(&mut self, command: Option<Pid>, signal: Signal) {
-        for child in self.reap(command) {
+        for child in self.left(command) {
             Tree::send(child, signal);
         }
     }

@@ -81,7 +81,18 @@ impl Watchdog {
 
     /// Says which group is the child's now.
     pub(crate) fn guard(&mut self, group: Pid) {
-        self.tell(&format!("child {group}\n"));
+        // As for [`Watchdog::tell`].
+        let _ = guard(&mut self.pipe, group);
+    }
+
+    /// Says that a process belongs to the child, and in which group it is.
+    pub(crate) fn note(&mut self, process: &Process) {
+        self.tell(&format!("known {} {}\n", process.pid, process.group));
+    }
+
+    /// Another handle on the pipe, for the child itself.
+    pub(crate) fn pipe(&self) -> std::io::Result<PipeWriter> {
+        self.pipe.try_clone()
     }
 
     /// Says that the child is gone. Its number may be given to a stranger; what it left behind is
@@ -107,6 +118,14 @@ impl Watchdog {
     }
 }
 
+/// Says down the pipe which group is the child's.
+///
+/// # Errors
+/// The watchdog is gone.
+pub(crate) fn guard(pipe: &mut impl Write, group: Pid) -> std::io::Result<()> {
+    pipe.write_all(format!("child {group}\n").as_bytes())
+}
+
 /// `__watch`: the watchdog's own life. `words` are what [`Watchdog::start`] passes.
 pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let session = getsid(None).ok();
@@ -119,6 +138,7 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let grace = Duration::from_millis(grace.parse().unwrap_or(0));
 
     let mut group = None;
+    let mut known = Vec::new();
     for line in BufReader::with_capacity(128, std::io::stdin()).lines() {
         match line.as_deref() {
             Ok("bye") => return ExitCode::SUCCESS,
@@ -127,8 +147,14 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
                 if let Some(text) = line.strip_prefix("modes ") {
                     modes = text.to_owned();
                 }
-                let number = line.strip_prefix("child ").and_then(|n| n.parse().ok());
-                group = number.map(Pid::from_raw).or(group);
+                if let Some(number) = line.strip_prefix("child ") {
+                    group = number.parse().ok().map(Pid::from_raw).or(group);
+                    known.clear();
+                }
+                known.extend(line.strip_prefix("known ").and_then(|numbers| {
+                    let (pid, group) = numbers.split_once(' ')?;
+                    Some((pid.parse().ok()?, group.parse().ok()?))
+                }));
             }
             Err(_) => break,
         }
@@ -140,7 +166,7 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     // The terminal itself does not say it once the session is over.
     let front = || system::process(session?)?.front;
     let raw = tty.as_ref().is_some_and(terminal::is_raw) && group.is_some() && front() == group;
-    let killed = clean_up(group, &cookie, grace);
+    let killed = clean_up(group, &cookie, known, grace);
     Folder::remove_all_of(ddollar);
     let Some(tty) = tty else {
         return ExitCode::SUCCESS;
@@ -158,10 +184,17 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// A process as it is known again: its number, and that of its group, which a stranger that has got the
+/// same number is not in.
+type Known = (i32, i32);
+
+fn known_as(process: &Process) -> Known {
+    (process.pid.as_raw(), process.group.as_raw())
+}
+
 /// TERM and CONT, the grace, then KILL until nothing is left. Says whether it came to that.
-fn clean_up(group: Option<Pid>, cookie: &str, grace: Duration) -> bool {
+fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Duration) -> bool {
     let mark = format!("{COOKIE}={cookie}");
-    let mut known = Vec::new();
     let began = Instant::now();
     let (mut told, mut killed) = (false, false);
     let mut quiet = 0;
@@ -204,23 +237,23 @@ fn clean_up(group: Option<Pid>, cookie: &str, grace: Duration) -> bool {
 /// The living processes of the group, and those of this user that carry the mark. A zombie does
 /// not live: who is to reap it may never do so. Where the mark cannot be seen, `known` are those who
 /// were found before, and their descendants count.
-fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Pid> {
+fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
     let all = system::processes();
     if all.is_empty() {
         return group.into_iter().filter(|g| group_lives(*g)).collect();
     }
     let belongs = |process: &Process| {
-        let is_known = |old: &Process| (old.pid, old.group) == (process.pid, process.group);
         process.lives
             && process.pid != getpid()
             && (Some(process.group) == group
-                || known.iter().any(is_known)
+                || known.contains(&known_as(process))
                 || system::has_variable(process.pid, mark))
     };
-    *known = if system::STRAYS_ARE_FOUND {
+    let left: Vec<Process> = if system::STRAYS_ARE_FOUND {
         all.into_iter().filter(belongs).collect()
     } else {
         system::with_descendants(&all, belongs)
     };
-    known.iter().map(|process| process.pid).collect()
+    *known = left.iter().map(known_as).collect();
+    left.iter().map(|process| process.pid).collect()
 }

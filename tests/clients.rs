@@ -106,6 +106,7 @@ fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
 
 /// As after an upgrade in the middle of the night.
 #[test]
+#[cfg_attr(portable, ignore = "the program is known by its file alone")]
 fn a_program_file_that_is_gone_still_hands_tokens_over_and_hears_the_client() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
     let supervise = hourly(&provider).copied();
@@ -333,7 +334,9 @@ fn a_slow_caller_keeps_no_other_from_its_answer() {
     let mut run = claude(hourly(&provider), &[]);
     ready(&mut run);
     let drip = r#"use IO::Socket::UNIX; $| = 1;
-        my $line = IO::Socket::UNIX->new(Peer => "\0$ENV{DDOLLAR_CALLBACK}") or die;
+        my $name = $ENV{DDOLLAR_CALLBACK};
+        my $peer = $name =~ m{^/} ? $name : "\0$name";
+        my $line = IO::Socket::UNIX->new(Peer => $peer) or die;
         syswrite $line, "h"; print "DRIPS\n"; while (1) { sleep 1; syswrite $line, " " or exit; }"#;
     let drip = run.desk.write("drip.pl", drip);
     run.tell(&format!("perl {} &", drip.display()));

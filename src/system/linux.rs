@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Pid, Uid};
 use std::fs::{self, File};
@@ -54,6 +54,11 @@ pub(crate) fn process(pid: Pid) -> Option<Process> {
         front: (front > 0).then(|| Pid::from_raw(front)),
         lives,
     })
+}
+
+/// Whether a group has members.
+pub(crate) fn group_lives(group: Pid) -> bool {
+    killpg(group, None) != Err(Errno::ESRCH)
 }
 
 /// The children of this process (proc(5), `children`). All belong to the main thread: it alone

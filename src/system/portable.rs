@@ -5,7 +5,7 @@ use super::{Folder, Process};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::{Pid, Uid};
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -59,12 +59,18 @@ fn parse(line: &str) -> Option<Process> {
 
 /// What a command prints, out of reach of the terminal and of the caller's environment.
 fn said(command: &mut Command) -> String {
+    // A Ctrl-Z between fork and exec would stop this process in its spawn for ever.
+    let stop = SigSet::from(Signal::SIGTSTP);
+    let before = stop.thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let output = command
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0)
         .output();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
     match output {
         Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
         Err(error) => {
@@ -72,6 +78,12 @@ fn said(command: &mut Command) -> String {
             String::new()
         }
     }
+}
+
+/// Whether a group has members. To macOS, zombies are none, but the group is there.
+pub(crate) fn group_lives(group: Pid) -> bool {
+    let is_member = |process: &Process| process.group == group && process.lives;
+    killpg(group, None) != Err(Errno::ESRCH) && processes().iter().any(is_member)
 }
 
 /// The children of this process are those that it has started, and it knows them.
@@ -118,7 +130,7 @@ pub(crate) fn ignored_signals() -> u64 {
         Signal::SIGWINCH,
     ];
     const SCRIPT: &str =
-        "for n; do heard=; trap heard=1 $n; kill -$n $$; [ $heard ] || echo $n; done";
+        "for n; do heard=; trap heard=1 $n; kill -$n $$ && [ -z $heard ] && echo $n; done";
     let numbers = TRIED.map(|signal| (signal as i32).to_string());
     let mut shell = Command::new("/bin/sh");
     said(shell.args(["-c", SCRIPT, "sh"]).args(numbers))

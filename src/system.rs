@@ -31,6 +31,15 @@ pub(crate) struct Process {
     pub(crate) lives: bool,
 }
 
+impl Process {
+    /// Whether this is the one that was seen in `group` with this number: it is there still, or in a
+    /// group of its own by now. macOS gives the numbers up to 99,999 in turn, so that none comes
+    /// back within seconds.
+    pub(crate) fn is_still(&self, pid: Pid, group: Pid) -> bool {
+        self.pid == pid && (self.group == group || self.group == pid)
+    }
+}
+
 /// Whether a process is a child of `ancestor`, or of a child, and so on.
 pub(crate) fn descends(mut process: Pid, ancestor: Pid) -> bool {
     // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.

@@ -6,8 +6,7 @@
 //! it reaps them.
 //!
 //! Where orphans are not adopted (macOS), it remembers who descends from the command while that can
-//! still be seen: when the command is told to end or paused. Then it signals only whom it remembers, as long as
-//! they are in the same group as when they were seen, which a stranger with a reused pid is not.
+//! still be seen: when the command is told to end or paused. Then it signals whom it remembers, and nobody else.
 
 use crate::system::{self, Process};
 use nix::sys::signal::{Signal, kill};
@@ -57,7 +56,8 @@ impl Tree {
             return &[];
         }
         let known = |process: &Process| {
-            process.group == command || self.remembered.iter().any(|old| old.pid == process.pid)
+            let is_still = |old: &Process| process.is_still(old.pid, old.group);
+            process.group == command || self.remembered.iter().any(is_still)
         };
         let mut found = system::with_descendants(&system::processes(), known);
         found.retain(|process| process.pid != command);
@@ -90,7 +90,7 @@ impl Tree {
             let all = system::processes();
             self.remembered.retain(|old| {
                 all.iter()
-                    .any(|now| now.lives && (now.pid, now.group) == (old.pid, old.group))
+                    .any(|now| now.lives && now.is_still(old.pid, old.group))
             });
             left.extend(self.remembered.iter().map(|process| process.pid));
         }

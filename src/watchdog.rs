@@ -152,8 +152,9 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
                     known.clear();
                 }
                 known.extend(line.strip_prefix("known ").and_then(|numbers| {
-                    let (pid, group) = numbers.split_once(' ')?;
-                    Some((pid.parse().ok()?, group.parse().ok()?))
+                    let (process, group) = numbers.split_once(' ')?;
+                    let pid = |number: &str| number.parse().ok().map(Pid::from_raw);
+                    Some((pid(process)?, pid(group)?))
                 }));
             }
             Err(_) => break,
@@ -184,13 +185,8 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A process as it is known again: its number, and that of its group, which a stranger that has got the
-/// same number is not in.
-type Known = (i32, i32);
-
-fn known_as(process: &Process) -> Known {
-    (process.pid.as_raw(), process.group.as_raw())
-}
+/// The number of a process that was seen, and that of its group ([`Process::is_still`]).
+type Known = (Pid, Pid);
 
 /// TERM and CONT, the grace, then KILL until nothing is left. Says whether it came to that.
 fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Duration) -> bool {
@@ -246,14 +242,17 @@ fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
         process.lives
             && process.pid != getpid()
             && (Some(process.group) == group
-                || known.contains(&known_as(process))
+                || known.iter().any(|old| process.is_still(old.0, old.1))
                 || system::has_variable(process.pid, mark))
     };
-    let left: Vec<Process> = if system::STRAYS_ARE_FOUND {
-        all.into_iter().filter(belongs).collect()
-    } else {
-        system::with_descendants(&all, belongs)
-    };
-    *known = left.iter().map(known_as).collect();
+    if system::STRAYS_ARE_FOUND {
+        return all
+            .iter()
+            .filter(|it| belongs(it))
+            .map(|it| it.pid)
+            .collect();
+    }
+    let left = system::with_descendants(&all, belongs);
+    *known = left.iter().map(|now| (now.pid, now.group)).collect();
     left.iter().map(|process| process.pid).collect()
 }

@@ -1,7 +1,11 @@
 //! The tests of the built program: each starts `ddollar` as a user does, against the built-in
 //! provider as a process of its own, and waits for events (a line, a request, a state in /proc),
 //! never for time. Each can run alone, beside the others and in any order.
+//!
+//! Linux only: /proc tells them what goes on, and prctl(2) brings them every orphan. With
+//! `DDOLLAR_PORTABLE=1` they test there what macOS gets (build.rs).
 
+#![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,7 @@
 //! `ddollar rehearse`: the night in 20 seconds, and a command of one's own.
 
-use crate::support::Supervise;
+use crate::support::{Supervise, eventually};
+use nix::sys::signal::Signal;
 
 #[test]
 fn the_night_shows_two_rotations_a_wait_and_the_finish_with_nothing_lost() {
@@ -64,4 +65,19 @@ fn the_users_tokens_are_not_touched_by_a_rehearsal() {
         .env("ANTHROPIC_API_KEYS_FILE", "/no/such/file")
         .start_as(&["rehearse", "--", "true"]);
     run.end().expect(0);
+}
+
+#[test]
+fn nothing_is_left_in_the_temporary_folder_when_it_is_killed() {
+    let mut run = Supervise::bare().start_as(&["rehearse"]);
+    run.stdout.wait("unit 20/155 done");
+    let folders = || {
+        let names = std::fs::read_dir(run.desk.path()).unwrap().flatten();
+        let mut names = names.map(|entry| entry.file_name().into_string().unwrap());
+        names.any(|name| name.starts_with("ddollar-")).then_some(())
+    };
+    assert!(folders().is_some());
+    run.signal(Signal::SIGKILL);
+    eventually("it is gone", || folders().is_none().then_some(()));
+    run.end();
 }

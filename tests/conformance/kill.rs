@@ -15,12 +15,7 @@ const ROUNDS: u64 = 4;
 const GRACE: Duration = Duration::from_millis(500);
 
 /// The command: a full-screen program, a process beside it, a daemon that is deaf to TERM.
-const TREE: &str = if cfg!(portable) {
-    // There, a daemon is not the command's any more; a tool in a session of its own is.
-    "setsid stubborn.pl & forker.pl 1 & exec tui.pl"
-} else {
-    "daemon.pl & forker.pl 1 & exec tui.pl"
-};
+const TREE: &str = "daemon.pl & forker.pl 1 & exec tui.pl";
 
 /// Forty rounds of starting, waiting for a moment, and killing.
 fn rounds(tokens: usize, options: &'static str, moment: fn(u64, &mut Screen, &Provider)) {

@@ -72,7 +72,6 @@ fn c37_term_to_a_stopped_child() {
 
 /// TERM ends daemons, too: two forks, another session, deaf to TERM.
 #[test]
-#[cfg_attr(portable, ignore = "a daemon is not the command's any more")]
 fn c38_tree_kill() {
     let mut run =
         Setup::new()
@@ -106,7 +105,6 @@ fn c38_tree_kill() {
 
 /// A rotation leaves nothing of the old tree either, and the new child starts after its end.
 #[test]
-#[cfg_attr(portable, ignore = "a daemon is not the command's any more")]
 fn rotation_ends_daemons_first() {
     let provider = Provider::anthropic(&[0.1, 0.1]);
     let run = Setup::with(&provider).options("--grace 500ms").headless(&[
@@ -179,7 +177,6 @@ fn children_of(parent: Pid) -> usize {
 
 /// ddollar killed: the command gets TERM, and everything is gone after the grace, daemons too.
 #[test]
-#[cfg_attr(portable, ignore = "a daemon is not the command's any more")]
 fn c42_killed_while_running() {
     let mut run = Setup::new().options("--grace 1s").headless(&[
         "sh",
@@ -222,7 +219,6 @@ fn c42_killed_while_running() {
 
 /// ddollar killed over a paused command: nothing stays stopped, nothing stays.
 #[test]
-#[cfg_attr(portable, ignore = "a daemon is not the command's any more")]
 fn c43_killed_while_paused() {
     for fixture in ["sigecho.pl", "stubborn.pl"] {
         let provider = Provider::anthropic(&[0.1]);

@@ -82,6 +82,11 @@ impl Desk {
             .env("TMPDIR", self.path())
             .env("LANG", "C.UTF-8")
             .current_dir(self.path());
+        if cfg!(portable) {
+            // There, who leaves its parent is not the command's any more. Who leaves but its group
+            // and its session still is.
+            command.env("DAEMON", "child");
+        }
         command
     }
 }

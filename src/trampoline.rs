@@ -20,6 +20,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+/// The first word after `__child`, which goes up when the others change: on macOS the program file may
+/// by now be another version's, and one that read the words wrongly would run a wrong command.
+const FORMAT: &str = "1";
+
 /// What the new process is told.
 #[derive(Debug)]
 pub(crate) struct Orders {
@@ -67,7 +71,7 @@ pub(crate) fn command(
     let number = |pipe: &PipeWriter| pipe.as_raw_fd().to_string();
     let mut command = Command::new(system::own_program());
     command
-        .arg("__child")
+        .args(["__child", FORMAT])
         .arg(std::process::id().to_string())
         .arg(format!("{:x}", inherited.blocked))
         .arg(inherited.files.to_string())
@@ -82,6 +86,9 @@ impl Orders {
     /// Reads the words after `__child`; `None` when they are not what [`command`] writes.
     pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Option<Orders> {
         let mut text = || words.next()?.into_string().ok();
+        if text()? != FORMAT {
+            return None;
+        }
         Some(Orders {
             parent: text()?.parse().ok()?,
             inherited: Inherited {

@@ -96,7 +96,7 @@ impl Watchdog {
     }
 
     /// Says that the child is gone. Its number may be given to a stranger; what it left behind is
-    /// known by the cookie.
+    /// known by the cookie, or was noted.
     pub(crate) fn release(&mut self) {
         self.tell("none\n");
     }
@@ -129,8 +129,7 @@ pub(crate) fn guard(pipe: &mut impl Write, group: Pid) -> std::io::Result<()> {
 /// `__watch`: the watchdog's own life. `words` are what [`Watchdog::start`] passes.
 pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let session = getsid(None).ok();
-    let ddollar = getppid();
-    let supervisor = getpgid(Some(ddollar)).ok();
+    let supervisor = getpgid(Some(getppid())).ok();
     let mut text = || words.next().and_then(|word| word.into_string().ok());
     let (Some(cookie), Some(grace), Some(mut modes)) = (text(), text(), text()) else {
         return ExitCode::FAILURE;
@@ -147,8 +146,9 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
                 if let Some(text) = line.strip_prefix("modes ") {
                     modes = text.to_owned();
                 }
-                if let Some(number) = line.strip_prefix("child ") {
-                    group = number.parse().ok().map(Pid::from_raw).or(group);
+                let number = line.strip_prefix("child ").and_then(|n| n.parse().ok());
+                if let Some(new) = number.map(Pid::from_raw).filter(|new| group != Some(*new)) {
+                    group = Some(new);
                     known.clear();
                 }
                 known.extend(line.strip_prefix("known ").and_then(|numbers| {
@@ -168,7 +168,10 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let front = || system::process(session?)?.front;
     let raw = tty.as_ref().is_some_and(terminal::is_raw) && group.is_some() && front() == group;
     let killed = clean_up(group, &cookie, known, grace);
-    Folder::remove_all_of(ddollar);
+    // Its parent may be somebody else by now; the cookie begins with ddollar's pid.
+    if let Some(ddollar) = cookie.split('-').next().and_then(|pid| pid.parse().ok()) {
+        Folder::remove_all_of(Pid::from_raw(ddollar));
+    }
     let Some(tty) = tty else {
         return ExitCode::SUCCESS;
     };
@@ -248,8 +251,8 @@ fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
     if system::STRAYS_ARE_FOUND {
         return all
             .iter()
-            .filter(|it| belongs(it))
-            .map(|it| it.pid)
+            .filter(|process| belongs(process))
+            .map(|process| process.pid)
             .collect();
     }
     let left = system::with_descendants(&all, belongs);

@@ -78,6 +78,14 @@ impl Until {
         }
     }
 
+    /// So much later.
+    pub(crate) fn later(self, by: Duration) -> Until {
+        Until {
+            wall: self.wall.checked_add(by).unwrap_or(self.wall),
+            bound: self.bound.checked_add(by).unwrap_or(self.bound),
+        }
+    }
+
     /// Whether it has come.
     pub(crate) fn is_over(&self, now: Now) -> bool {
         now.wall >= self.wall || now.tick >= self.bound
@@ -230,7 +238,8 @@ pub(crate) struct Rules {
     pub(crate) interactive: bool,
     /// From SIGTERM to SIGKILL.
     pub(crate) grace: Duration,
-    /// Added to each wait, so that many ddollars do not ask in the same instant.
+    /// Each wait ends so much later than it is said to, so that many ddollars do not ask in the same
+    /// instant.
     pub(crate) jitter: Duration,
 }
 

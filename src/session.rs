@@ -292,6 +292,8 @@ impl Session {
             Duration::ZERO if !self.asking.is_empty() => SLICE,
             left => left.min(SLICE),
         };
+        // What is shown is the promise; the wait ends a little later.
+        let on_wait = |until: Until| on_wall(until.later(self.rules.jitter));
         let on_tick = |at: Instant| at.saturating_duration_since(now.tick);
         match self.phase {
             Phase::Running { recheck } => recheck.map(on_wall),
@@ -305,7 +307,7 @@ impl Session {
             } => freeze_at.map(on_tick),
             Phase::Paused {
                 freeze_at, wake, ..
-            } => Some(freeze_at.map_or(on_wall(wake), |at| on_tick(at).min(on_wall(wake)))),
+            } => Some(freeze_at.map_or(on_wait(wake), |at| on_tick(at).min(on_wait(wake)))),
             // Nothing but an answer ends a question.
             Phase::Failed {
                 question: Some(_), ..
@@ -313,7 +315,7 @@ impl Session {
             | Phase::Unstarted {
                 question: Some(_), ..
             } => None,
-            Phase::Failed { wake, .. } | Phase::Unstarted { wake, .. } => wake.map(on_wall),
+            Phase::Failed { wake, .. } | Phase::Unstarted { wake, .. } => wake.map(on_wait),
         }
     }
 
@@ -987,10 +989,6 @@ impl Session {
                 span: until.remaining(now),
             },
         }
-    }
-
-    fn jittered(&self, until: Until, now: Now) -> Until {
-        Until::after(until.remaining(now) + self.rules.jitter, now)
     }
 }
 

@@ -95,11 +95,10 @@ impl Session {
             Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
             Decision::Rotate { index } => self.rotate(ring, index, now),
             Decision::Wait { until, index } => {
-                let wake = self.jittered(until, now);
                 let later = match &mut self.phase {
                     Phase::Paused { wake: old, .. } => {
-                        let later = is_later(wake, *old, now);
-                        *old = wake;
+                        let later = is_later(until, *old, now);
+                        *old = until;
                         later
                     }
                     _ => false,
@@ -201,7 +200,7 @@ impl Session {
                 }
                 self.phase = Phase::Failed {
                     failure,
-                    wake: Some(self.jittered(until, now)),
+                    wake: Some(until),
                     question: None,
                 };
                 Reply {
@@ -235,7 +234,7 @@ impl Session {
                 asks: false,
                 ..failure
             },
-            wake: Some(self.jittered(until, now)),
+            wake: Some(until),
             question: Some(question),
         };
         let mut reply = self.prompt(question, now);
@@ -254,11 +253,10 @@ impl Session {
                 self.settle(now)
             }
             Decision::Wait { until, index } => {
-                let wake = self.jittered(until, now);
                 let asks = self.rules.interactive && said.is_none() && !self.is_brief(until, now);
                 self.phase = Phase::Unstarted {
                     since,
-                    wake: Some(wake),
+                    wake: Some(until),
                     question: asks.then_some(Question::Exhausted),
                 };
                 let mut reply = Reply::nothing();
@@ -267,7 +265,7 @@ impl Session {
                 }
                 let say = match said {
                     None => self.exhausted(ring, until, index, now),
-                    Some(old) if is_later(wake, old, now) => {
+                    Some(old) if is_later(until, old, now) => {
                         vec![self.waiting(ring, until, index, now)]
                     }
                     Some(_) => Vec::new(),
@@ -410,7 +408,7 @@ impl Session {
         self.phase = Phase::Paused {
             since: now,
             freeze_at: Some(now.tick + STOP_PATIENCE),
-            wake: self.jittered(until, now),
+            wake: until,
             question: asks.then_some(Question::Exhausted),
             stays: false,
         };
@@ -445,7 +443,7 @@ impl Session {
         self.phase = Phase::Paused {
             since: now,
             freeze_at: Some(now.tick + STOP_PATIENCE),
-            wake: self.jittered(until, now),
+            wake: until,
             question: Some(question),
             stays: false,
         };

@@ -1354,3 +1354,24 @@ fn a_limit_that_only_the_child_tells_does_not_burn_the_night_in_restarts() {
         }
     }
 }
+
+/// One wait, one time: what counts down ends when it was said to, and the jitter comes after it.
+#[test]
+fn the_countdown_is_to_the_time_that_was_promised() {
+    let jitter = Duration::from_millis(300);
+    let mut night = Night::with(&["a"], |rules| rules.jitter = jitter);
+    night.pass(60);
+    let limited = Finding::Limited {
+        retry_after: Some(seconds(20)),
+    };
+    let reply = night.answer(0, found(limited));
+    let promised = reply.say.iter().find_map(|notice| match notice {
+        Notice::WaitingForReset { at, .. } => Some(*at),
+        _ => None,
+    });
+    let shown = night.session.waits_until().map(|until| until.wall);
+    assert_eq!(shown, Some(promised.unwrap()));
+    assert_eq!(night.event(stopped()).step, Step::Hold);
+    night.pass(20);
+    assert_eq!(night.session.timeout(night.now), Some(jitter));
+}

@@ -197,7 +197,9 @@ pub(crate) enum Notice {
     /// What a rehearsal comes to.
     WorkUnits {
         done: u32,
-        lost: u32,
+        /// Units that were not done: lost when the worker says that it has finished.
+        open: u32,
+        finished: bool,
         repeated: u32,
     },
     Monitor {
@@ -615,16 +617,18 @@ impl Notice {
             Notice::ProxyStopped => (Mark::Done, "Proxy stopped".into()),
             Notice::WorkUnits {
                 done,
-                lost,
+                open,
+                finished,
                 repeated,
-            } => (
-                if *lost == 0 {
-                    Mark::Done
-                } else {
-                    Mark::Failure
-                },
-                format!("Work units: {done} done, {lost} lost, {repeated} repeated"),
-            ),
+            } => {
+                let (mark, word) = match (open, finished) {
+                    (0, true) => (Mark::Done, "lost"),
+                    (_, true) => (Mark::Failure, "lost"),
+                    (_, false) => (Mark::None, "not done"),
+                };
+                let words = format!("Work units: {done} done, {open} {word}, {repeated} repeated");
+                (mark, words)
+            }
             Notice::Monitor {
                 provider,
                 index,
@@ -906,7 +910,8 @@ mod tests {
             Notice::Circle,
             Notice::WorkUnits {
                 done: 155,
-                lost: 155,
+                open: 155,
+                finished: false,
                 repeated: 155,
             },
         ];

@@ -81,3 +81,14 @@ fn nothing_is_left_in_the_temporary_folder_when_it_is_killed() {
     eventually("it is gone", || folders().is_none().then_some(()));
     run.end();
 }
+
+#[test]
+fn what_an_interrupted_night_has_not_done_is_not_lost() {
+    let mut run = Supervise::bare().start_as(&["rehearse"]);
+    run.stdout.wait("unit 20/155 done");
+    run.signal(Signal::SIGTERM);
+    let ended = run.end().expect(128 + 15);
+    let line = ended.stderr.lines().last().unwrap();
+    assert!(line.starts_with("Work units: "), "{line}");
+    assert!(line.contains(" not done, "), "{line}");
+}

@@ -9,7 +9,7 @@ use super::tally::{Tally, tally};
 use crate::cli::{Args, StateFile};
 use crate::console::Console;
 use crate::error::Error;
-use crate::event::Outcome;
+use crate::event::{How, Outcome};
 use crate::messages::Notice;
 use crate::options;
 use crate::provider::by_name;
@@ -77,12 +77,13 @@ pub(crate) fn play(
     let text = fs::read_to_string(&journal).unwrap_or_default();
     let Tally {
         done,
-        lost,
+        open,
         repeated,
     } = tally(&text, NIGHT_UNITS);
     console.say(&Notice::WorkUnits {
         done,
-        lost,
+        open,
+        finished: outcome == Outcome::AsChild(How::Code(0)),
         repeated,
     });
     Ok(outcome)

@@ -10,7 +10,7 @@ pub(crate) struct Tally {
     /// Units that were done, each counted once.
     pub(crate) done: u32,
     /// Units that were never done.
-    pub(crate) lost: u32,
+    pub(crate) open: u32,
     /// Begins beyond the first of a unit: work that a restart made necessary again.
     pub(crate) repeated: u32,
 }
@@ -30,7 +30,7 @@ pub(crate) fn tally(journal_text: &str, units: u32) -> Tally {
     let done = u32::try_from(done.iter().filter(|done| **done).count()).unwrap_or(units);
     Tally {
         done,
-        lost: units - done,
+        open: units - done,
         repeated: begins.iter().map(|begins| begins.saturating_sub(1)).sum(),
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_done_lost_and_repeated() {
+    fn counts_done_open_and_repeated() {
         let text = concat!(
             "{\"unit\":1,\"event\":\"begin\",\"pid\":7}\n{\"unit\":1,\"event\":\"done\",\"pid\":7}\n",
             "{\"unit\":2,\"event\":\"begin\",\"pid\":7}\n",
@@ -78,7 +78,7 @@ mod tests {
             tally(text, 4),
             Tally {
                 done: 2,
-                lost: 2,
+                open: 2,
                 repeated: 1
             }
         );
@@ -93,7 +93,7 @@ mod tests {
             tally(text, 2),
             Tally {
                 done: 1,
-                lost: 1,
+                open: 1,
                 repeated: 0
             }
         );
@@ -111,7 +111,7 @@ mod tests {
             tally(text, 1),
             Tally {
                 done: 0,
-                lost: 1,
+                open: 1,
                 repeated: 0
             }
         );

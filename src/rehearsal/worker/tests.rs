@@ -54,7 +54,7 @@ fn does_the_units_and_goes_on_where_it_was() {
         tally(&journal.text(), 2),
         Tally {
             done: 2,
-            lost: 0,
+            open: 0,
             repeated: 0
         }
     );
@@ -69,7 +69,7 @@ fn does_the_units_and_goes_on_where_it_was() {
         tally(&journal.text(), 4),
         Tally {
             done: 4,
-            lost: 0,
+            open: 0,
             repeated: 1
         }
     );

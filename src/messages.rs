@@ -214,7 +214,7 @@ pub(crate) enum Notice {
 /// Which limit a token ran into.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Limit {
-    /// A window is this full: 0.0 to 1.0 and above.
+    /// A window is this full: from the threshold to below 1.0.
     Near {
         used: f64,
     },
@@ -659,11 +659,13 @@ impl Limit {
     /// its fullest window.
     pub(crate) fn of(condition: Condition, used: Option<f64>) -> Limit {
         match condition {
-            Condition::NearLimit { .. } => Limit::Near {
-                used: used.unwrap_or(1.0),
-            },
             Condition::SpendCapped { .. } => Limit::SpendCap,
             Condition::Rejected => Limit::Rejected,
+            // Nothing is left of it: the next request would be refused.
+            Condition::NearLimit { .. } => match used {
+                Some(used) if used < 1.0 => Limit::Near { used },
+                _ => Limit::Reached,
+            },
             Condition::Limited { .. } | Condition::Unknown | Condition::Usable => Limit::Reached,
         }
     }
@@ -671,7 +673,7 @@ impl Limit {
     fn words(self, index: usize) -> String {
         let token = index + 1;
         match self {
-            // Rounded down: a limit that is only near never reads as "100%".
+            // Rounded down: a limit that is near never reads as "100%".
             Limit::Near { used } => format!(
                 "Token limit approaching ({:.0}% used)",
                 (used * 100.0 + 1e-9).floor()
@@ -1019,14 +1021,20 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_near_never_reads_as_full() {
-        for (used, text) in [
-            (0.952, "95%"),
-            (0.9999, "99%"),
-            (0.97, "97%"),
-            (1.0, "100%"),
-        ] {
-            let line = Limit::Near { used }.words(0);
-            assert_eq!(line, format!("Token limit approaching ({text} used)"));
+        let now = crate::policy::Now {
+            wall: SystemTime::UNIX_EPOCH,
+            tick: std::time::Instant::now(),
+        };
+        let near = Condition::NearLimit {
+            until: crate::policy::Until::after(Duration::ZERO, now),
+        };
+        let says = |used| Limit::of(near, Some(used)).words(0);
+        for (used, text) in [(0.952, "95%"), (0.9999, "99%"), (0.97, "97%")] {
+            let line = format!("Token limit approaching ({text} used)");
+            assert_eq!(says(used), line);
+        }
+        for used in [1.0, 1.02] {
+            assert_eq!(says(used), "Token limit reached");
         }
     }
 }

@@ -330,7 +330,7 @@ impl<'n> Words<'_, 'n> {
             } => (LIMIT, self.limit(who, *cause, *used, *until)),
             Chapter::Rotated { who, took, .. } => {
                 let took = took.map_or(String::new(), |took| {
-                    format!(" (the restart took {})", long(took))
+                    format!(" (the restart took {})", long(took.max(1)))
                 });
                 (ROTATION, format!("Rotated to {}{took}", self.who(who)))
             }
@@ -357,6 +357,8 @@ impl<'n> Words<'_, 'n> {
     fn limit(&self, who: &Who, cause: Cause, used: Option<f64>, until: Option<Millis>) -> String {
         let who = capital(&self.who(who));
         let what = match cause {
+            // Nothing was left; an earlier ddollar called that near.
+            Cause::Near if used.is_some_and(|used| used >= 1.0) => "has reached its limit".into(),
             Cause::Near => {
                 let percent = used.map_or(String::new(), |used| {
                     format!(": {:.0}% used", (used * 100.0 + 1e-9).floor())

@@ -79,8 +79,8 @@ impl Herald {
 
     /// Something happened. Returns the process that was started for it.
     #[must_use = "a process that is not spared is taken for the command's"]
-    pub(crate) fn heard(&mut self, event: &Event, session: &Session, now: Now) -> Option<Pid> {
-        let (fact, words) = self.observer.heard(event, session, now)?;
+    pub(crate) fn heard(&mut self, event: &Event, now: Now) -> Option<Pid> {
+        let (fact, words) = self.observer.heard(event)?;
         self.tell(&fact, &words, now)
     }
 

@@ -124,7 +124,7 @@ impl<'a> World<'a> {
     /// What happened goes to the journal and to those who want to be told.
     fn take_note(&mut self, event: &Event) {
         self.has_news = event.is_finding();
-        if let Some(helper) = self.herald.heard(event, &self.session, now()) {
+        if let Some(helper) = self.herald.heard(event, now()) {
             self.stage.spare(helper);
         }
     }

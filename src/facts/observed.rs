@@ -58,12 +58,7 @@ impl Observer {
     }
 
     /// What an event tells by itself, with words for people where it has some.
-    pub(crate) fn heard(
-        &mut self,
-        event: &Event,
-        session: &Session,
-        now: Now,
-    ) -> Option<(Fact, String)> {
+    pub(crate) fn heard(&mut self, event: &Event) -> Option<(Fact, String)> {
         let fact = match event {
             // Of the token that stands for all; the real one's answer was seen before.
             Event::Answer { .. } if self.proxied => return None,
@@ -72,17 +67,13 @@ impl Observer {
                 how: *how,
                 asked: *asked,
             },
-            // What the proxy says of real tokens; all else that it says comes with the reply.
-            Event::Say(notice) => {
-                let fact = match &**notice {
-                    Notice::Switched {
-                        provider, index, ..
-                    } => self.switched(*provider, index + 1),
-                    Notice::Limit { .. } => self.told_by(notice, session, now),
-                    _ => None,
-                };
-                return Some((fact?, notice.words().1));
-            }
+            // The proxy has rotated. All else that it says comes with the reply.
+            Event::Say(notice) => match &**notice {
+                Notice::Switched {
+                    provider, index, ..
+                } => return Some((self.switched(*provider, index + 1)?, notice.words().1)),
+                _ => return None,
+            },
             _ => return None,
         };
         Some((fact, String::new()))

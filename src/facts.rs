@@ -17,7 +17,8 @@
 //! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets` |
 //! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until` |
 //! | `rotate` | `provider`, `from`, `token` |
-//! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised) |
+//! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
+//! | `release` | requests are held no longer: `provider`, `token` that they go out with (none: nobody waits for an answer any more) |
 //! | `pause`, `resume` | the command was stopped, and goes on |
 //! | `stop` | the command was told to end |
 //! | `exit` | the command ended: `code` or `signal`, `asked` (ddollar had told it to) |
@@ -80,6 +81,13 @@ pub(crate) enum Fact {
         provider: String,
         token: Option<usize>,
         until: Millis,
+        /// A proxy holds the command's requests; nothing else tells that it waits.
+        held: bool,
+    },
+    /// A proxy holds no request any longer: they go out with this token, or are all gone.
+    Release {
+        provider: String,
+        token: Option<usize>,
     },
     Pause,
     Resume,
@@ -237,6 +245,7 @@ impl Fact {
             Fact::Limit { .. } => "limit",
             Fact::Rotate { .. } => "rotate",
             Fact::Wait { .. } => "wait",
+            Fact::Release { .. } => "release",
             Fact::Pause => "pause",
             Fact::Resume => "resume",
             Fact::Stop => "stop",
@@ -254,6 +263,10 @@ impl Fact {
             object
                 .text("provider", &who.provider)
                 .raw("token", who.token)
+        };
+        let place = |object: Object, provider: &str, token: Option<usize>| {
+            let object = object.text("provider", provider);
+            object.maybe(token, |object, token| object.raw("token", token))
         };
         match self {
             Fact::Run(run) => {
@@ -300,13 +313,12 @@ impl Fact {
                 provider,
                 token,
                 until,
-            } => time(
-                object
-                    .text("provider", provider)
-                    .maybe(*token, |object, token| object.raw("token", token)),
-                "until",
-                *until,
-            ),
+                held,
+            } => time(place(object, provider, *token), "until", *until)
+                .maybe(held.then_some(true), |object, held| {
+                    object.raw("held", held)
+                }),
+            Fact::Release { provider, token } => place(object, provider, *token),
             Fact::Pause | Fact::Resume | Fact::Stop => object,
             Fact::Exit { how, asked } => how_json(object, *how).raw("asked", asked),
             Fact::Note { text } => object.text("text", text),
@@ -386,8 +398,8 @@ pub(crate) fn read(line: &str) -> Result<(Millis, Fact), Unread> {
     let at = line.time("at").ok_or(Unread::Damaged)?;
     let event = line.str("event").ok_or(Unread::Damaged)?;
     let known = [
-        "run", "launch", "usage", "limit", "rotate", "wait", "pause", "resume", "stop", "exit",
-        "note", "lost", "end",
+        "run", "launch", "usage", "limit", "rotate", "wait", "release", "pause", "resume", "stop",
+        "exit", "note", "lost", "end",
     ];
     if !known.contains(&event) {
         return Err(Unread::Unknown);
@@ -455,6 +467,11 @@ fn fact(event: &str, line: &Fields<'_>) -> Option<Fact> {
             provider: line.text("provider")?,
             token: line.count("token"),
             until: line.time("until")?,
+            held: line.0.get("held").and_then(Value::as_bool) == Some(true),
+        },
+        "release" => Fact::Release {
+            provider: line.text("provider")?,
+            token: line.count("token"),
         },
         "pause" => Fact::Pause,
         "resume" => Fact::Resume,

@@ -99,6 +99,15 @@ pub(crate) enum Notice {
         len: usize,
         at: SystemTime,
         now: SystemTime,
+        /// The proxy holds requests until then; the command itself goes on.
+        held: bool,
+    },
+    /// The proxy holds no request any longer: they go out with this token, or nobody waits for an
+    /// answer.
+    HoldOver {
+        provider: Option<&'static str>,
+        index: Option<usize>,
+        len: usize,
     },
     WaitingForProvider {
         provider: &'static str,
@@ -281,9 +290,10 @@ impl Notice {
     /// How much it matters.
     pub(crate) fn weight(&self) -> Weight {
         match self {
-            Notice::Monitor { .. } | Notice::Unwatched { why: None, .. } | Notice::NoState => {
-                Weight::Detail
-            }
+            Notice::Monitor { .. }
+            | Notice::Unwatched { why: None, .. }
+            | Notice::NoState
+            | Notice::HoldOver { index: None, .. } => Weight::Detail,
             Notice::Limit { .. }
             | Notice::AllExhausted
             | Notice::ExposedFile { .. }
@@ -435,6 +445,7 @@ impl Notice {
                 len,
                 at,
                 now,
+                ..
             } => (
                 Mark::Next,
                 format!(
@@ -447,6 +458,20 @@ impl Notice {
                     local(*at, *now)
                 ),
             ),
+            Notice::HoldOver {
+                provider,
+                index,
+                len,
+            } => {
+                let prefix = prefix(*provider);
+                match index {
+                    Some(index) => (
+                        Mark::Done,
+                        format!("{prefix}Held requests go on with token {}/{len}", index + 1),
+                    ),
+                    None => (Mark::None, format!("{prefix}No request is held any longer")),
+                }
+            }
             Notice::WaitingForProvider { provider, span } => (
                 Mark::Next,
                 format!(
@@ -946,6 +971,13 @@ mod tests {
                 limit,
             });
         }
+        for index in [None, Some(11)] {
+            all.push(Notice::HoldOver {
+                provider: Some("Azure OpenAI"),
+                index,
+                len: 12,
+            });
+        }
         for silence in [Silence::Overloaded, Silence::OutOfReach, Silence::Doubtful] {
             all.push(Notice::Silent {
                 provider: "Azure OpenAI",
@@ -973,6 +1005,7 @@ mod tests {
                     len: 9,
                     at,
                     now,
+                    held: true,
                 });
             }
             all.push(Notice::StillWaiting { span, at, now });

@@ -72,7 +72,7 @@ impl Notifier {
                 self.waiting = true;
                 "wait"
             }
-            Fact::Resume | Fact::Launch { .. } if self.waiting => {
+            Fact::Resume | Fact::Release { .. } | Fact::Launch { .. } if self.waiting => {
                 self.waiting = false;
                 "resume"
             }
@@ -152,7 +152,9 @@ fn details(fact: &Fact) -> Vec<(&'static str, String)> {
             provider,
             token,
             until,
+            ..
         } => (Some(provider), *token, Some(*until)),
+        Fact::Release { provider, token } => (Some(provider), *token, None),
         _ => (None, None, None),
     };
     add("DDOLLAR_PROVIDER", provider.cloned());

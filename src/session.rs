@@ -983,6 +983,7 @@ impl Session {
                 len: self.rings.get(ring).map_or(1, |ring| ring.pool.len()),
                 at: until.wall,
                 now: now.wall,
+                held: false,
             },
             None => Notice::WaitingForProvider {
                 provider: self.label(ring),

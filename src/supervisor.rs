@@ -30,6 +30,9 @@ use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};
 
+/// From the first look at what the proxy sees to the second. Each rest is twice the one before, up to
+/// the interval, so that the record of a short run has its lanes, too.
+const FIRST_SAMPLE: Duration = Duration::from_secs(1);
 /// Tells a command that can use any provider whose token it has.
 const PROVIDER: &str = "DDOLLAR_PROVIDER";
 
@@ -73,8 +76,9 @@ struct World<'a> {
     monitors: Vec<Monitor>,
     herald: Herald,
     interval: Duration,
-    /// When the herald hears next what the proxy sees.
+    /// When the herald hears next what the proxy sees, and how long after that once more.
     sample_at: Instant,
+    sample_each: Duration,
     /// What is kept of the tokens for other runs.
     records: Records,
     /// The proxy between the command and its providers, and what it has to tell.
@@ -124,6 +128,10 @@ impl<'a> World<'a> {
     /// What happened goes to the journal and to those who want to be told.
     fn take_note(&mut self, event: &Event) {
         self.has_news = event.is_finding();
+        // A record without how full the tokens were at its turning points says little.
+        if let Event::Say(_) | Event::Child(Change::Exited { .. }) = event {
+            self.tell_levels(now());
+        }
         if let Some(helper) = self.herald.heard(event, now()) {
             self.stage.spare(helper);
         }
@@ -224,6 +232,7 @@ impl<'a> World<'a> {
             herald,
             interval: options.interval,
             sample_at: Instant::now(),
+            sample_each: FIRST_SAMPLE,
             records,
             tidings: gate.as_ref().map_or_else(never, Gate::told),
             gate,
@@ -255,6 +264,11 @@ impl<'a> World<'a> {
         loop {
             // Its last words may have come while its end was looked at. They say what the end means.
             if let Ok(event) = self.told.try_recv() {
+                return Ok(event);
+            }
+            if self.found.is_some()
+                && let Some(event) = self.last_words()
+            {
                 return Ok(event);
             }
             if let Some(event) = self.found.take() {
@@ -308,19 +322,41 @@ impl<'a> World<'a> {
         [countdown, others, sample].into_iter().flatten().min()
     }
 
-    /// Tells at each interval what the command's own traffic, which a proxy sees, says of the
-    /// tokens.
+    /// Tells now and then how full the tokens are. Returns when it will again.
     fn sample(&mut self, now: Now) -> Option<Duration> {
-        let gate = self.gate.as_ref()?;
+        self.gate.as_ref()?;
         let rest = self.sample_at.saturating_duration_since(now.tick);
         if !rest.is_zero() {
             return Some(rest);
         }
+        self.tell_levels(now);
+        let each = self.sample_each.min(self.interval);
+        self.sample_each = each * 2;
+        self.sample_at = now.tick + each;
+        Some(each)
+    }
+
+    /// Tells what the command's own traffic, which a proxy sees, says of the tokens.
+    fn tell_levels(&mut self, now: Now) {
+        let Some(gate) = &self.gate else {
+            return;
+        };
         for (provider, index, usage) in gate.levels(now) {
             self.herald.seen(provider, index, &usage, now);
         }
-        self.sample_at = now.tick + self.interval;
-        Some(self.interval)
+    }
+
+    /// What the proxy said before the command ended is told before its end. How all tokens stand is
+    /// told after it, as it was: that decides.
+    fn last_words(&mut self) -> Option<Event> {
+        let gate = self.gate.as_ref()?;
+        for _ in 0..self.tidings.len() {
+            match self.tidings.try_recv().ok()? {
+                Told::Say(notice) => return Some(Event::Say(Box::new(notice))),
+                told => gate.tell_later(told),
+            }
+        }
+        None
     }
 
     /// Behind a proxy, a real token's answer tells how things stand for the one that the command has.
@@ -331,6 +367,13 @@ impl<'a> World<'a> {
                 let (say, event) = gate.heard(token, answer, now());
                 for notice in &say {
                     self.console.say(notice);
+                }
+                let told = Reply {
+                    say,
+                    step: Step::Nothing,
+                };
+                for helper in self.herald.decided(&told, &self.session, now()) {
+                    self.stage.spare(helper);
                 }
                 event
             }

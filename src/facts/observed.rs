@@ -221,11 +221,19 @@ impl Observer {
                 provider,
                 index,
                 at,
+                held,
                 ..
             } => Some(Fact::Wait {
                 provider: name(*provider)?,
                 token: Some(index + 1),
                 until: millis(*at),
+                held: *held,
+            }),
+            Notice::HoldOver {
+                provider, index, ..
+            } => Some(Fact::Release {
+                provider: name(*provider)?,
+                token: index.map(|index| index + 1),
             }),
             Notice::WaitingForProvider { provider, span } => Some(Fact::Wait {
                 provider: session
@@ -237,6 +245,7 @@ impl Observer {
                     .into(),
                 token: None,
                 until: millis(now.wall.checked_add(*span)?),
+                held: false,
             }),
             // Told by other facts, or meant for the one who is asked.
             Notice::AllExhausted

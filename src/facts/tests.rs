@@ -87,11 +87,15 @@ pub(crate) fn fact() -> impl Strategy<Value = Fact> {
             }
         }),
         (who(), 1..100usize).prop_map(|(who, from)| Fact::Rotate { who, from }),
-        (text(), of(1..100usize), at()).prop_map(|(provider, token, until)| Fact::Wait {
-            provider,
-            token,
-            until,
-        }),
+        (text(), of(1..100usize), at(), any::<bool>()).prop_map(
+            |(provider, token, until, held)| Fact::Wait {
+                provider,
+                token,
+                until,
+                held,
+            }
+        ),
+        (text(), of(1..100usize)).prop_map(|(provider, token)| Fact::Release { provider, token }),
         Just(Fact::Pause),
         Just(Fact::Resume),
         Just(Fact::Stop),

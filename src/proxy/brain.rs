@@ -11,8 +11,10 @@ use crate::policy::{self, Answer, Condition, Now, Rules, Until};
 use crate::provider::{Finding, Provider};
 use crate::tokens::TokenPool;
 use crate::usage::Usage;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+/// Two ends of a wait that are no farther apart are the same one.
+const SAME_END: Duration = Duration::from_secs(1);
 /// So many requests go first with a token that has not proven itself (trap T14).
 const PIONEERS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
@@ -59,10 +61,24 @@ struct Ring {
     seats: Vec<Seat>,
     /// The token after the one that round-robin chose last.
     turn: usize,
+    /// The token that sticky requests go out with; for some seconds it may be another than the pool's.
+    in_play: usize,
+    /// Requests that wait for a reset, and the wait that was told of.
+    held: usize,
+    hold: Option<Hold>,
     /// What was said and holds on.
     said_exhausted: bool,
     said_silent: bool,
     said_quotas: bool,
+}
+
+/// A wait that all held requests of a ring share.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    /// As promised last.
+    until: SystemTime,
+    /// Whether it was said, so that its end is to be said as well.
+    told: bool,
 }
 
 /// What the proxy knows of a token beside its standing.
@@ -112,8 +128,11 @@ impl Brain {
             .into_iter()
             .map(|pool| Ring {
                 seats: vec![Seat::default(); pool.len()],
+                in_play: pool.current_index(),
                 pool,
                 turn: 0,
+                held: 0,
+                hold: None,
                 said_exhausted: false,
                 said_silent: false,
                 said_quotas: false,
@@ -155,14 +174,39 @@ impl Brain {
             ring.pool.next(index);
             // A token that was left rests; one that is taken up is tried with a few requests first.
             ring.seats[index].proven = false;
-            say.push(Notice::AutoRotating);
-            say.push(Notice::Switched {
-                provider: named,
-                index,
-                len: ring.pool.len(),
-            });
         }
-        ring.set_out(index, patient, now)
+        let choice = ring.set_out(index, patient, now);
+        if let Choice::Go { .. } = choice {
+            if self.strategy == Strategy::Sticky {
+                ring.bring_into_play(index, named, now, say);
+            }
+            // Whoever goes first ends the wait of all.
+            say.extend(ring.end_hold(named, Some(index)));
+        }
+        choice
+    }
+
+    /// One more request waits for a reset. `told`: what `choose` had to say of it was said.
+    pub(crate) fn hold(&mut self, ring: usize, is_new: bool, told: bool) {
+        let Some(ring) = self.rings.get_mut(ring) else {
+            return;
+        };
+        ring.held += usize::from(is_new);
+        if let Some(hold) = &mut ring.hold {
+            hold.told |= told;
+        }
+    }
+
+    /// A request waits no longer, because it goes out or because its client is gone.
+    #[must_use = "a wait whose end is not said never ends in the record"]
+    pub(crate) fn let_go(&mut self, ring: usize) -> Vec<Notice> {
+        let named = self.named(ring);
+        let Some(ring) = self.rings.get_mut(ring) else {
+            return Vec::new();
+        };
+        ring.held = ring.held.saturating_sub(1);
+        let over = (ring.held == 0).then(|| ring.end_hold(named, None));
+        over.flatten().into_iter().collect()
     }
 
     /// Another good token than this one, for one more try when the provider is in trouble; nothing
@@ -335,7 +379,7 @@ impl Brain {
                 Report {
                     provider: ring.pool.token(index).provider,
                     index,
-                    in_use: index == ring.pool.current_index(),
+                    in_use: index == ring.in_play,
                     condition: standing.condition(now),
                     group: standing.group(),
                     usage: &seat.usage,
@@ -454,8 +498,16 @@ impl Ring {
             }
             return Choice::Hopeless;
         };
-        if news {
+        // An answer that was under way may tell of a success while others are held.
+        if news && self.hold.is_none() {
             say.push(Notice::AllExhausted);
+        }
+        let known = self.hold.filter(|hold| is_same_end(hold.until, until.wall));
+        if known.is_none() {
+            self.hold = Some(Hold {
+                until: until.wall,
+                told: self.hold.is_some_and(|hold| hold.told),
+            });
             say.push(Notice::WaitingForReset {
                 provider: named,
                 span: until.remaining(now),
@@ -463,9 +515,43 @@ impl Ring {
                 len: self.pool.len(),
                 at: until.wall,
                 now: now.wall,
+                held: true,
             });
         }
         Choice::Hold { until, index }
+    }
+
+    /// A sticky request goes out with this token.
+    fn bring_into_play(
+        &mut self,
+        index: usize,
+        named: Option<&'static str>,
+        now: Now,
+        say: &mut Vec<Notice>,
+    ) {
+        let last = std::mem::replace(&mut self.in_play, index);
+        if last == index {
+            return;
+        }
+        // One that was passed over for some seconds is gone back to without a limit.
+        if !is_good(self.pool.standing(last).condition(now)) {
+            say.push(Notice::AutoRotating);
+        }
+        say.push(Notice::Switched {
+            provider: named,
+            index,
+            len: self.pool.len(),
+        });
+    }
+
+    /// Nobody is held any longer: requests go out with the token at `index`, or are all gone.
+    fn end_hold(&mut self, named: Option<&'static str>, index: Option<usize>) -> Option<Notice> {
+        let hold = self.hold.take()?;
+        hold.told.then(|| Notice::HoldOver {
+            provider: named,
+            index,
+            len: self.pool.len(),
+        })
     }
 
     /// When the first of the spent tokens is good again, and which one it is.
@@ -484,6 +570,12 @@ impl Ring {
 /// Whether requests go out with a token in this condition as a matter of course.
 fn is_good(condition: Condition) -> bool {
     matches!(condition, Condition::Unknown | Condition::Usable)
+}
+
+/// Whether two ends of a wait are one and the same.
+pub(super) fn is_same_end(one: SystemTime, other: SystemTime) -> bool {
+    let apart = one.duration_since(other);
+    apart.unwrap_or_else(|error| error.duration()) <= SAME_END
 }
 
 /// Whether its requests are refused.

@@ -217,12 +217,12 @@ impl Ticket<'_> {
             asked: self.asked,
             reading,
         };
-        let say = self
-            .shared
-            .brain()
-            .answered(self.ring, self.index, answer, now());
-        self.shared.wake();
+        let mut brain = self.shared.brain();
+        let say = brain.answered(self.ring, self.index, answer, now());
+        // Under the lock, so that what follows from it is said after it.
         self.shared.say(say);
+        drop(brain);
+        self.shared.wake();
     }
 }
 
@@ -232,6 +232,20 @@ impl Drop for Ticket<'_> {
             self.shared.brain().gave_up(self.ring, self.index);
             self.shared.wake();
         }
+    }
+}
+
+/// A request that waits for a reset. Dropped, it is told to the brain.
+struct Held<'a> {
+    shared: &'a Shared,
+    ring: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut brain = self.shared.brain();
+        let say = brain.let_go(self.ring);
+        self.shared.say(say);
     }
 }
 
@@ -314,7 +328,8 @@ impl<'a> Exchange<'a> {
     /// The token to go out with, as soon as there is one; or what to say instead.
     fn ticket(&mut self, hold_until: Instant) -> Result<Result<Ticket<'a>, Own>, Gone> {
         let queue_until = Instant::now() + QUEUE;
-        let mut counted = false;
+        // Dropped after the brain, which it asks for.
+        let mut held = None;
         loop {
             let mut say = Vec::new();
             let shared = self.shared;
@@ -323,8 +338,8 @@ impl<'a> Exchange<'a> {
             let patient = now.tick < queue_until;
             let wait = match brain.choose(self.ring, patient, now, &mut say) {
                 Choice::Go { index } => {
-                    drop(brain);
                     shared.say(say);
+                    drop(brain);
                     return Ok(Ok(self.out_with(index)));
                 }
                 Choice::Hopeless => {
@@ -349,15 +364,18 @@ impl<'a> Exchange<'a> {
                         say.clear();
                         shared.exhausted(self.ring, left);
                     }
-                    if !std::mem::replace(&mut counted, true) {
+                    brain.hold(self.ring, held.is_none(), !say.is_empty());
+                    let ring = self.ring;
+                    held.get_or_insert_with(|| {
                         shared.counters.held.fetch_add(1, Relaxed);
-                    }
+                        Held { shared, ring }
+                    });
                     left.clamp(Duration::from_millis(1), LOOK)
                 }
             };
-            // Under the same lock, so that no change is missed.
-            drop(shared.wait(brain, wait));
+            // Said before what ends the wait is. Under the same lock, so that no change is missed.
             shared.say(say);
+            drop(shared.wait(brain, wait));
             if shared.is_stopping() {
                 let why = "the proxy is being shut down";
                 let dialect = self.upstream.provider.dialect;

@@ -6,6 +6,7 @@
 //! by a restart, and the command is paused only when a reset is too far away to hold its requests.
 //! It promises that the command sees no limit as long as a token can recover. It decides nothing.
 
+use super::brain::is_same_end;
 use super::secret::Key;
 use super::{Place, Proxy, Strategy, Told};
 use crate::clients::{self, Client, Line};
@@ -22,9 +23,6 @@ use crossbeam_channel::Receiver;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
-
-/// Two ends of a wait that are no farther apart are the same one.
-const SAME_END: Duration = Duration::from_secs(1);
 
 /// A running proxy for one command.
 pub(crate) struct Gate {
@@ -58,6 +56,11 @@ impl Gate {
     /// What the proxy has to tell.
     pub(crate) fn told(&self) -> Receiver<Told> {
         self.proxy.told.clone()
+    }
+
+    /// Puts it behind all that is told by now.
+    pub(crate) fn tell_later(&self, told: Told) {
+        let _ = self.proxy.shared.tell.send(told);
     }
 
     /// Where it listens.
@@ -148,10 +151,7 @@ impl Gate {
                 let end = now.wall + wait.unwrap_or_default();
                 let known = self.told.get_mut(ring)?;
                 // Each waiting request tells it, again and again.
-                let is_known = known.is_some_and(|known| {
-                    let apart = known.duration_since(end);
-                    apart.unwrap_or_else(|error| error.duration()) <= SAME_END
-                });
+                let is_known = known.is_some_and(|known| is_same_end(known, end));
                 if is_known && wait.is_some() {
                     return None;
                 }
@@ -213,6 +213,7 @@ impl Gate {
                 span,
                 at,
                 now: said,
+                held: false,
                 ..
             } => {
                 let brain = self.proxy.shared.brain();
@@ -224,6 +225,7 @@ impl Gate {
                     len,
                     at,
                     now: said,
+                    held: false,
                 })
             }
             notice => Some(notice),

@@ -86,6 +86,7 @@ fn wait(wait: &Wait) -> String {
         })
         .maybe(wait.promised, |object, at| time(object, "promised", at))
         .maybe(wait.usable, |object, at| time(object, "usable", at))
+        .raw("held", wait.held)
         .end()
 }
 

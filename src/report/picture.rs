@@ -386,6 +386,7 @@ impl<'n> Words<'_, 'n> {
             _ => String::new(),
         };
         match wait.to {
+            None if wait.held => format!("Holding requests{what}{promised}"),
             None => format!("Waiting{what}{promised}"),
             Some(to) => {
                 let late = match (wait.usable, wait.promised) {
@@ -396,11 +397,15 @@ impl<'n> Words<'_, 'n> {
                             late if late < 10 * SECOND => format!("{:.1}s", late as f64 / 1000.0),
                             late => long(late),
                         };
-                        format!(", usable {} ({sign}{late})", self.clock.time(usable))
+                        let word = if wait.held { "went out" } else { "usable" };
+                        format!(", {word} {} ({sign}{late})", self.clock.time(usable))
                     }
+                    (None, _) if wait.held => ", given up".into(),
                     _ => String::new(),
                 };
-                format!("Waited {}{what}{promised}{late}", long(to - wait.from))
+                let word = if wait.held { "Held requests" } else { "Waited" };
+                let span = long((to - wait.from).max(1));
+                format!("{word} {span}{what}{promised}{late}")
             }
         }
     }

@@ -100,6 +100,7 @@ fn night() -> Vec<(Millis, Fact)> {
                 provider: "anthropic".into(),
                 token: Some(2),
                 until: EVENING + 150 * MINUTE,
+                held: false,
             },
         ),
         (120, Fact::Pause),
@@ -284,6 +285,7 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
                 provider: "anthropic".into(),
                 token: None,
                 until: EVENING + 12 * MINUTE,
+                held: false,
             },
         ),
         (
@@ -370,6 +372,119 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         text.contains("is near its limit: 96% used, resets 23:40:00"),
         "{text}"
     );
+}
+
+/// Requests for token 1 that a proxy held; in minutes.
+fn holds(facts: &[(Millis, Fact)]) -> Night {
+    let launch = Fact::Launch {
+        again: false,
+        tokens: vec![1],
+    };
+    let mut all = vec![(0, head(1)), (0, launch)];
+    all.extend_from_slice(facts);
+    all.push((60, Fact::End(Ending::AgainLater)));
+    Night::read(&lines(&all), None).unwrap()
+}
+
+fn hold(until: Millis) -> Fact {
+    Fact::Wait {
+        provider: "anthropic".into(),
+        token: Some(1),
+        until: EVENING + until * MINUTE,
+        held: true,
+    }
+}
+
+fn release(token: Option<usize>) -> Fact {
+    Fact::Release {
+        provider: "anthropic".into(),
+        token,
+    }
+}
+
+#[test]
+fn requests_that_a_proxy_holds_are_a_wait() {
+    let night = holds(&[(10, hold(15)), (12, hold(18)), (20, release(Some(1)))]);
+    assert_eq!(night.waits.len(), 1);
+    assert_eq!(night.time(Doing::Waiting), 10 * MINUTE);
+    assert_eq!(night.time(Doing::Working), 50 * MINUTE);
+    let text = drawn(&night, 80);
+    let told = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        told.contains(
+            "Held requests 10m for token 1/1: promised 22:18:00, went out 22:20:00 (+2m)"
+        ),
+        "{text}"
+    );
+    let value: serde_json::Value = serde_json::from_str(&json(&night)).unwrap();
+    let wait = &value["waits"][0];
+    assert_eq!(
+        (&wait["held"], &wait["usable"], &wait["to"]),
+        (
+            &true.into(),
+            &"2026-01-01T22:20:00.000Z".into(),
+            &"2026-01-01T22:20:00.000Z".into()
+        )
+    );
+
+    let night = holds(&[(10, hold(15)), (12, release(None))]);
+    assert_eq!(night.time(Doing::Waiting), 2 * MINUTE);
+    assert!(drawn(&night, 100).contains("promised 22:15:00, given up"));
+    let night = holds(&[(10, hold(15))]);
+    assert!(drawn(&night, 80).contains("Holding requests for token 1/1: promised 22:15:00"));
+}
+
+/// The reset turned out to be too far away: the command is paused while its requests are held.
+#[test]
+fn a_hold_that_becomes_a_pause_is_one_wait() {
+    let Fact::Wait {
+        provider, token, ..
+    } = hold(0)
+    else {
+        unreachable!("a hold is a wait");
+    };
+    let wait = Fact::Wait {
+        provider,
+        token,
+        until: EVENING + 40 * MINUTE,
+        held: false,
+    };
+    let night = holds(&[
+        (10, hold(15)),
+        (12, wait),
+        (12, Fact::Pause),
+        (40, release(Some(1))),
+        (41, Fact::Resume),
+    ]);
+    let [wait] = &night.waits[..] else {
+        panic!("{:?}", night.waits);
+    };
+    assert_eq!(wait.to, Some(EVENING + 41 * MINUTE));
+    assert!(!wait.held);
+    assert_eq!(night.time(Doing::Waiting), 31 * MINUTE);
+}
+
+/// Before there were releases, the end of a hold was not told: such a wait is a promise only.
+#[test]
+fn the_journal_of_an_earlier_ddollar_reads_as_before() {
+    let line = hold(15).json(EVENING + 10 * MINUTE);
+    let earlier = line.replace(",\"held\":true", "");
+    assert_ne!(line, earlier);
+    let text = lines(&[
+        (0, head(1)),
+        (
+            0,
+            Fact::Launch {
+                again: false,
+                tokens: vec![1],
+            },
+        ),
+    ]) + &earlier
+        + "\n"
+        + &lines(&[(60, Fact::End(Ending::AgainLater))]);
+    let night = Night::read(&text, None).unwrap();
+    assert_eq!((night.waits.len(), night.unknown, night.damaged), (0, 0, 0));
+    assert_eq!(night.time(Doing::Working), 60 * MINUTE);
 }
 
 #[test]

@@ -105,8 +105,10 @@ pub(crate) struct Wait {
     pub(crate) cause: Option<Cause>,
     /// When it was to be over, as told last; `None` when nobody told.
     pub(crate) promised: Option<Millis>,
-    /// When an answer first showed a usable token again.
+    /// When an answer first showed a usable token again, or a held request went out.
     pub(crate) usable: Option<Millis>,
+    /// The command went on meanwhile; it was its requests that a proxy held.
+    pub(crate) held: bool,
 }
 
 /// One thing worth telling.
@@ -224,6 +226,9 @@ struct Builder {
     /// The reason that was given last, and what was promised, until the wait that they are for.
     cause: Option<Cause>,
     promise: Option<(String, Option<usize>, Millis)>,
+    /// Whether the command is paused, and the providers whose requests a proxy holds.
+    paused: bool,
+    held: Vec<String>,
     rotated: Vec<(Who, usize)>,
     ended: Option<Ending>,
 }
@@ -272,6 +277,8 @@ impl Builder {
             stopped: None,
             cause: None,
             promise: None,
+            paused: false,
+            held: Vec::new(),
             rotated: Vec::new(),
             ended: None,
         }
@@ -310,6 +317,9 @@ impl Builder {
                     track.reset = until;
                 }
                 self.cause = Some(cause);
+                if matches!(cause, Cause::Reached | Cause::SpendCap) {
+                    self.is_spent(at, &who);
+                }
                 let chapter = Chapter::Limit {
                     who,
                     cause,
@@ -330,15 +340,37 @@ impl Builder {
                 provider,
                 token,
                 until,
+                held,
             } => {
+                let runs = self.doing == Doing::Working || !self.held.is_empty();
+                if held && runs && !self.held.contains(&provider) {
+                    self.held.push(provider.clone());
+                }
                 self.promise = Some((provider, token, until));
                 // There is no command to pause: it has ended.
-                if self.doing != Doing::Working {
-                    self.wait(at);
+                if held && runs || !held && self.doing != Doing::Working {
+                    self.wait(at, held);
                 }
             }
-            Fact::Pause => self.wait(at),
-            Fact::Resume => self.turn(at, Doing::Working),
+            Fact::Release { provider, token } => {
+                self.held.retain(|held| *held != provider);
+                if self.doing == Doing::Waiting && !self.paused && self.held.is_empty() {
+                    if let (Some(_), Some(wait)) = (token, self.night.waits.last_mut()) {
+                        wait.usable.get_or_insert(at);
+                    }
+                    self.turn(at, Doing::Working);
+                }
+            }
+            Fact::Pause => {
+                self.paused = true;
+                self.wait(at, false);
+            }
+            Fact::Resume => {
+                self.paused = false;
+                if self.held.is_empty() {
+                    self.turn(at, Doing::Working);
+                }
+            }
             Fact::Stop => {
                 self.stopped = Some(at);
                 self.turn(at, Doing::Restarting);
@@ -353,6 +385,21 @@ impl Builder {
             Fact::Note { text } => self.night.story.push((at, Chapter::Note(text))),
             Fact::Lost { lines } => self.night.damaged = self.night.damaged.saturating_add(lines),
             Fact::End(ending) => self.ended = Some(ending),
+        }
+    }
+
+    /// Nothing is left of a token, whatever its windows say.
+    fn is_spent(&mut self, at: Millis, who: &Who) {
+        let Some(track) = self.night.tracks.iter_mut().find(|track| track.who == *who) else {
+            return;
+        };
+        if track.steps.last().is_none_or(|step| step.used < 1.0) {
+            close(track, at);
+            track.steps.push(Step {
+                from: at,
+                to: at,
+                used: 1.0,
+            });
         }
     }
 
@@ -433,8 +480,8 @@ impl Builder {
         }
     }
 
-    /// The command is held, until something is usable again.
-    fn wait(&mut self, at: Millis) {
+    /// The command waits, or `held` requests of it do, until something is usable again.
+    fn wait(&mut self, at: Millis, held: bool) {
         let going_on = self.doing == Doing::Waiting;
         let promise = self.promise.take();
         if !going_on {
@@ -449,11 +496,15 @@ impl Builder {
                 cause: self.cause.take(),
                 promised: None,
                 usable: None,
+                held: true,
             });
             self.night.story.push((at, Chapter::Wait(number)));
         }
-        if let (Some(wait), Some((provider, token, until))) = (self.night.waits.last_mut(), promise)
-        {
+        let Some(wait) = self.night.waits.last_mut() else {
+            return;
+        };
+        wait.held &= held;
+        if let Some((provider, token, until)) = promise {
             wait.provider = provider;
             wait.token = token;
             wait.promised = Some(until);
@@ -472,6 +523,8 @@ impl Builder {
         self.close_span(at);
         // What is in use is known from one check to the next only while the command works or waits.
         if doing == Doing::Restarting {
+            self.paused = false;
+            self.held.clear();
             for track in &mut self.night.tracks {
                 close(track, at);
                 track.open = false;

@@ -70,7 +70,7 @@ fn a_limit_of_seconds_goes_on_with_another_quota_at_once() {
     assert_eq!(gateway.post(json!({})).status, 200);
     assert!(began.elapsed() < Duration::from_secs(3), "it has waited");
     assert_eq!(used(&mut provider, from), ["1 429", "2 200"]);
-    gateway.stop().never_says("Switched");
+    gateway.stop().says_once("Switched to token 2/2");
 }
 
 #[test]

@@ -16,8 +16,11 @@ struct Proxied {
 
 /// Starts the agent behind a proxy, with these options.
 fn supervised(provider: &Provider, options: &[&str]) -> Proxied {
-    let prepared = Supervise::with(provider).options(&["--proxy"]);
-    let mut run = prepared.options(options).agent();
+    start(Supervise::with(provider).options(options))
+}
+
+fn start(prepared: Supervise) -> Proxied {
+    let mut run = prepared.options(&["--proxy"]).agent();
     let (pid, _) = run.wait_ready();
     run.tell("echo \"URL $ANTHROPIC_BASE_URL $ANTHROPIC_API_KEY\"");
     let line = run.stdout.wait("URL http://");
@@ -255,10 +258,7 @@ fn a_rehearsal_behind_the_proxy_starts_its_worker_once() {
         .says_once("Launching");
 
     // The record knows the real tokens, and how full they were.
-    let mut report = state.command(PROGRAM);
-    report.env("XDG_STATE_HOME", state.path());
-    let output = report.args(["report", "--json"]).output().unwrap();
-    let facts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let facts = report(&state);
     assert_eq!(
         (&facts["starts"], &facts["rotations"]),
         (&json!(1), &json!(2))
@@ -268,6 +268,132 @@ fn a_rehearsal_behind_the_proxy_starts_its_worker_once() {
     for token in tokens {
         assert!(token["used"].as_array().unwrap().len() > 2, "{token}");
     }
+}
+
+/// What the record of the last run in this folder comes to.
+fn report(state: &Desk) -> Value {
+    let mut report = state.command(PROGRAM);
+    report.env("XDG_STATE_HOME", state.path());
+    let output = report.args(["report", "--json"]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_record_of_a_short_run_has_its_limits_its_rotation_and_its_hold() {
+    let state = Desk::new();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let news = state.join("news");
+    let notify = format!(
+        "echo \"$DDOLLAR_EVENT $DDOLLAR_TOKEN\" >> '{}'",
+        news.display()
+    );
+    let run = Supervise::with(&provider).env("XDG_STATE_HOME", state.path());
+    let mut proxied = start(run.options(&["--notify", &notify]));
+    proxied.is_served();
+    provider.control(spent_at("org-1", "2h"));
+    proxied.is_served();
+    let told = |event: &str| {
+        eventually(event, || {
+            let told = std::fs::read_to_string(&news).ok()?;
+            told.contains(event).then_some(told)
+        })
+    };
+    told("rotate 2\n");
+    provider.control(spent_at("org-2", "5s"));
+    // Several at once are one wait.
+    let mut wires: Vec<Wire> = (0..3).map(|_| proxied.ask(json!({}))).collect();
+    for wire in &mut wires {
+        assert_eq!(wire.answer().status, 200);
+    }
+    proxied
+        .run
+        .stderr
+        .wait("Held requests go on with token 2/2");
+    let told = told("resume 2\n");
+    assert_eq!(told.matches("limit").count(), 2, "{told}");
+    proxied
+        .run
+        .finish()
+        .says_once("All tokens exhausted")
+        .never_says("approaching");
+
+    let facts = report(&state);
+    assert_eq!(
+        (&facts["starts"], &facts["rotations"]),
+        (&json!(1), &json!(1))
+    );
+    let [wait] = &facts["waits"].as_array().unwrap()[..] else {
+        panic!("{facts}");
+    };
+    assert_eq!(
+        (&wait["token"], &wait["held"]),
+        (&json!(2), &json!(true)),
+        "{wait}"
+    );
+    for end in ["promised", "usable", "to"] {
+        assert!(wait[end].is_string(), "{end} in {wait}");
+    }
+    assert!(
+        facts["seconds"]["waited"].as_f64().unwrap() > 0.5,
+        "{facts}"
+    );
+    let story = facts["story"].as_array().unwrap().iter();
+    let limits: Vec<_> = story
+        .filter(|chapter| chapter["event"] == "limit")
+        .map(|chapter| (&chapter["token"], &chapter["cause"]))
+        .collect();
+    let reached = json!("reached");
+    assert_eq!(limits, [(&json!(1), &reached), (&json!(2), &reached)]);
+    for token in facts["tokens"].as_array().unwrap() {
+        let used = token["used"].as_array().unwrap().iter();
+        let most = used
+            .filter_map(|step| step["used"].as_f64())
+            .fold(0.0, f64::max);
+        assert!(most >= 1.0, "{token}");
+    }
+}
+
+#[test]
+fn a_limit_that_a_check_finds_is_in_the_record() {
+    let state = Desk::new();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let run = Supervise::with(&provider).env("XDG_STATE_HOME", state.path());
+    let mut proxied = start(run);
+    proxied.is_served();
+    provider.control(spent_at("org-1", "2h"));
+    // Its failure makes ddollar ask.
+    proxied.run.tell("exit 3");
+    proxied.run.end().expect(3).says_once("Token limit reached");
+    let facts = report(&state);
+    let mut story = facts["story"].as_array().unwrap().iter();
+    assert!(
+        story.any(|chapter| chapter["event"] == "limit" && chapter["token"] == 1),
+        "{facts}"
+    );
+}
+
+/// The seconds for which a token is passed over are two rotations, there and back.
+#[test]
+fn a_token_that_is_passed_over_for_seconds_is_said_to_be() {
+    let state = Desk::new();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let run = Supervise::with(&provider).env("XDG_STATE_HOME", state.path());
+    let mut proxied = start(run);
+    proxied.is_served();
+    provider.control(spent_at("org-1", "4s"));
+    proxied.is_served();
+    proxied.run.stderr.wait("Switched to token 2/2");
+    eventually("the first token is back", || {
+        proxied.is_served();
+        proxied
+            .run
+            .stderr
+            .text()
+            .contains("Switched to token 1/2")
+            .then_some(())
+    });
+    proxied.run.finish();
+    assert_eq!(report(&state)["rotations"], 2);
 }
 
 #[test]

@@ -80,6 +80,30 @@ impl Night {
         self.answer(wanted, asked, finding);
     }
 
+    /// A request has to wait; `told`: what is said of it reaches somebody.
+    #[track_caller]
+    fn is_held(&mut self, told: bool) {
+        let before = self.said.len();
+        assert!(matches!(self.choose(), Choice::Hold { .. }));
+        let news = self.said.len() > before;
+        self.brain.hold(0, true, told && news);
+    }
+
+    fn is_let_go(&mut self) {
+        let said = self.brain.let_go(0);
+        self.said.extend(said);
+    }
+
+    /// The tokens that were switched to.
+    fn switches(&self) -> Vec<usize> {
+        let said = self.said.iter();
+        said.filter_map(|notice| match notice {
+            Notice::Switched { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect()
+    }
+
     fn condition(&self, index: usize) -> Condition {
         self.brain.report(self.now).nth(index).unwrap().condition
     }
@@ -106,6 +130,66 @@ fn a_limit_of_a_few_seconds_is_passed_over_and_not_left_for() {
     night.request(1, Finding::Served);
     night.pass(Duration::from_secs(3));
     night.request(0, Finding::Served);
+    // Each time it is said with which token they go on.
+    assert_eq!(night.switches(), [1, 0]);
+}
+
+/// All requests that are held at once share one wait, which is said at its begin and at its end.
+#[test]
+fn a_hold_is_said_once_and_so_is_its_end() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    let early = night.goes_with(0);
+    night.request(0, limited(600));
+    for _ in 0..3 {
+        night.is_held(true);
+    }
+    // What was under way before the limit lifts none.
+    night.answer(0, early, Finding::Served);
+    night.is_held(true);
+    let said = |night: &Night, is_meant: fn(&Notice) -> bool| {
+        night.said.iter().filter(|notice| is_meant(notice)).count()
+    };
+    assert_eq!(said(&night, |n| matches!(n, Notice::AllExhausted)), 1);
+    let waits = |n: &Notice| matches!(n, Notice::WaitingForReset { held: true, .. });
+    assert_eq!(said(&night, waits), 1);
+    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 0);
+
+    night.pass(Duration::from_secs(600));
+    for _ in 0..PIONEERS {
+        let _ = night.goes_with(0);
+        night.is_let_go();
+    }
+    let over = |n: &Notice| matches!(n, Notice::HoldOver { index: Some(0), .. });
+    assert_eq!(said(&night, over), 1);
+    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 1);
+
+    // It was no more than a promise: they are held again.
+    let asked = night.now.tick;
+    night.pass(Duration::from_secs(1));
+    night.answer(0, asked, limited(60));
+    night.is_held(true);
+    assert_eq!(said(&night, waits), 2);
+    // And then there is nobody left.
+    night.is_let_go();
+    assert_eq!(
+        said(&night, |n| matches!(
+            n,
+            Notice::HoldOver { index: None, .. }
+        )),
+        1
+    );
+}
+
+#[test]
+fn a_hold_that_somebody_else_tells_of_has_no_end_of_its_own() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    night.request(0, limited(600));
+    night.is_held(false);
+    night.pass(Duration::from_secs(600));
+    let _ = night.goes_with(0);
+    night.is_let_go();
+    let is_over = |notice: &Notice| matches!(notice, Notice::HoldOver { .. });
+    assert!(!night.said.iter().any(is_over));
 }
 
 #[test]

@@ -28,6 +28,7 @@ main() {
     esac
     name=ddollar-$machine-$system
     folder=${DDOLLAR_BIN:-$HOME/.local/bin}
+    case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' INT TERM HUP

@@ -62,6 +62,25 @@ fn it_installs_what_has_the_right_sum() {
 }
 
 #[test]
+fn a_relative_folder_is_below_where_it_was_called() {
+    let desk = Desk::new();
+    let Some(release) = release(&desk) else {
+        return;
+    };
+    let output = desk
+        .command("sh")
+        .env("DDOLLAR_RELEASES", format!("file://{}", release.display()))
+        .env("DDOLLAR_BIN", "my bin")
+        .stdin(fs::File::open(SCRIPT).unwrap())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let program = desk.path().canonicalize().unwrap().join("my bin/ddollar");
+    assert!(program.exists(), "{stdout}");
+    assert!(stdout.contains(program.to_str().unwrap()), "{stdout}");
+}
+
+#[test]
 fn it_installs_nothing_else() {
     let desk = Desk::new();
     let Some(release) = release(&desk) else {

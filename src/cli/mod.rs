@@ -12,7 +12,7 @@ pub(crate) use help::{general_help, help_of};
 
 use crate::console::Verbosity;
 use crate::error::Error;
-use crate::proxy::Strategy;
+use crate::proxy::{PORT, Strategy};
 use crate::trampoline::Orders;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
@@ -194,7 +194,7 @@ impl Default for Args {
             state: StateFile::Usual,
             verbosity: Verbosity::Normal,
             proxy: false,
-            listen: SocketAddr::from(([127, 0, 0, 1], 4141)),
+            listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
             allow_remote: false,
             strategy: Strategy::Sticky,
             hold: Duration::from_secs(600),

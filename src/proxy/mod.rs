@@ -55,6 +55,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use upstream::Upstream;
 
+/// Where it listens when it is not told.
+pub(crate) const PORT: u16 = 4141;
 /// Answers under way may take so long to end once the proxy is to stop.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -317,10 +319,7 @@ pub(crate) fn run(
             wants: "127.0.0.1:PORT, or --allow-remote to open the proxy to others".into(),
         });
     }
-    let folder = options::state_folder(&environment).ok_or_else(|| Error::System {
-        what: "no place for the proxy's secret",
-        why: "neither XDG_STATE_HOME nor HOME is set".into(),
-    })?;
+    let folder = options::state_folder(&environment);
     let mut options = options::resolve(args, environment)?;
     let mut rings = options::by_provider(std::mem::take(&mut options.rings));
     for (pool, endpoint) in &rings {
@@ -338,7 +337,13 @@ pub(crate) fn run(
         }
     }
     let signals = signals::listen()?;
-    let key = Key::kept_in(&folder)?;
+    let (key, trouble) = match &folder {
+        Some(folder) => Key::kept_in(folder)?,
+        None => {
+            let why = "neither XDG_STATE_HOME nor HOME names a folder";
+            (Key::new()?, Some(why.to_owned()))
+        }
+    };
     let (reporting, mut reports) = unbounded();
     let mut records = Records::open(options.state.take(), &reporting);
     for (pool, endpoint) in &mut rings {
@@ -364,8 +369,12 @@ pub(crate) fn run(
     for notice in &options.notices {
         console.say(notice);
     }
-    let lines = proxy.exports();
-    hand_over(&lines, &folder, console);
+    if let Some(why) = trouble {
+        let what = format!("The proxy's secret is good for this start only: {why}");
+        console.say(&Notice::Degraded { what });
+    }
+    let path = folder.map(|folder| folder.join(lines_file(proxy.address.port())));
+    hand_over(&proxy.exports(), path.as_deref(), console);
     console.say(&Notice::ProxyListening {
         address: proxy.address.to_string(),
     });
@@ -420,19 +429,31 @@ pub(crate) fn run(
             break;
         }
     }
+    // A port that is no other start's either: its lines lead nowhere now.
+    if let (0, Some(path)) = (listen.port(), path) {
+        let _ = std::fs::remove_file(path);
+    }
     console.say(&Notice::ProxyStopped);
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file of the lines: one for each port, so that no proxy takes another one's.
+fn lines_file(port: u16) -> String {
+    match port {
+        PORT => "proxy.env".into(),
+        _ => format!("proxy-{port}.env"),
+    }
+}
+
 /// Prints the lines, and leaves them in a file for other shells.
-fn hand_over(lines: &str, folder: &Path, console: &Console) {
+fn hand_over(lines: &str, path: Option<&Path>, console: &Console) {
     let mut stdout = std::io::stdout();
     // Whoever started it without a reader has the file.
     let _ = stdout
         .write_all(lines.as_bytes())
         .and_then(|()| stdout.flush());
-    let path = folder.join("proxy.env");
-    match secret::write_private(&path, lines) {
+    let Some(path) = path else { return };
+    match secret::write_private(path, lines) {
         Ok(()) => console.say(&Notice::ProxyLines {
             path: path.display().to_string(),
         }),

@@ -1,8 +1,8 @@
 //! The proxy's own secret: what applications send in the place of a token.
 //!
 //! It promises that only those who can read the user's files know it, that it stays the same from
-//! one start to the next, and that comparing tells nothing about it by its time. Like a token, it is
-//! never printed but in the lines that are there to hand it over.
+//! one start to the next where it can be kept, and that comparing tells nothing about it by its time.
+//! Like a token, it is never printed but in the lines that are there to hand it over.
 
 use crate::error::Error;
 use crate::tokens::{Secret, Token};
@@ -43,27 +43,24 @@ impl Key {
         Ok(Key(Secret::new(&text)))
     }
 
-    /// The one in `folder`, or a new one that is left there.
+    /// The one in `folder`, or a new one that is left there. Where it cannot be kept, as on a file
+    /// system that is read-only, it is good for this start alone, and why comes with it.
     ///
     /// # Errors
-    /// When the file can be neither read nor made.
-    pub(crate) fn kept_in(folder: &Path) -> Result<Key, Error> {
+    /// When the system has no randomness to give.
+    pub(crate) fn kept_in(folder: &Path) -> Result<(Key, Option<String>), Error> {
         let path = folder.join("proxy-secret");
-        let failed = |error: io::Error| Error::File {
-            what: "file of the proxy's secret",
-            path: path.clone(),
-            why: error.to_string(),
-            hint: "make it readable and writable for you alone, or set XDG_STATE_HOME to another folder",
+        let read = match fs::read_to_string(&path) {
+            Ok(text) if is_whole(text.trim()) => return Ok((Key(Secret::new(text.trim())), None)),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Nothing is put in the place of what others may read.
+            Err(error) => Err(error),
         };
-        match fs::read_to_string(&path) {
-            Ok(text) if is_whole(text.trim()) => return Ok(Key(Secret::new(text.trim()))),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
         let key = Key::new()?;
-        write_private(&path, key.0.expose()).map_err(failed)?;
-        Ok(key)
+        let kept = read.and_then(|()| write_private(&path, key.0.expose()));
+        let why = kept.err();
+        Ok((key, why.map(|why| format!("'{}': {why}", path.display()))))
     }
 
     /// Whether `given` is it. The time that this takes depends on its length alone.
@@ -123,15 +120,16 @@ mod tests {
     fn it_is_kept_for_the_owner_alone() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("state/ddollar");
-        let first = Key::kept_in(&folder).unwrap();
+        let (first, why) = Key::kept_in(&folder).unwrap();
+        assert_eq!(why, None);
         let file = folder.join("proxy-secret");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&file), mode(&folder)), (0o600, 0o700));
         let text = fs::read_to_string(&file).unwrap();
         assert!(first.is(text.as_bytes()) && text.len() == 56, "{text}");
         assert!(!first.is(&text.as_bytes()[1..]) && !first.is(b""));
-        assert!(Key::kept_in(&folder).unwrap().is(text.as_bytes()));
+        assert!(Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
         fs::write(&file, "ddollar-cut").unwrap();
-        assert!(!Key::kept_in(&folder).unwrap().is(text.as_bytes()));
+        assert!(!Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
     }
 }

@@ -1,5 +1,6 @@
 //! Its start, several applications, and its end.
 
+use crate::support::env::Desk;
 use crate::support::gateway::{Gateway, message};
 use crate::support::upstream::Upstream;
 use crate::support::{DEADLINE, Provider, Supervise};
@@ -34,6 +35,42 @@ fn its_lines_can_be_evaluated_and_stay_valid_from_one_start_to_the_next() {
     assert_eq!(again.secret, gateway.secret);
     let ended = gateway.stop().says_once("Proxy stopped");
     assert_eq!(String::from_utf8(ended.stdout).unwrap(), lines);
+}
+
+#[test]
+fn a_second_proxy_leaves_the_first_ones_lines_alone() {
+    let provider = Provider::anthropic(&[0.1]);
+    let home = Desk::new();
+    let folder = home.join(".local/state/ddollar");
+    fs::create_dir_all(&folder).unwrap();
+    let first = folder.join("proxy.env");
+    fs::write(&first, "export FIRST=1\n").unwrap();
+    let run = Supervise::with(&provider).env("HOME", home.path());
+    let gateway = Gateway::start(run, &[]);
+    let lines = folder.join(gateway.lines().file_name().unwrap());
+    let text = fs::read_to_string(&lines).unwrap();
+    assert!(text.contains(&gateway.address), "{text}");
+    gateway.stop();
+    // Its port was the system's choice: the next start has another.
+    assert!(!lines.exists());
+    assert_eq!(fs::read_to_string(&first).unwrap(), "export FIRST=1\n");
+}
+
+#[test]
+fn without_a_place_for_its_secret_it_goes_on_with_one_of_its_own() {
+    let provider = Provider::anthropic(&[0.1]);
+    for home in [None, Some("/dev/null"), Some("/proc")] {
+        let mut run = Supervise::with(&provider).without("HOME");
+        if let Some(home) = home {
+            run = run.env("HOME", home);
+        }
+        let gateway = Gateway::start(run, &[]);
+        let answered = gateway.post(json!({}));
+        assert_eq!(answered.status, 200, "{answered:?}");
+        gateway
+            .stop()
+            .says_once("secret is good for this start only");
+    }
 }
 
 #[test]

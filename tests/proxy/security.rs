@@ -229,10 +229,10 @@ fn no_token_and_no_secret_is_where_it_must_not_be() {
         let line = proc::command_line(process.pid).join(" ");
         assert!(!line.contains(&gateway.secret) && !line.contains(&tokens[0]));
     }
-    for name in ["proxy-secret", "proxy.env"] {
-        let path = gateway.lines().with_file_name(name);
+    let lines = gateway.lines();
+    for path in [lines.with_file_name("proxy-secret"), lines] {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, 0o600, "{name}");
+        assert_eq!(mode, 0o600, "{}", path.display());
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(&gateway.secret) && !text.contains(&tokens[0]));
     }

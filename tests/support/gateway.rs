@@ -279,9 +279,11 @@ impl Gateway {
         super::eventually("a status", || Some(self.status()).filter(&wanted))
     }
 
-    /// The file with the lines for shells.
+    /// The file with the lines for shells, while it runs.
     pub(crate) fn lines(&self) -> PathBuf {
-        self.run.desk.join(".local/state/ddollar/proxy.env")
+        let (_, port) = self.address.rsplit_once(':').unwrap();
+        let folder = self.run.desk.join(".local/state/ddollar");
+        folder.join(format!("proxy-{port}.env"))
     }
 
     pub(crate) fn desk(&self) -> &Desk {

@@ -81,7 +81,11 @@ impl Console {
             return;
         }
         let chapter = if notice.opens_chapter() { "\n" } else { "" };
-        let end = if notice.is_question() { "" } else { "\n" };
+        let end = match (notice.is_question(), notice.ends_chapter()) {
+            (true, _) => "",
+            (false, true) => "\n\n",
+            (false, false) => "\n",
+        };
         let mark = self.painted(mark);
         let text = format!("{chapter}{mark}{words}{end}");
         let mut held = self.held.borrow_mut();

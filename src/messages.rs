@@ -73,6 +73,8 @@ pub(crate) enum Notice {
     },
     Launching {
         command: String,
+        /// For the first time, and not again.
+        first: bool,
     },
     SessionResumed,
     /// Why the token in use will not do.
@@ -333,6 +335,11 @@ impl Notice {
         matches!(self, Notice::Limit { .. })
     }
 
+    /// Whether an empty line goes after it, because the command has the word now.
+    pub(crate) fn ends_chapter(&self) -> bool {
+        matches!(self, Notice::Launching { first: true, .. })
+    }
+
     /// Whether the answer goes on the same line.
     pub(crate) fn is_question(&self) -> bool {
         matches!(self, Notice::AskRotate { .. } | Notice::AskExhausted)
@@ -413,7 +420,7 @@ impl Notice {
                     compact(*interval)
                 ),
             ),
-            Notice::Launching { command } => (Mark::Next, format!("Launching: {command}")),
+            Notice::Launching { command, .. } => (Mark::Next, format!("Launching: {command}")),
             Notice::SessionResumed => (Mark::Done, "Session resumed".into()),
             Notice::Limit {
                 provider,

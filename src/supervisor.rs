@@ -479,7 +479,8 @@ impl<'a> World<'a> {
             (_, false) => self.anew(),
         };
         let command = self.shown(&shown);
-        self.console.say(&Notice::Launching { command });
+        let first = !again;
+        self.console.say(&Notice::Launching { command, first });
         let name = self.shown(words.get(..1).unwrap_or_default());
         if self.mixed {
             let provider = self

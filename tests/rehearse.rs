@@ -14,7 +14,7 @@ fn the_night_shows_two_rotations_a_wait_and_the_finish_with_nothing_lost() {
             "Discovering API tokens...\nStarting supervision mode...\n",
             "✓ Loaded 3 token(s) across 1 provider(s)\n",
             "✓ Monitor started (checking limits every 1s)\n",
-            "▶  Launching: built-in worker, 155 work units\n",
+            "▶  Launching: built-in worker, 155 work units\n\n",
             "⚠️  Token limit approaching (",
             "▶  Auto-rotating to next token...\n",
             "▶  Switched to token 2/3\n",

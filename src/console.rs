@@ -11,8 +11,10 @@ use crate::policy::{Now, Until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// How much is said.
@@ -40,6 +42,8 @@ pub(crate) struct Console {
     colour: bool,
     /// Whether a line can be drawn over another.
     redraws: bool,
+    /// Whether stdout, the command's own, is the same place: then its words come in between.
+    shared: bool,
     /// What is said but not yet written.
     held: RefCell<Held>,
 }
@@ -50,6 +54,8 @@ struct Held {
     screen_is_the_childs: bool,
     /// Whether the last line is the countdown, which the next words replace.
     countdown: bool,
+    /// Whether the last words were followed by an empty line.
+    parted: bool,
     /// When the wait began, or was last spoken of.
     spoken: Option<Instant>,
     texts: VecDeque<String>,
@@ -64,6 +70,7 @@ impl Console {
             colour: std::io::stderr().is_terminal() && takes_colour(&variable),
             redraws: std::io::stderr().is_terminal()
                 && variable("TERM").is_none_or(|value| value != "dumb"),
+            shared: are_one(std::io::stdout(), std::io::stderr()),
             held: RefCell::default(),
         }
     }
@@ -80,15 +87,21 @@ impl Console {
         if notice.weight() < least {
             return;
         }
-        let chapter = if notice.opens_chapter() { "\n" } else { "" };
         let end = match (notice.is_question(), notice.ends_chapter()) {
             (true, _) => "",
             (false, true) => "\n\n",
             (false, false) => "\n",
         };
         let mark = self.painted(mark);
-        let text = format!("{chapter}{mark}{words}{end}");
         let mut held = self.held.borrow_mut();
+        // One empty line is enough, where nobody else writes.
+        let parted = std::mem::replace(&mut held.parted, notice.ends_chapter()) && !self.shared;
+        let chapter = if notice.opens_chapter() && !parted {
+            "\n"
+        } else {
+            ""
+        };
+        let text = format!("{chapter}{mark}{words}{end}");
         held.texts.push_back(text);
         if held.texts.len() > MOST_HELD {
             held.texts.pop_front();
@@ -194,6 +207,16 @@ impl Held {
             write_line("\r\x1b[K");
         }
     }
+}
+
+/// Whether two streams end in one file, terminal or pipe.
+fn are_one(one: impl AsFd, other: impl AsFd) -> bool {
+    let file = |stream: &dyn AsFd| {
+        let copy = stream.as_fd().try_clone_to_owned().ok()?;
+        let data = File::from(copy).metadata().ok()?;
+        Some((data.dev(), data.ino()))
+    };
+    file(&one).is_some_and(|own| file(&other) == Some(own))
 }
 
 /// How an answer on stdout is to be drawn. `variable` looks a variable up.

@@ -188,3 +188,21 @@ fn a_stderr_that_nobody_reads_does_not_hold_up_a_rotation() {
     assert_eq!(process.wait().unwrap().code(), Some(4));
     drop(reader);
 }
+
+#[test]
+fn on_one_stream_it_reads_as_in_the_owners_transcript() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider).after("exec 2>&1");
+    let ended = run.start(&["echo", "Hello"]).end().expect(0);
+    assert_eq!(
+        String::from_utf8(ended.stdout).unwrap(),
+        "Discovering API tokens...\n\
+         Starting supervision mode...\n\
+         ✓ Loaded 1 token(s) across 1 provider(s)\n\
+         ✓ Monitor started (checking limits every 200ms)\n\
+         ▶  Launching: echo Hello\n\
+         \n\
+         Hello\n\
+         ✓ Process completed successfully\n"
+    );
+}

@@ -249,8 +249,8 @@ pub(crate) struct Text {
     pub(crate) going_on: bool,
 }
 
-/// The journal that is called for: a path, the name of one in the folder, or without either the
-/// newest there.
+/// The journal that is called for: a path, the name of one in the folder, with `.jsonl` or without,
+/// or without either the newest there.
 ///
 /// # Errors
 /// There is none, or it cannot be read.
@@ -258,7 +258,10 @@ pub(crate) fn find(run: Option<&Path>, folder: Option<&Path>) -> Result<Text, Er
     let path = match (run, folder) {
         (Some(run), Some(folder)) if !run.exists() => {
             let named = folder.join(run);
-            if named.exists() { named } else { run.into() }
+            let mut whole = named.clone().into_os_string();
+            whole.push(SUFFIX);
+            let mut names = [named, whole.into()].into_iter();
+            names.find(|name| name.exists()).unwrap_or(run.into())
         }
         (Some(run), _) => run.into(),
         (None, folder) => folder

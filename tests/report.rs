@@ -298,6 +298,21 @@ fn what_cannot_be_reported_on_is_named_with_a_hint() {
 }
 
 #[test]
+fn a_run_is_found_by_its_name_with_and_without_the_ending() {
+    let provider = Provider::anthropic(&[0.1]);
+    let state = State::new();
+    let run = state.of(Supervise::with(&provider));
+    run.start(&["true"]).end().expect(0);
+    let journals = state.journals();
+    let whole = journals[0].file_name().unwrap().to_str().unwrap();
+    for name in [whole, whole.trim_end_matches(".jsonl")] {
+        let output = state.report(&[name]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with("true\n"), "{name}: {text}");
+    }
+}
+
+#[test]
 fn an_svg_that_does_not_fit_on_the_disk_is_a_failure() {
     let provider = Provider::anthropic(&[0.1]);
     let state = State::new();

@@ -226,22 +226,26 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
         Some("rehearse") => with_options(Command::Rehearse, words),
         Some("status") => with_options(Command::Status, words),
         Some("report") => with_options(Command::Report, words),
-        Some("help") => help_topic(words.next()),
-        Some("--help") => Ok(Request::Help {
-            topic: None,
-            long: true,
-        }),
-        Some("-h") => Ok(Request::Help {
-            topic: None,
-            long: false,
-        }),
-        Some("version" | "--version" | "-V") => Ok(Request::Version),
-        Some("generate") => {
-            let word = words.next().unwrap_or_default();
-            Kind::named(&word).map(Request::Generate).ok_or_else(|| {
-                let given = word.to_string_lossy().into_owned();
-                Error::NotGenerated { given }
-            })
+        Some("--help") => Ok(general(true)),
+        Some("-h") => Ok(general(false)),
+        Some(name @ ("help" | "version" | "generate" | "--version" | "-V")) => {
+            let word = words.next();
+            match word.as_ref().and_then(|word| word.to_str()) {
+                Some("--help") => return Ok(general(true)),
+                Some("-h") => return Ok(general(false)),
+                _ => {}
+            }
+            match name {
+                "help" => alone(help_topic(word)?, words.next(), "help"),
+                "generate" => {
+                    let word = word.unwrap_or_default();
+                    let kind = Kind::named(&word).ok_or_else(|| Error::NotGenerated {
+                        given: word.to_string_lossy().into_owned(),
+                    })?;
+                    alone(Request::Generate(kind), words.next(), "generate")
+                }
+                _ => alone(Request::Version, word, "version"),
+            }
         }
         Some("__child") => Orders::parse(words)
             .map(Request::Child)
@@ -271,6 +275,23 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
     }
 }
 
+/// The request, if nothing follows it.
+fn alone(
+    request: Request,
+    extra: Option<OsString>,
+    command: &'static str,
+) -> Result<Request, Error> {
+    let Some(extra) = extra else {
+        return Ok(request);
+    };
+    let given = extra.to_string_lossy().into_owned();
+    Err(Error::ExtraWord { given, command })
+}
+
+fn general(long: bool) -> Request {
+    Request::Help { topic: None, long }
+}
+
 fn help(topic: Command, long: bool) -> Request {
     Request::Help {
         topic: Some(topic),
@@ -280,17 +301,11 @@ fn help(topic: Command, long: bool) -> Request {
 
 fn help_topic(word: Option<OsString>) -> Result<Request, Error> {
     let Some(word) = word else {
-        return Ok(Request::Help {
-            topic: None,
-            long: true,
-        });
+        return Ok(general(true));
     };
     match Command::ALL.iter().find(|command| word == command.name()) {
         Some(command) => Ok(help(*command, true)),
-        None if ENTRIES.iter().any(|entry| word == entry.name) => Ok(Request::Help {
-            topic: None,
-            long: true,
-        }),
+        None if ENTRIES.iter().any(|entry| word == entry.name) => Ok(general(true)),
         None => Err(unknown_subcommand(&word)),
     }
 }
@@ -546,6 +561,10 @@ mod tests {
             ("proxy --hold 2d", "does not take '2d'"),
             ("proxy --resume x", "unknown option '--resume' for 'proxy'"),
             ("help nothing", "unknown command 'nothing'"),
+            ("help status more", "'more' is one word too many for 'help'"),
+            ("version more", "'more' is one word too many for 'version'"),
+            ("--version more", "'more' is one word too many"),
+            ("generate man more", "'more' is one word too many"),
         ] {
             let error = parsed(line).expect_err(line);
             let text = format!("{error} {}", error.hint());

@@ -120,9 +120,10 @@ impl Child {
         let errno = Errno::from_raw(self.report.failure()?);
         let command = self.name.clone();
         Some(match errno {
-            Errno::ENOENT => Error::CommandNotFound { command },
+            Errno::ENOENT => Error::CommandNotFound { command, of: None },
             errno => Error::CommandNotExecutable {
                 command,
+                of: None,
                 why: errno.desc().to_lowercase(),
             },
         })

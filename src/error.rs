@@ -4,6 +4,7 @@
 //! has a hint. It does not print; `console.rs` does.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 /// ddollar's own failure (bad options, no tokens, cannot start); the convention of coreutils and env.
@@ -64,14 +65,19 @@ pub(crate) enum Error {
         client: Option<&'static str>,
         variables: String,
     },
-    /// A token file that cannot be read.
+    /// A token file that cannot be read, and what would help.
     TokenFile {
         variable: String,
         path: PathBuf,
         why: String,
+        hint: &'static str,
     },
     /// A token that cannot be one. `source` names the variable or file and line, never the text.
-    MalformedToken { source: String, why: &'static str },
+    MalformedToken {
+        source: String,
+        why: &'static str,
+        hint: &'static str,
+    },
     /// A consumer subscription's token.
     SubscriptionToken { source: String },
     /// A base URL that a token must not be sent to.
@@ -88,17 +94,29 @@ pub(crate) enum Error {
     /// A file without a run in it.
     NotAJournal { path: PathBuf, empty: bool },
     /// The proxy cannot listen there.
-    Listen { address: String, why: String },
+    Listen { address: String, why: io::Error },
     /// The command was not found.
-    CommandNotFound { command: String },
+    CommandNotFound { command: String, of: CommandOf },
     /// The command was found, but cannot be executed.
-    CommandNotExecutable { command: String, why: String },
+    CommandNotExecutable {
+        command: String,
+        of: CommandOf,
+        why: String,
+    },
     /// What was asked for cannot be written to stdout.
     Output { why: String },
     /// A proxy variable that names no proxy.
     ProxyVariable { variable: &'static str },
     /// The system refused something that ddollar needs in order to work.
     System { what: &'static str, why: String },
+}
+
+/// Where a command was named: by an option, or after the `--`.
+pub(crate) type CommandOf = Option<&'static str>;
+
+/// That option, where one did, after the command.
+fn named(of: CommandOf) -> String {
+    of.map_or(String::new(), |option| format!(" ({option})"))
 }
 
 impl Error {
@@ -140,12 +158,11 @@ impl Error {
             Error::NoTokens { variables, .. } => {
                 format!("set {variables}; more as NAME_2, NAMES, NAMES_FILE")
             }
-            Error::TokenFile { .. } => {
-                "the file holds one token a line; make it readable for you alone: chmod 600".into()
+            Error::TokenFile { path, .. } if path.starts_with("~") => {
+                "only a shell knows '~', and not within quotes: give the whole path".into()
             }
-            Error::MalformedToken { .. } => {
-                "several tokens go into NAME_2 or NAMES; look for stray breaks and quotes".into()
-            }
+            Error::TokenFile { hint, .. } => (*hint).into(),
+            Error::MalformedToken { hint, .. } => (*hint).into(),
             Error::SubscriptionToken { .. } => {
                 "use API keys (sk-ant-api…); a subscription stays with its own client".into()
             }
@@ -159,9 +176,15 @@ impl Error {
             Error::NoJournal => {
                 "each 'ddollar supervise' keeps one; or name a file: ddollar report FILE".into()
             }
-            Error::Listen { .. } => {
-                "another proxy may be running there; --listen takes another address".into()
-            }
+            Error::Listen { why, .. } => match why.kind() {
+                ErrorKind::AddrInUse => {
+                    "another proxy may be running there; --listen takes another address".into()
+                }
+                ErrorKind::PermissionDenied => {
+                    "ports below 1024 are the system's; --listen takes one above".into()
+                }
+                _ => "--listen takes an address of this machine, such as 127.0.0.1:4141".into(),
+            },
             Error::CommandNotFound { .. } => {
                 "check the spelling and PATH, or give the full path".into()
             }
@@ -242,10 +265,11 @@ impl fmt::Display for Error {
                 variable,
                 path,
                 why,
+                ..
             } => {
                 write!(f, "cannot use '{}' of {variable}: {why}", path.display())
             }
-            Error::MalformedToken { source, why } => {
+            Error::MalformedToken { source, why, .. } => {
                 write!(f, "the token in {source} {why}")
             }
             Error::SubscriptionToken { source } => {
@@ -267,9 +291,11 @@ impl fmt::Display for Error {
             }
             Error::NoJournal => f.write_str("there is no run to report on"),
             Error::Listen { address, why } => write!(f, "cannot listen on {address}: {why}"),
-            Error::CommandNotFound { command } => write!(f, "'{command}' was not found"),
-            Error::CommandNotExecutable { command, why } => {
-                write!(f, "'{command}' cannot be executed: {why}")
+            Error::CommandNotFound { command, of } => {
+                write!(f, "'{command}'{} was not found", named(*of))
+            }
+            Error::CommandNotExecutable { command, of, why } => {
+                write!(f, "'{command}'{} cannot be executed: {why}", named(*of))
             }
             Error::Output { why } => write!(f, "cannot write to stdout: {why}"),
             Error::ProxyVariable { variable } => {
@@ -335,10 +361,13 @@ mod tests {
                 variable: "ANTHROPIC_API_KEYS_FILE".into(),
                 path: path(),
                 why: "no such file".into(),
+                hint: crate::tokens::ONE_A_LINE,
             },
-            Error::MalformedToken {
-                source: "ANTHROPIC_API_KEY".into(),
-                why: "is too short",
+            Error::TokenFile {
+                variable: "ANTHROPIC_API_KEYS_FILE".into(),
+                path: "~/tokens".into(),
+                why: "no such file".into(),
+                hint: crate::tokens::ONE_A_LINE,
             },
             Error::SubscriptionToken {
                 source: "ANTHROPIC_API_KEYS_FILE, line 12".into(),
@@ -350,18 +379,28 @@ mod tests {
             },
             Error::Listen {
                 address: "127.0.0.1:41414".into(),
-                why: "Address already in use".into(),
+                why: ErrorKind::AddrInUse.into(),
+            },
+            Error::Listen {
+                address: "127.0.0.1:80".into(),
+                why: ErrorKind::PermissionDenied.into(),
+            },
+            Error::Listen {
+                address: "10.0.0.100:41414".into(),
+                why: ErrorKind::AddrNotAvailable.into(),
             },
             Error::CommandNotFound {
                 command: "claude".into(),
+                of: Some("--resume"),
             },
             Error::CommandNotExecutable {
                 command: "notes.txt".into(),
+                of: Some("--resume"),
                 why: "permission denied".into(),
             },
             Error::System {
-                what: "no place for the proxy's secret",
-                why: "neither XDG_STATE_HOME nor HOME is set".into(),
+                what: "cannot read /dev/urandom",
+                why: "No such file or directory (os error 2)".into(),
             },
         ];
         for address in ["http://example.com", "https://u:p@x", "https://x/?y", "/v1"] {
@@ -376,6 +415,27 @@ mod tests {
             };
             let texts = crate::options::readable(&environment);
             all.push(crate::options::rings(&args, &texts).expect_err(address));
+        }
+        for text in [
+            "a b",
+            "a,b",
+            "'a'",
+            "OPENAI_API_KEY=a",
+            "sk-ant-oat-a",
+            "\u{e9}",
+        ] {
+            let variables = [("ANTHROPIC_API_KEYS_FILE".to_owned(), "tokens".to_owned())];
+            let source = crate::tokens::Source {
+                variables: &variables,
+                read: &|_| {
+                    Ok(crate::tokens::TokenFile {
+                        text: text.into(),
+                        exposed: false,
+                    })
+                },
+            };
+            let providers: Vec<_> = crate::provider::PROVIDERS.iter().collect();
+            all.push(crate::tokens::discover(&providers, &source).expect_err(text));
         }
         for words in [
             &["--threshold=x"][..],

@@ -114,6 +114,8 @@ pub(crate) enum Notice {
     WaitingForProvider {
         provider: &'static str,
         span: Duration,
+        /// How long it will be tried, if there is an end to it.
+        at_most: Option<Duration>,
     },
     /// The countdown of a wait.
     StillWaiting {
@@ -335,7 +337,8 @@ impl Notice {
         matches!(self, Notice::Limit { .. })
     }
 
-    /// Whether an empty line goes after it, because the command has the word now.
+    /// Whether an empty line goes after it, because the command has the word now (the owner's
+    /// transcripts).
     pub(crate) fn ends_chapter(&self) -> bool {
         matches!(self, Notice::Launching { first: true, .. })
     }
@@ -479,13 +482,21 @@ impl Notice {
                     None => (Mark::None, format!("{prefix}No request is held any longer")),
                 }
             }
-            Notice::WaitingForProvider { provider, span } => (
-                Mark::Next,
-                format!(
-                    "Waiting until {provider} answers, next try in {}...",
-                    spaced(*span)
-                ),
-            ),
+            Notice::WaitingForProvider {
+                provider,
+                span,
+                at_most,
+            } => {
+                let end =
+                    at_most.map_or(String::new(), |most| format!(" for up to {}", spaced(most)));
+                (
+                    Mark::Next,
+                    format!(
+                        "Waiting until {provider} answers, next try in {}...{end}",
+                        spaced(*span)
+                    ),
+                )
+            }
             Notice::StillWaiting { span, at, now } => (
                 Mark::Next,
                 format!(
@@ -880,6 +891,12 @@ mod tests {
             Notice::WaitingForProvider {
                 provider: "Azure OpenAI",
                 span: Duration::from_secs(299),
+                at_most: None,
+            },
+            Notice::WaitingForProvider {
+                provider: "Azure OpenAI",
+                span: Duration::from_secs(40),
+                at_most: Some(Duration::from_secs(90)),
             },
             Notice::Pausing {
                 span: Duration::from_secs(86_399),

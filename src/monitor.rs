@@ -238,7 +238,15 @@ fn guarded(ask: impl FnOnce() -> Result<Reading, String>) -> Answer {
     let reading = catch_unwind(AssertUnwindSafe(ask));
     Answer {
         asked,
-        reading: reading.unwrap_or_else(|_| Err("internal error".into())),
+        reading: reading.unwrap_or_else(|panic| {
+            // ureq resolves names on a thread of its own, and std panics when there is none.
+            let text = panic.downcast_ref::<String>();
+            let thread = text.is_some_and(|text| text.starts_with("failed to spawn thread"));
+            Err(match thread {
+                true => "the system gives no thread to ask on; see ulimit -u and -v".into(),
+                false => "internal error".into(),
+            })
+        }),
     }
 }
 
@@ -413,7 +421,7 @@ impl Asker {
                 Err(error) => {
                     // Only what the library says of itself; should it ever quote a header, the
                     // token is taken out.
-                    refused = secret.redact(&error.to_string());
+                    refused = secret.redact(&self.in_words(agent, &error));
                     if !is_about_certificates(&error) {
                         break;
                     }
@@ -422,6 +430,26 @@ impl Asker {
         }
         log::debug!("{} does not answer: {refused}", self.provider.label);
         Err(refused)
+    }
+
+    /// Why there is no answer: who was asked, and what came of it. Never a user name or password.
+    fn in_words(&self, agent: &Agent, error: &ureq::Error) -> String {
+        let uri: http::Uri = self.endpoint.base_url.parse().unwrap_or_default();
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port().map_or(String::new(), |port| format!(":{port}"));
+        let through = match agent.config().proxy() {
+            Some(proxy) if !proxy.is_no_proxy(&uri) => {
+                format!(" through the proxy {}:{}", proxy.host(), proxy.port())
+            }
+            _ => String::new(),
+        };
+        let why = match error {
+            ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::Timeout(_) => "no answer in time".into(),
+            ureq::Error::HostNotFound => "there is no host of this name".into(),
+            error => error.to_string(),
+        };
+        format!("{host}{port}{through}: {why}")
     }
 
     fn send(

@@ -6,20 +6,22 @@
 
 use crate::cli::{Args, Resume, StateFile, nearest};
 use crate::clients::{self, Line, Merged};
-use crate::error::Error;
+use crate::error::{CommandOf, Error};
 use crate::herald::Wishes;
 use crate::journal::{self, Place};
 use crate::messages::Notice;
+use crate::monitor;
 use crate::policy::Rules;
 use crate::provider::{PROVIDERS, Provider, by_name};
 use crate::service;
 use crate::system::{self, PrivateFile};
 use crate::tokens::{
-    Source, Token, TokenFile, TokenPool, discover, is_token_variable, nearly_token_variable, shown,
+    ONE_A_LINE, Source, Token, TokenFile, TokenPool, Unreadable, discover, is_token_variable,
+    nearly_token_variable, shown,
 };
 use nix::unistd::{AccessFlags, access};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -161,13 +163,27 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
 
     let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
     if let Some(path) = &certificates
-        && let Err(error) = std::fs::File::open(path)
+        && let Err(why) = monitor::certificates(path)
     {
         notices.push(Notice::UnusedFile {
             variable: "SSL_CERT_FILE",
             path: path.display().to_string(),
-            why: error.to_string(),
+            why,
         });
+    }
+    for token in &found.tokens {
+        let variable_of = token.provider.base_url_variable;
+        let doubled = |name: &&str| {
+            let url = variable(name).unwrap_or_default();
+            token.provider.name == "anthropic" && url.trim_end_matches('/').ends_with("/v1")
+        };
+        let Some(name) = variable_of.filter(doubled) else {
+            continue;
+        };
+        notices.push(Notice::Degraded {
+            what: format!("{name} ends in /v1, which is added to it: leave that out"),
+        });
+        break;
     }
 
     Ok(Found {
@@ -190,12 +206,12 @@ pub(crate) fn resolve(
     let mut found = find(&args, &texts)?;
     let mut notices = std::mem::take(&mut found.notices);
 
-    locate(&args.command, &environment, &found.tokens)?;
+    locate(&args.command, None, &environment, &found.tokens)?;
     let (client, again) = match args.resume {
         Resume::AsClient => (args.client, None),
         Resume::Same => (Some("generic".to_owned()), None),
         Resume::Command(words) => {
-            locate(&words, &environment, &found.tokens)?;
+            locate(&words, Some("--resume"), &environment, &found.tokens)?;
             (args.client, Some(words))
         }
     };
@@ -620,8 +636,17 @@ fn check_proxy(variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
     }
 }
 
-fn read_token_file(path: &Path) -> Result<TokenFile, String> {
-    let words = |error: std::io::Error| error.to_string();
+fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {
+    let words = |error: std::io::Error| Unreadable {
+        why: error.to_string(),
+        hint: match error.kind() {
+            ErrorKind::NotFound => "check the path; the file holds one token a line",
+            ErrorKind::PermissionDenied => {
+                "make it readable for the user that runs ddollar: chown, chmod 600"
+            }
+            _ => ONE_A_LINE,
+        },
+    };
     let file = std::fs::File::open(path).map_err(words)?;
     let mode = file.metadata().map_err(words)?.permissions().mode();
     let mut text = Vec::new();
@@ -629,7 +654,10 @@ fn read_token_file(path: &Path) -> Result<TokenFile, String> {
         .read_to_end(&mut text)
         .map_err(words)?;
     if text.len() as u64 > LARGEST_TOKEN_FILE {
-        return Err("it is larger than 1 MiB".into());
+        return Err(Unreadable {
+            why: "it is larger than 1 MiB".into(),
+            hint: ONE_A_LINE,
+        });
     }
     Ok(TokenFile {
         text,
@@ -641,6 +669,7 @@ fn read_token_file(path: &Path) -> Result<TokenFile, String> {
 /// should not cost a request.
 fn locate(
     words: &[OsString],
+    of: CommandOf,
     environment: &[(OsString, OsString)],
     tokens: &[Token],
 ) -> Result<(), Error> {
@@ -680,8 +709,8 @@ fn locate(
         }
     }
     Err(match refused {
-        Some(why) => Error::CommandNotExecutable { command, why },
-        None => Error::CommandNotFound { command },
+        Some(why) => Error::CommandNotExecutable { command, of, why },
+        None => Error::CommandNotFound { command, of },
     })
 }
 
@@ -756,8 +785,8 @@ mod tests {
             OsString::from("PATH"),
             OsString::from("/nowhere:/bin:/usr/bin"),
         )];
-        assert!(locate(&["sh".into()], &environment, &[]).is_ok());
-        assert!(locate(&["/bin/sh".into()], &environment, &[]).is_ok());
+        assert!(locate(&["sh".into()], None, &environment, &[]).is_ok());
+        assert!(locate(&["/bin/sh".into()], None, &environment, &[]).is_ok());
         for (program, code) in [
             ("no-such-command-here", 127),
             ("/no/such/file", 127),
@@ -765,7 +794,7 @@ mod tests {
             ("/etc/passwd", 126),
             ("/", 126),
         ] {
-            let error = locate(&[program.into()], &environment, &[]).unwrap_err();
+            let error = locate(&[program.into()], None, &environment, &[]).unwrap_err();
             assert_eq!(error.exit_code(), code, "{program}");
         }
     }

@@ -26,6 +26,9 @@ const BETWEEN_STARTS: Duration = Duration::from_secs(1);
 /// How long a failed child is held for a provider that has not answered once in this run.
 /// An outage is waited for; a provider that was never there is more likely a wrong address.
 const NEVER_HEARD: Duration = Duration::from_secs(60);
+/// When that has come to its end at the latest: the tries are 5, 10, 20 and 40 s apart
+/// (`policy::backoff`), and a provider that is silent takes 15 s (`monitor.rs`) to be that.
+const LAST_TRY: Duration = Duration::from_secs(90);
 /// What survives SIGKILL for this long is not to be killed (state D).
 const UNKILLABLE: Duration = Duration::from_secs(5);
 /// How long those have to end that left the child's group: the child's own order to end did not
@@ -988,6 +991,9 @@ impl Session {
             None => Notice::WaitingForProvider {
                 provider: self.label(ring),
                 span: until.remaining(now),
+                // One that was never reached is given up (`settle_failed`).
+                at_most: (!self.heard && matches!(self.phase, Phase::Failed { .. }))
+                    .then_some(LAST_TRY),
             },
         }
     }

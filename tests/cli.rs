@@ -29,7 +29,14 @@ fn version_is_one_line_on_stdout() {
 
 #[test]
 fn help_goes_to_stdout_and_names_the_commands() {
-    for words in [&["help"][..], &["--help"], &["-h"]] {
+    for words in [
+        &["help"][..],
+        &["--help"],
+        &["-h"],
+        &["help", "--help"],
+        &["generate", "--help"],
+        &["version", "-h"],
+    ] {
         let output = ddollar(words);
         assert_eq!(output.status.code(), Some(0));
         let help = text(&output.stdout);
@@ -336,15 +343,16 @@ fn a_token_file_that_cannot_be_used_is_125() {
         refused(&mut provider, change, &[], 125, problem);
     }
     // The tests may run as root, who can read every file; a folder and a missing one, nobody can.
-    for path in ["/", "/no/such/file"] {
+    for (path, hint) in [
+        ("/", "one token a line"),
+        ("/no/such/file", "check the path"),
+        ("~/tokens", "give the whole path"),
+    ] {
         let change = |run: Supervise| run.env("ANTHROPIC_API_KEYS_FILE", path);
-        refused(
-            &mut provider,
-            change,
-            &[],
-            125,
-            &format!("cannot use '{path}' of ANTHROPIC_API_KEYS_FILE"),
-        );
+        let problem = format!("cannot use '{path}' of ANTHROPIC_API_KEYS_FILE");
+        refused(&mut provider, change, &[], 125, &problem);
+        let run = change(Supervise::with(&provider)).start(&["true"]);
+        run.end().expect(125).says(&["\nhint: ", hint]);
     }
 }
 
@@ -409,7 +417,7 @@ fn a_missing_command_is_127_and_one_that_cannot_be_executed_126() {
         (
             &["--resume", "no-such-command-here", "--", "true"],
             127,
-            "was not found",
+            "'no-such-command-here' (--resume) was not found",
         ),
     ] {
         refused(&mut provider, as_it_is, words, code, problem);

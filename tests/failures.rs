@@ -88,6 +88,21 @@ fn a_child_that_fails_in_an_outage_is_started_again_when_it_has_passed() {
 }
 
 #[test]
+fn a_provider_that_was_never_there_is_named_with_how_long_it_will_be_tried() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let mut run = Supervise::bare()
+        .env("ANTHROPIC_API_KEY", "token-gggg-1")
+        .env("ANTHROPIC_BASE_URL", format!("http://{address}/v1/"))
+        .start(&["false"]);
+    run.stderr.wait("ANTHROPIC_BASE_URL ends in /v1, ");
+    let line = run.stderr.wait(&format!("cannot be reached ({address}: "));
+    assert!(line.contains("refused"), "{line}");
+    run.stderr.wait("... for up to 1m 30s");
+}
+
+#[test]
 fn a_child_that_fails_for_reasons_of_its_own_ends_the_run_with_its_status() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
     let mut run = Supervise::with(&provider).agent();

@@ -44,13 +44,16 @@ fn an_ssl_cert_file_without_certificates_does_not_end_the_run() {
     let front = Front::of(&provider.url);
     let supervise = Supervise::behind(&provider, &front.url);
     let empty = supervise.desk().write("ca.pem", "nothing here");
-    for path in [empty.to_str().unwrap(), "/no/such/file"] {
+    for path in [empty.to_str().unwrap(), "/no/such/file", "/"] {
         let mut run = Supervise::behind(&provider, &front.url)
             .env("SSL_CERT_FILE", path)
             .agent();
         run.wait_ready_with(1);
         run.stderr.wait("⚠️  Anthropic cannot be reached (");
-        run.finish().says_once("cannot be reached");
+        let unused = format!("⚠️  SSL_CERT_FILE '{path}' is not used: ");
+        run.finish()
+            .says_once(&unused)
+            .says_once("cannot be reached");
     }
 }
 

@@ -58,7 +58,7 @@ use route::Route;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
-use tokens::{Secret, Source, Token, TokenFile, TokenPool};
+use tokens::{Secret, Source, Token, TokenFile, TokenPool, Unreadable};
 use usage::Clock;
 
 /// 2027-01-15, in Unix seconds: the local clock.
@@ -287,7 +287,10 @@ pub fn tokens(bytes: &[u8]) {
             text: file.to_vec(),
             exposed: false,
         }),
-        _ => Err("no such file".to_owned()),
+        _ => Err(Unreadable {
+            why: "no such file".to_owned(),
+            hint: "",
+        }),
     };
     let providers: Vec<&'static Provider> = PROVIDERS.iter().collect();
     let source = Source {

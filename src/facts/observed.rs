@@ -235,7 +235,7 @@ impl Observer {
                 provider: name(*provider)?,
                 token: index.map(|index| index + 1),
             }),
-            Notice::WaitingForProvider { provider, span } => Some(Fact::Wait {
+            Notice::WaitingForProvider { provider, span, .. } => Some(Fact::Wait {
                 provider: session
                     .pools()
                     .flat_map(TokenPool::tokens)

@@ -175,7 +175,7 @@ fn refused(refusal: Refusal) -> Own {
         Refusal::NoSecret => (
             401,
             "authentication_error",
-            "this proxy's secret is missing; its start prints it",
+            "this proxy's secret is missing, or is not the right one; its start prints it",
         ),
     };
     Own::error(None, status, kind, why)

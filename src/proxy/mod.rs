@@ -214,7 +214,7 @@ impl Proxy {
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(|error| Error::Listen {
                 address: listen.to_string(),
-                why: error.to_string(),
+                why: error,
             })?;
         let address = listener.local_addr().unwrap_or(listen);
         // Of the standard library, which closes both ends to the commands that are started.
@@ -340,7 +340,7 @@ pub(crate) fn run(
     let (key, trouble) = match &folder {
         Some(folder) => Key::kept_in(folder)?,
         None => {
-            let why = "neither XDG_STATE_HOME nor HOME names a folder";
+            let why = "no XDG_STATE_HOME, no HOME";
             (Key::new()?, Some(why.to_owned()))
         }
     };

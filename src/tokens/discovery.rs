@@ -13,9 +13,18 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Source<'a> {
     /// All variables, in any order.
     pub(crate) variables: &'a [(String, String)],
-    /// Reads a token file whole, or says why not in a few words.
-    pub(crate) read: &'a dyn Fn(&Path) -> Result<TokenFile, String>,
+    /// Reads a token file whole.
+    pub(crate) read: &'a dyn Fn(&Path) -> Result<TokenFile, Unreadable>,
 }
+
+/// Why a token file cannot be used, in a few words, and what would help.
+pub(crate) struct Unreadable {
+    pub(crate) why: String,
+    pub(crate) hint: &'static str,
+}
+
+/// The hint for a file that is none of tokens.
+pub(crate) const ONE_A_LINE: &str = "the file holds one token a line, and comments after '#'";
 
 /// What reading a token file gave.
 pub(crate) struct TokenFile {
@@ -152,15 +161,18 @@ fn candidates(
     let list_file = format!("{variable}S_FILE");
     if let Some(path) = value(&list_file) {
         let path = PathBuf::from(path);
-        let unusable = |why: String| Error::TokenFile {
+        let unusable = |Unreadable { why, hint }| Error::TokenFile {
             variable: list_file.clone(),
             path: path.clone(),
             why,
+            hint,
         };
         let file = (source.read)(&path).map_err(unusable)?;
         let lines = file_lines(&path, &file.text)?;
         if lines.is_empty() {
-            return Err(unusable("it holds no token".into()));
+            let why = "it holds no token".into();
+            let hint = ONE_A_LINE;
+            return Err(unusable(Unreadable { why, hint }));
         }
         all.extend(lines);
         if file.exposed {
@@ -185,6 +197,7 @@ fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
         let malformed = |why| Error::MalformedToken {
             source: origin(),
             why,
+            hint: ONE_A_LINE,
         };
         if line.contains(&0) {
             return Err(malformed("contains a NUL byte"));
@@ -195,6 +208,9 @@ fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
             .split_ascii_whitespace()
             .take_while(|word| !word.starts_with('#'));
         let Some(text) = words.next() else { continue };
+        if text == "export" {
+            return Err(malformed("is part of a shell's line (export NAME=...)"));
+        }
         let mut group = None;
         for word in words {
             match word.strip_prefix("group=").filter(|name| !name.is_empty()) {
@@ -219,11 +235,17 @@ fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
 
 /// The secret in `text`, if it can be a token: visible ASCII, as an HTTP header carries it
 /// (RFC 9110 §5.5) and an environment can hold it.
+///
+/// What was meant as something else is refused, too, or the provider would only say that it does not
+/// know it. Tokens are letters and digits with `-`, `_`, `.`, `:`, `/`, `+`, `|` and, at the end of
+/// base64, `=`: none of any provider or gateway has a quote, a comma or a semicolon.
 fn checked(origin: &str, text: &str) -> Result<Secret, Error> {
-    let malformed = |why| Error::MalformedToken {
+    let refused = |why, hint| Error::MalformedToken {
         source: origin.to_owned(),
         why,
+        hint,
     };
+    let malformed = |why| refused(why, SEVERAL);
     if text.contains(['\n', '\r']) {
         return Err(malformed("contains a line break"));
     }
@@ -240,12 +262,40 @@ fn checked(origin: &str, text: &str) -> Result<Secret, Error> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(malformed("contains a character that no token has"));
     }
+    if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
+        return Err(refused("has quotes around it", NO_QUOTES));
+    }
+    if text.contains([',', ';']) {
+        return Err(refused("contains a comma or semicolon", SEVERAL));
+    }
+    if is_assignment(text) {
+        return Err(refused("is a whole line NAME=TOKEN", ALONE));
+    }
     if text.starts_with("sk-ant-oat") {
         return Err(Error::SubscriptionToken {
             source: origin.to_owned(),
         });
     }
     Ok(Secret::new(text))
+}
+
+const QUOTES: [char; 3] = ['"', '\'', '`'];
+
+const SEVERAL: &str = "several tokens go into NAME_2 or NAMES; look for a stray line break";
+const NO_QUOTES: &str = "write it without them: only a shell takes quotes away";
+const ALONE: &str = "write the token alone, without its name";
+
+/// Whether this is the setting of a variable. A token in base64 may end with `=`, and may be in
+/// capitals before it.
+fn is_assignment(text: &str) -> bool {
+    text.split_once('=').is_some_and(|(name, value)| {
+        name.contains('_')
+            && name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+            && value.bytes().any(|b| b != b'=')
+    })
 }
 
 #[cfg(test)]
@@ -264,7 +314,10 @@ mod tests {
                 text: file.to_vec(),
                 exposed: false,
             }),
-            _ => Err("no such file".to_owned()),
+            _ => Err(Unreadable {
+                why: "no such file".to_owned(),
+                hint: "",
+            }),
         };
         let source = Source {
             variables: &variables,
@@ -334,7 +387,7 @@ mod tests {
                 .collect();
         let source = Source {
             variables: &variables,
-            read: &|_| Err("none".to_owned()),
+            read: &|_| unreachable!("no file is named"),
         };
         let providers = ["anthropic", "gemini"].map(|name| by_name(name).unwrap());
         let found = discover(&providers, &source).unwrap();
@@ -401,12 +454,60 @@ mod tests {
                 "holds no token",
             ),
             (&[("ANTHROPIC_API_KEYS_FILE", "gone")], b"", "no such file"),
+            (&[("ANTHROPIC_API_KEY", "\"secret\"")], b"", "has quotes"),
+            (
+                &[("ANTHROPIC_API_KEYS", "a,'secret'")],
+                b"",
+                "number 2) has quotes",
+            ),
+            (&[("ANTHROPIC_API_KEY", "secret,secret2")], b"", "NAME_2"),
+            (
+                &[("ANTHROPIC_API_KEYS", "secret;secret2")],
+                b"",
+                "a comma or semi",
+            ),
+            (
+                &[("ANTHROPIC_API_KEY", "OPENAI_API_KEY=secret")],
+                b"",
+                "write the token alone",
+            ),
+            (
+                &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
+                b"ANTHROPIC_API_KEY=secret\n",
+                "line 1 is a whole line NAME=TOKEN",
+            ),
+            (
+                &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
+                b"\nexport ANTHROPIC_API_KEY=secret\n",
+                "line 2 is part of a shell's line",
+            ),
         ];
         for (variables, file, wanted) in cases {
             let error = found(variables, file).unwrap_err();
             let text = format!("{error} {} {error:?}", error.hint());
             assert!(text.contains(wanted), "{text}");
             assert!(!text.contains("secr"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_a_real_token_is_one() {
+        for text in [
+            "sk-ant-api03-Aa0_-Zz9",
+            "sk-proj-Aa0_-T3BlbkFJ",
+            "AIzaSyA-b_c",
+            "hf_abcDEF",
+            "0123456789abcdef0123456789abcdef",
+            "QUJD_REVG==",
+            "SECRET_ABC=",
+            "eyJhbGciOi.eyJzdWIi.c2ln-_",
+            "id:secret",
+            "12|abc",
+            "a/b+c=",
+            "user=name",
+        ] {
+            let found = found(&[("ANTHROPIC_API_KEY", text)], b"").unwrap();
+            assert_eq!(texts(&found), [text]);
         }
     }
 

@@ -7,7 +7,9 @@
 mod discovery;
 mod pool;
 
-pub(crate) use discovery::{Source, TokenFile, discover, is_token_variable, nearly_token_variable};
+pub(crate) use discovery::{
+    ONE_A_LINE, Source, TokenFile, Unreadable, discover, is_token_variable, nearly_token_variable,
+};
 pub(crate) use pool::TokenPool;
 #[cfg(test)]
 pub(crate) use pool::tests::{pool_of, pool_over};

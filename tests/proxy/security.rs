@@ -27,6 +27,15 @@ fn status_of(gateway: &Gateway, bytes: &str) -> u16 {
 }
 
 #[test]
+fn who_sends_a_wrong_secret_is_not_told_that_none_came() {
+    let (_upstream, gateway) = untouched();
+    let mut wire = gateway.wire();
+    wire.send("GET /ddollar/status HTTP/1.1\r\nHost: localhost\r\nx-api-key: old\r\n\r\n");
+    let text = wire.answer().text();
+    assert!(text.contains("missing, or is not the right one"), "{text}");
+}
+
+#[test]
 fn strangers_are_refused_and_cost_nothing() {
     let (upstream, gateway) = untouched();
     let secret = &gateway.secret;

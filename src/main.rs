@@ -98,7 +98,10 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Token => Ok(callback::token()),
         Request::Notify { files, command } => Ok(notify::help(files, command)),
         Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
-        Request::Status(args) => status::status(&args, &environment()),
+        Request::Status(args) => {
+            mind_panics();
+            status::status(&args, &environment())
+        }
         Request::Report(args) => report(&args, &environment()),
         Request::Help { topic, long } => print(&match topic {
             Some(command) => cli::help_of(command, long),
@@ -179,22 +182,29 @@ fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Log and voice. A panic in a helper thread goes to the log: the screen may be the child's.
+/// Log and voice.
 fn begin(args: &Args, environment: &Environment) -> Result<Console, Error> {
     let texts = options::readable(environment);
     let variable = |name: &str| options::lookup(&texts, name);
     let level = variable("DDOLLAR_LOG").or_else(|| variable("RUST_LOG"));
     logging::start(args.log.as_deref(), level.as_deref())?;
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or(String::new(), ToString::to_string);
-        log::error!("internal error at {place}");
-        if std::thread::current().name() == Some("main") {
-            console::report_bug(&place);
-        }
-    }));
+    mind_panics();
     let console = Console::new(args.verbosity, variable);
     console.say(&Notice::Discovering);
     Ok(console)
+}
+
+/// A panic in a helper thread goes to the log: the screen may be the child's. One for want of a
+/// thread is the answer to a question, and no bug.
+fn mind_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or(String::new(), ToString::to_string);
+        log::error!("internal error at {place}");
+        let is_main = std::thread::current().name() == Some("main");
+        if is_main && !monitor::lacked_a_thread(panic.payload()) {
+            console::report_bug(&place);
+        }
+    }));
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

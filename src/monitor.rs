@@ -13,6 +13,7 @@ use crate::policy::{self, Answer, Now};
 use crate::provider::{Attempt, Finding, Provider, Reading, Reply, Subject};
 use crate::tokens::{Secret, Token, TokenId, TokenPool};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
+use std::any::Any;
 use std::io::{ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -239,15 +240,19 @@ fn guarded(ask: impl FnOnce() -> Result<Reading, String>) -> Answer {
     Answer {
         asked,
         reading: reading.unwrap_or_else(|panic| {
-            // ureq resolves names on a thread of its own, and std panics when there is none.
-            let text = panic.downcast_ref::<String>();
-            let thread = text.is_some_and(|text| text.starts_with("failed to spawn thread"));
-            Err(match thread {
+            Err(match lacked_a_thread(&*panic) {
                 true => "the system gives no thread to ask on; see ulimit -u and -v".into(),
                 false => "internal error".into(),
             })
         }),
     }
+}
+
+/// Whether this panic is that of `std::thread::spawn`, when the system gives no thread: ureq looks
+/// names up on one of its own.
+pub(crate) fn lacked_a_thread(panic: &(dyn Any + Send)) -> bool {
+    let text = panic.downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed to spawn thread"))
 }
 
 /// Asks about every token of every ring once, several at a time. The answers are in no order.
@@ -537,5 +542,18 @@ fn is_about_certificates(error: &ureq::Error) -> bool {
         // rustls reports through the stream that it wraps.
         ureq::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_answer_and_says_when_a_thread_was_missing() {
+        let why = |text: String| guarded(|| panic!("{text}")).reading.unwrap_err();
+        let refused = std::io::Error::from_raw_os_error(11);
+        assert!(why(format!("failed to spawn thread: {refused:?}")).contains("ulimit -u"));
+        assert_eq!(why("anything else".into()), "internal error");
     }
 }

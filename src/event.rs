@@ -133,8 +133,11 @@ pub(crate) enum Step {
     /// Let the group go on after a stop, with the terminal if it is to have it.
     Continue,
     /// Stop as the child did, so that the shell sees a stopped job; `for_terminal` when it wants
-    /// the terminal.
-    Mirror { for_terminal: bool },
+    /// the terminal. `in_background`: neither it nor ddollar had the terminal when it stopped.
+    Mirror {
+        for_terminal: bool,
+        in_background: bool,
+    },
     /// Stop ddollar itself; the child is stopped or gone already.
     SuspendSelf,
     /// Reap what was adopted and has ended.
@@ -149,8 +152,19 @@ pub(crate) enum Step {
 /// How things stand around the terminal at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scene {
-    /// ddollar's own group is in the foreground.
-    pub(crate) ours: bool,
+    pub(crate) front: Front,
     /// No shell would wake ddollar if it stopped itself.
     pub(crate) orphaned: bool,
+}
+
+/// Whose group is in the foreground of the terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Front {
+    /// ddollar's own.
+    Ours,
+    /// The child's.
+    Child,
+    /// Any other, or there is no terminal.
+    #[default]
+    Other,
 }

@@ -7,7 +7,7 @@
 
 use crate::clients::Trouble;
 use crate::error::OWN_FAILURE;
-use crate::event::{Change, Event, How, Outcome, Scene, Step};
+use crate::event::{Change, Event, Front, How, Outcome, Scene, Step};
 use crate::messages::{Limit, Notice};
 use crate::policy::{self, Answer, Condition, Decision, Held, Now, Rules, Silence, Until};
 use crate::provider::{Finding, Reading};
@@ -207,7 +207,8 @@ pub(crate) struct Session {
     troubles: u32,
     /// When a pause for a limit last ended, until the child's next end.
     resumed: Option<Instant>,
-    /// When the child last stopped for a terminal that nobody could give it.
+    /// When the child last stopped for a terminal that nobody could give it, or that it had, since
+    /// ddollar itself was last continued.
     terminal_stops: Vec<Instant>,
 }
 
@@ -610,7 +611,9 @@ impl Session {
 
     fn on_stopped(&mut self, by: Signal, scene: Scene, now: Now) -> Reply {
         let for_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
-        let stuck = for_terminal && !scene.ours && self.is_stuck_for_terminal(now);
+        let is_given = scene.front == Front::Child;
+        let nobody_gives = scene.orphaned && scene.front == Front::Other;
+        let stuck = for_terminal && (is_given || nobody_gives) && self.is_stuck_for_terminal(now);
         match &mut self.phase {
             Phase::Paused {
                 freeze_at,
@@ -623,10 +626,21 @@ impl Session {
                     Some(question) => self.prompt(question, now),
                 }
             }
-            Phase::Running { .. } | Phase::Stopping { .. } if for_terminal && scene.ours => {
+            Phase::Running { .. } | Phase::Stopping { .. }
+                if for_terminal && scene.front == Front::Ours =>
+            {
                 Reply::step(Step::HandOver)
             }
-            Phase::Running { .. } if !scene.orphaned => Reply::step(Step::Mirror { for_terminal }),
+            // It asked in the background, and was given the terminal before its stop was seen.
+            Phase::Running { .. } | Phase::Stopping { .. }
+                if for_terminal && is_given && !stuck =>
+            {
+                Reply::step(Step::Continue)
+            }
+            Phase::Running { .. } if !scene.orphaned => Reply::step(Step::Mirror {
+                for_terminal,
+                in_background: scene.front == Front::Other,
+            }),
             // Nobody would wake us. An operator's SIGSTOP is respected; the rest is undone.
             Phase::Running { .. } if by == Signal::SIGSTOP => {
                 Reply::nothing().and_say(Notice::StoppedByHand)
@@ -640,7 +654,7 @@ impl Session {
         }
     }
 
-    /// Whether the child has now stopped too often for a terminal that it cannot have.
+    /// Whether the child has now stopped too often for a terminal that it cannot have, or has.
     fn is_stuck_for_terminal(&mut self, now: Now) -> bool {
         self.terminal_stops
             .retain(|stop| now.tick.saturating_duration_since(*stop) < TERMINAL_STOPS_WITHIN);
@@ -872,6 +886,7 @@ impl Session {
 
     /// ddollar goes on after a stop, or someone thinks that it was stopped.
     fn on_woken(&mut self, now: Now) -> Reply {
+        self.terminal_stops.clear();
         match &mut self.phase {
             Phase::Running { .. } => Reply::step(Step::Continue),
             // A grace does not run while nobody can look at it.

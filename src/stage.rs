@@ -7,7 +7,7 @@
 use crate::child::Child;
 use crate::console::Console;
 use crate::error::Error;
-use crate::event::{Change, Event};
+use crate::event::{Change, Event, Front};
 use crate::messages::Notice;
 use crate::signals::Inherited;
 use crate::system;
@@ -22,7 +22,13 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a stop for the terminal in the background is kept from the shell. A shell that carries out
+/// `fg` just then does not know of the stop: it hands over the terminal without SIGCONT, and takes
+/// ddollar's own stop for one that came after. Longer than a shell takes for a line, shorter than from
+/// one key to the next but one.
+const SHELLS_MOMENT: Duration = Duration::from_millis(50);
 
 /// So many watchdogs are started in a run at most: what kills them may be there to stay.
 const WATCHDOGS: u32 = 8;
@@ -43,6 +49,8 @@ pub(crate) struct Stage<'c> {
     /// Marks every process of this run, for the watchdog.
     cookie: String,
     grace: Duration,
+    /// The child's stop for the terminal that is yet to be told, and when.
+    untold: Option<(Signal, Instant)>,
     /// Whether it was said that the command cannot be signalled.
     cannot_signal: Cell<bool>,
 }
@@ -66,6 +74,7 @@ impl<'c> Stage<'c> {
             inherited,
             cookie: format!("{}-{random:016x}", std::process::id()),
             grace,
+            untold: None,
             cannot_signal: Cell::new(false),
         }
     }
@@ -123,18 +132,24 @@ impl<'c> Stage<'c> {
     ///
     /// # Errors
     /// The command could not be executed at all.
-    pub(crate) fn take_change(&mut self) -> Result<Option<Event>, Error> {
+    pub(crate) fn take_change(&mut self, now: Instant) -> Result<Option<Event>, Error> {
         let Some(child) = &mut self.child else {
             return Ok(None);
         };
         let Some(change) = child.take_change()? else {
             return Ok(None);
         };
+        self.untold = None;
         Ok(Some(match change {
-            Change::Stopped { by } => Event::Stopped {
-                by,
-                scene: terminal::scene(self.terminal.as_ref()),
-            },
+            Change::Stopped { by } => {
+                let scene = terminal::scene(self.terminal.as_ref(), child.group());
+                let for_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
+                if for_terminal && scene.front == Front::Other && !scene.orphaned {
+                    self.untold = Some((by, now + SHELLS_MOMENT));
+                    return Ok(None);
+                }
+                Event::Stopped { by, scene }
+            }
             Change::Exited { how, asked } => {
                 let group = child.group();
                 self.child = None;
@@ -149,6 +164,18 @@ impl<'c> Stage<'c> {
             }
             change => Event::Child(change),
         }))
+    }
+
+    /// How long a stop of the child is yet to be kept; `None` when there is none to be told.
+    pub(crate) fn keeps_stop(&self, now: Instant) -> Option<Duration> {
+        self.untold.map(|(_, at)| at.saturating_duration_since(now))
+    }
+
+    /// The stop that was kept for long enough, as things stand now.
+    pub(crate) fn kept_stop(&mut self, now: Instant) -> Option<Event> {
+        let (by, _) = self.untold.take_if(|(_, at)| *at <= now)?;
+        let scene = terminal::scene(self.terminal.as_ref(), self.command()?);
+        Some(Event::Stopped { by, scene })
     }
 
     /// Sends a signal to the child's group.
@@ -220,6 +247,7 @@ impl<'c> Stage<'c> {
     /// draws itself anew on SIGWINCH.
     pub(crate) fn go_on(&mut self) {
         let Some(child) = &self.child else { return };
+        self.untold = None;
         let given = self
             .terminal
             .as_mut()
@@ -245,31 +273,37 @@ impl<'c> Stage<'c> {
     }
 
     /// Stops ddollar's whole group as the child has stopped, so that the shell sees a stopped
-    /// job. Returns when somebody continues it; SIGCONT is then an event of its own.
-    pub(crate) fn mirror(&mut self, by_terminal: bool) {
+    /// job. Returns when somebody continues it; SIGCONT is then an event of its own. A child that
+    /// stopped in the background goes on instead if `fg` has come in the meantime: ddollar's stop
+    /// would undo it.
+    pub(crate) fn mirror(&mut self, by_terminal: bool, in_background: bool) {
+        let mut had_it = false;
         if let (Some(child), Some(terminal)) = (&self.child, &mut self.terminal) {
             if by_terminal {
                 terminal.is_asked_for();
             }
-            terminal.take_back(child.group());
+            had_it = terminal.take_back(child.group());
         }
         self.share();
-        self.suspend();
+        if had_it || !in_background {
+            self.suspend();
+        } else if self.is_foreground() {
+            self.go_on();
+        } else {
+            // Nothing may come between this and the look above.
+            stop_group();
+        }
     }
 
     /// Stops ddollar's whole group, if somebody is there to continue it.
     pub(crate) fn suspend(&self) {
-        let scene = terminal::scene(self.terminal.as_ref());
-        if scene.orphaned {
+        if terminal::is_orphaned() {
             return;
         }
         if let Some(terminal) = &self.terminal {
             terminal.restore();
         }
-        // A pipeline is stopped for the shell only when all of its members are.
-        if let Err(errno) = killpg(getpgrp(), Signal::SIGSTOP) {
-            log::warn!("cannot stop: {errno}");
-        }
+        stop_group();
     }
 
     /// Reaps what was adopted and has ended. A watchdog that was among it is replaced.
@@ -373,5 +407,12 @@ impl<'c> Stage<'c> {
             .as_ref()
             .is_some_and(Terminal::is_shared_with_child);
         self.console.hold(shared);
+    }
+}
+
+/// Stops ddollar's whole group: a pipeline is stopped for the shell only when all of its members are.
+fn stop_group() {
+    if let Err(errno) = killpg(getpgrp(), Signal::SIGSTOP) {
+        log::warn!("cannot stop: {errno}");
     }
 }

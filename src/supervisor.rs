@@ -274,13 +274,16 @@ impl<'a> World<'a> {
             if let Some(event) = self.found.take() {
                 return Ok(event);
             }
+            if let Some(event) = self.stage.kept_stop(now().tick) {
+                return Ok(event);
+            }
             let chores = self.chores(now()).map_or_else(never, after);
             let nothing = never();
             let changes = self.stage.changes().unwrap_or(&nothing);
             let timer = self.session.timeout(now()).map_or_else(never, after);
             select_biased! {
                 recv(changes) -> _ => {
-                    self.found = self.stage.take_change()?;
+                    self.found = self.stage.take_change(now().tick)?;
                     if matches!(self.found, Some(Event::Child(Change::Exited { .. }))) {
                         self.rest();
                     }
@@ -319,7 +322,11 @@ impl<'a> World<'a> {
         let countdown = self.console.count_down(until, is_foreground, now);
         let others = self.herald.tend(now);
         let sample = self.sample(now);
-        [countdown, others, sample].into_iter().flatten().min()
+        let stop = self.stage.keeps_stop(now.tick);
+        [countdown, others, sample, stop]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Tells now and then how full the tokens are. Returns when it will again.
@@ -446,7 +453,10 @@ impl<'a> World<'a> {
             }
             Step::HandOver => self.stage.hand_over(),
             Step::Continue => self.stage.go_on(),
-            Step::Mirror { for_terminal } => self.stage.mirror(for_terminal),
+            Step::Mirror {
+                for_terminal,
+                in_background,
+            } => self.stage.mirror(for_terminal, in_background),
             Step::SuspendSelf => {
                 self.prompt = None;
                 self.console.count_down(None, || false, now());

@@ -5,7 +5,7 @@
 //! promises never to take the terminal from a foreground that is neither ours nor the child's, and
 //! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
 
-use crate::event::{How, Scene};
+use crate::event::{Front, How, Scene};
 use crate::system;
 use nix::libc::tcflag_t;
 use nix::sys::signal::killpg;
@@ -155,17 +155,18 @@ impl Terminal {
         (self.wanted || self.is_eager()) && self.give(child)
     }
 
-    /// The child has stopped: takes the terminal back, if it had it, and remembers how it was.
-    pub(crate) fn take_back(&mut self, child: Pid) {
+    /// The child has stopped: takes the terminal back, if it had it, and remembers how it was. Says
+    /// whether it had it.
+    pub(crate) fn take_back(&mut self, child: Pid) -> bool {
         if !std::mem::take(&mut self.handed) {
-            return;
+            return false;
         }
         self.wanted = true;
         let Ok(group) = tcgetpgrp(&self.tty) else {
-            return;
+            return true;
         };
         if group == self.own {
-            return;
+            return true;
         }
         // What somebody else's foreground has set is nothing to remember.
         if group == child || getsid(Some(group)) == getsid(None) {
@@ -173,6 +174,7 @@ impl Terminal {
             self.reclaim();
             self.set(self.usual.as_ref());
         }
+        true
     }
 
     /// The child has asked for the terminal by a stop.
@@ -275,16 +277,21 @@ fn is_capable() -> bool {
 }
 
 /// How things stand, with or without a terminal.
-pub(crate) fn scene(terminal: Option<&Terminal>) -> Scene {
+pub(crate) fn scene(terminal: Option<&Terminal>, child: Pid) -> Scene {
+    let front = terminal.and_then(|terminal| Some((tcgetpgrp(&terminal.tty).ok()?, terminal.own)));
     Scene {
-        ours: terminal.is_some_and(Terminal::is_ours),
+        front: match front {
+            Some((group, own)) if group == own => Front::Ours,
+            Some((group, _)) if group == child => Front::Child,
+            _ => Front::Other,
+        },
         orphaned: is_orphaned(),
     }
 }
 
 /// Whether ddollar's group is orphaned: its parent is not a member of the same session in another
 /// group, so nobody would continue it after a stop (setpgid(2), "orphaned process group").
-fn is_orphaned() -> bool {
+pub(crate) fn is_orphaned() -> bool {
     let parent = getppid();
     if parent.as_raw() <= 0 {
         return true;

@@ -945,36 +945,24 @@ fn a_reset_within_the_patience_is_not_asked_about() {
 
 #[test]
 fn the_stop_of_a_running_child_is_answered_as_a_shell_would() {
-    let shell = Scene {
-        ours: false,
-        orphaned: false,
+    let scene = |front, orphaned| Scene { front, orphaned };
+    let shell = scene(Front::Other, false);
+    let none = scene(Front::Other, true);
+    let ours = scene(Front::Ours, false);
+    let childs = scene(Front::Child, false);
+    let mirror = |for_terminal, in_background| Step::Mirror {
+        for_terminal,
+        in_background,
     };
-    let none = Scene {
-        ours: false,
-        orphaned: true,
-    };
-    let front = Scene {
-        ours: true,
-        orphaned: false,
-    };
-    let for_terminal = true;
     for (by, scene, step) in [
-        (
-            Signal::SIGTSTP,
-            shell,
-            Step::Mirror {
-                for_terminal: false,
-            },
-        ),
-        (
-            Signal::SIGSTOP,
-            shell,
-            Step::Mirror {
-                for_terminal: false,
-            },
-        ),
-        (Signal::SIGTTIN, shell, Step::Mirror { for_terminal }),
-        (Signal::SIGTTOU, front, Step::HandOver),
+        (Signal::SIGTSTP, shell, mirror(false, true)),
+        (Signal::SIGSTOP, shell, mirror(false, true)),
+        (Signal::SIGTTIN, shell, mirror(true, true)),
+        (Signal::SIGTTOU, ours, Step::HandOver),
+        (Signal::SIGTSTP, ours, mirror(false, false)),
+        (Signal::SIGTSTP, childs, mirror(false, false)),
+        // The terminal was given while the stop for it was on its way.
+        (Signal::SIGTTIN, childs, Step::Continue),
         (Signal::SIGTSTP, none, Step::Continue),
         (Signal::SIGSTOP, none, Step::Nothing),
         (Signal::SIGTTIN, none, Step::Continue),
@@ -991,6 +979,12 @@ fn the_stop_of_a_running_child_is_answered_as_a_shell_would() {
     let by = Signal::SIGTTIN;
     for wanted in [Step::Continue, Step::Continue, Step::Nothing] {
         assert_eq!(night.event(Event::Stopped { by, scene: none }).step, wanted);
+    }
+    // Nor does it help one that stops for a terminal that it has.
+    let mut night = Night::of(&["a"]);
+    for wanted in [Step::Continue, Step::Continue, mirror(true, false)] {
+        let scene = childs;
+        assert_eq!(night.event(Event::Stopped { by, scene }).step, wanted);
     }
 }
 

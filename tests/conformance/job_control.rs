@@ -122,6 +122,47 @@ fn c22_ctrl_z_bg_fg() {
     screen.leave();
 }
 
+/// One `fg` is enough, also when the command stops for the terminal in the moment in which it gets
+/// it: at once after `bg`, or because what is typed wakes it.
+#[test]
+fn fg_while_the_command_stops_for_the_terminal() {
+    for (command, background) in [("cat", "bg; fg"), ("poll.pl", "bg")] {
+        let mut screen = Setup::new().bash();
+        screen.line(&format!("$D {command}"));
+        screen.wait("Launching");
+        for round in 0..30 {
+            let word = format!("word{round}");
+            screen.line(&word);
+            screen.wait(&format!("{word}\r\n"));
+            screen.wait(&format!("{word}\r\n"));
+            screen.suspend();
+            if background == "bg" {
+                screen.run(background);
+                screen.fg();
+            } else {
+                screen.line(background);
+                screen.wait(&format!("{background}\r\n"));
+                screen.wait_job_in_front();
+            }
+        }
+        screen.keys(CTRL_D);
+        assert_eq!(screen.prompt(), 0);
+        screen.leave();
+    }
+}
+
+/// A stop for a terminal that the command has is of no use to anybody.
+#[test]
+fn a_stop_for_the_terminal_by_who_has_it() {
+    let mut screen = Setup::new().bash();
+    for signal in ["TTIN", "TTOU"] {
+        let line = format!("$D sh -c 'kill -{signal} $$; echo aw''ake{signal}'");
+        assert_eq!(screen.run(&line), 0);
+        assert!(screen.text().contains(&format!("\nawake{signal}")));
+    }
+    screen.leave();
+}
+
 /// Started in the background it stops when the command reads, and works after `fg`.
 #[test]
 fn c23_started_in_the_background() {

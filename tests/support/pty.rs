@@ -269,6 +269,12 @@ impl Screen {
     #[track_caller]
     pub(crate) fn fg(&mut self) {
         self.line("fg");
+        self.wait_job_in_front();
+    }
+
+    /// Waits until a job has the terminal, and the modes are no longer the shell's.
+    #[track_caller]
+    pub(crate) fn wait_job_in_front(&mut self) {
         let shell = self.pid();
         self.eventually("the job in the foreground", |screen| {
             (screen.foreground() != shell && screen.is_cooked()).then_some(())

@@ -33,13 +33,16 @@ pub(crate) enum Event {
     NotStarted { why: String },
     /// A look at the tree found so many of its processes alive: in the child's group, and beyond.
     Tree { group: usize, beyond: usize },
-    /// The user answered the prompt.
+    /// The user answered the prompt; the end of input is [`END_OF_INPUT`].
     Line(String),
     /// A signal was sent to ddollar.
     Signal(Signal),
     /// The time that the session named is up.
     Deadline,
 }
+
+/// What Ctrl-D at the prompt counts as: its character, which is no choice.
+pub(crate) const END_OF_INPUT: &str = "\x04";
 
 impl Event {
     /// Whether it may tell something new of a token.

@@ -149,6 +149,8 @@ pub(crate) enum Notice {
     },
     AskExhausted,
     NoSuchChoice,
+    /// Ctrl-D at the question.
+    NoAnswer,
     KeepingOn,
     Saved,
     Completed,
@@ -316,6 +318,7 @@ impl Notice {
             | Notice::AskRotate { .. }
             | Notice::AskExhausted
             | Notice::NoSuchChoice
+            | Notice::NoAnswer
             | Notice::Saved
             | Notice::Failed { .. }
             | Notice::ShortLives
@@ -332,9 +335,10 @@ impl Notice {
         }
     }
 
-    /// Whether an empty line goes before it, because a new chapter begins.
+    /// Whether a line's end goes before it: an empty line, because a new chapter begins, or the end of
+    /// the line with the question, because no Enter was typed there.
     pub(crate) fn opens_chapter(&self) -> bool {
-        matches!(self, Notice::Limit { .. })
+        matches!(self, Notice::Limit { .. } | Notice::NoAnswer)
     }
 
     /// Whether an empty line goes after it, because the command has the word now (the owner's
@@ -557,6 +561,10 @@ impl Notice {
                     .into(),
             ),
             Notice::NoSuchChoice => (Mark::Warning, "No such choice".into()),
+            Notice::NoAnswer => (
+                Mark::Warning,
+                "No answer: type a number, then Enter; Ctrl-C ends the command".into(),
+            ),
             Notice::KeepingOn => (
                 Mark::Next,
                 "Keeping on until the window resets or the token is refused".into(),

@@ -4,12 +4,12 @@
 //! dropped. What an answer means is `session.rs`'s to say.
 
 use crate::error::Error;
-use crate::event::Event;
+use crate::event::{END_OF_INPUT, Event};
 use crate::system;
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use std::fs::File;
-use std::io::{PipeWriter, Read};
+use std::io::{ErrorKind, PipeWriter, Read};
 
 /// No answer is longer.
 const LONGEST_LINE: usize = 256;
@@ -21,7 +21,8 @@ pub(crate) struct Prompt {
 }
 
 impl Prompt {
-    /// Listens for one line on `tty`, which goes to `events`; at the end of input an empty one.
+    /// Listens for one line on `tty`, which goes to `events`. Ctrl-D is a line of its own; a terminal
+    /// that cannot be read gives none.
     ///
     /// # Errors
     /// When the system refuses a pipe or a thread.
@@ -44,7 +45,13 @@ impl Prompt {
                     }
                     let mut bytes = [0; 64];
                     match (&tty).read(&mut bytes) {
-                        Ok(0) | Err(_) => break,
+                        Err(why) if why.kind() == ErrorKind::Interrupted => {}
+                        Err(_) => return,
+                        // Where the terminal has hung up, it is nobody's to ask again.
+                        Ok(0) => {
+                            line = END_OF_INPUT.into();
+                            break;
+                        }
                         Ok(count) => line.extend_from_slice(bytes.get(..count).unwrap_or(&[])),
                     }
                 }

@@ -7,7 +7,7 @@
 
 use crate::clients::Trouble;
 use crate::error::OWN_FAILURE;
-use crate::event::{Change, Event, Front, How, Outcome, Scene, Step};
+use crate::event::{Change, END_OF_INPUT, Event, Front, How, Outcome, Scene, Step};
 use crate::messages::{Limit, Notice};
 use crate::policy::{self, Answer, Condition, Decision, Held, Now, Rules, Silence, Until};
 use crate::provider::{Finding, Reading};
@@ -787,8 +787,10 @@ impl Session {
             }
             (question, _) => {
                 *open = Some(question);
-                self.prompt(question, now)
-                    .and_say_first(Notice::NoSuchChoice)
+                self.prompt(question, now).and_say_first(match line {
+                    END_OF_INPUT => Notice::NoAnswer,
+                    _ => Notice::NoSuchChoice,
+                })
             }
         }
     }

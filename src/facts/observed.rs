@@ -251,6 +251,7 @@ impl Observer {
             Notice::AllExhausted
             | Notice::Failed { .. }
             | Notice::NoSuchChoice
+            | Notice::NoAnswer
             | Notice::Saved
             | Notice::AskRotate { .. }
             | Notice::AskExhausted => None,

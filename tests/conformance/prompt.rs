@@ -209,6 +209,40 @@ fn prompt_invalid_choice() {
     screen.leave();
 }
 
+/// Ctrl-D is no answer: the question is put again, on a line of its own.
+#[test]
+fn prompt_end_of_input() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut screen = Setup::with(&provider)
+        .options("--interactive --grace 10m --patience 0s")
+        .bash();
+    screen.line("$D sh -c 'echo READY $$; exec sleep 600'");
+    let child = screen.pid_after("\nREADY ");
+    provider.control(spent_at("org-1", "10m"));
+    screen.wait(QUESTION);
+    // After other characters, the first Ctrl-D only hands these over.
+    for (keys, typed) in [("\x04", ""), ("1\x04\x04", "1")] {
+        screen.keys(keys);
+        let text = screen.wait("No answer");
+        assert!(text.starts_with(&format!("{typed}\r\n")), "{text:?}");
+        screen.wait(QUESTION);
+        assert!(proc::is_stopped(child));
+    }
+    screen.line("3");
+    assert_eq!(screen.prompt(), 75);
+    screen.leave();
+}
+
+/// A terminal that closes while the question is open ends everything.
+#[test]
+fn prompt_terminal_closed() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let (mut screen, child, _) = asked(&provider, "10m");
+    screen.hang_up();
+    screen.family.gone_after(Duration::from_secs(1));
+    assert!(proc::is_gone(child));
+}
+
 /// With every token spent there are two choices; the first waits for the reset.
 #[test]
 fn prompt_all_spent() {

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::messages::{Mark, Notice, Weight};
 use crate::paint::{NARROWEST, Style, WIDEST};
 use crate::policy::{Now, Until};
+use crate::terminal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -69,7 +70,7 @@ impl Console {
             utf8: takes_utf8(&variable),
             colour: std::io::stderr().is_terminal() && takes_colour(&variable),
             redraws: std::io::stderr().is_terminal()
-                && variable("TERM").is_none_or(|value| value != "dumb"),
+                && terminal::is_capable(variable("TERM").as_deref()),
             shared: are_one(std::io::stdout(), std::io::stderr()),
             held: RefCell::default(),
         }
@@ -192,8 +193,7 @@ impl Held {
         if self.screen_is_the_childs || !takes_words(&std::io::stderr()) {
             return;
         }
-        let columns = rustix::termios::tcgetwinsize(std::io::stderr())
-            .map_or(WIDEST, |size| usize::from(size.ws_col));
+        let columns = columns(&std::io::stderr()).unwrap_or(WIDEST);
         // The last column stays free: some terminals break the line there.
         let room = columns.saturating_sub(mark.chars().count() + 1);
         let words: String = words.chars().take(room).collect();
@@ -222,16 +222,18 @@ fn are_one(one: impl AsFd, other: impl AsFd) -> bool {
 /// How an answer on stdout is to be drawn. `variable` looks a variable up.
 pub(crate) fn style(variable: impl Fn(&str) -> Option<String>) -> Style {
     let stdout = std::io::stdout();
-    let columns = rustix::termios::tcgetwinsize(&stdout)
-        .map(|size| usize::from(size.ws_col))
-        .ok()
-        .filter(|columns| *columns > 0)
-        .or_else(|| variable("COLUMNS")?.parse().ok());
+    let columns = columns(&stdout).or_else(|| variable("COLUMNS")?.parse().ok());
     Style {
         utf8: takes_utf8(&variable),
         colour: stdout.is_terminal() && takes_colour(&variable),
         width: columns.unwrap_or(WIDEST).clamp(NARROWEST, WIDEST),
     }
+}
+
+/// How wide this terminal is. One that nobody has told its size, such as a serial line, says 0.
+fn columns(out: &impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(out).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 fn takes_utf8(variable: &impl Fn(&str) -> Option<String>) -> bool {
@@ -246,7 +248,7 @@ fn takes_utf8(variable: &impl Fn(&str) -> Option<String>) -> bool {
 
 fn takes_colour(variable: &impl Fn(&str) -> Option<String>) -> bool {
     variable("NO_COLOR").is_none_or(|value| value.is_empty())
-        && variable("TERM").is_none_or(|value| value != "dumb")
+        && terminal::is_capable(variable("TERM").as_deref())
 }
 
 /// Whether a write to it would not block. What cannot be asked does not block either.

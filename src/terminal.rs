@@ -232,7 +232,7 @@ impl Terminal {
                 .as_ref()
                 .is_some_and(|modes| !modes.local_flags.contains(LocalFlags::ICANON))
         });
-        if full_screen && is_capable() {
+        if full_screen && understands_escapes() {
             let _ = (&self.tty).write_all(PROMPT_PLACE.as_bytes());
         }
         // A key meant for the program must never be an answer.
@@ -252,7 +252,7 @@ impl Terminal {
     }
 
     fn reset(&self) {
-        if is_capable() && tcgetpgrp(stdout()).is_ok() {
+        if understands_escapes() && tcgetpgrp(stdout()).is_ok() {
             let _ = (&self.tty).write_all(RESET.as_bytes());
         }
     }
@@ -272,8 +272,13 @@ impl Terminal {
 }
 
 /// Whether the terminal understands escape sequences.
-fn is_capable() -> bool {
-    std::env::var_os("TERM").is_some_and(|name| !name.is_empty() && name != "dumb")
+fn understands_escapes() -> bool {
+    is_capable(std::env::var("TERM").ok().as_deref())
+}
+
+/// Whether a terminal of this name, the value of TERM, understands escape sequences.
+pub(crate) fn is_capable(name: Option<&str>) -> bool {
+    name.is_some_and(|name| !name.is_empty() && name != "dumb")
 }
 
 /// How things stand, with or without a terminal.
@@ -351,7 +356,7 @@ pub(crate) fn is_raw(tty: &File) -> bool {
 
 /// Ends every mode of a full-screen program.
 pub(crate) fn reset(mut tty: &File) {
-    if is_capable() {
+    if understands_escapes() {
         let _ = tty.write_all(RESET.as_bytes());
     }
 }

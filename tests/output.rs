@@ -147,6 +147,8 @@ fn colour_is_for_terminals_and_not_with_no_color() {
     for plain in [
         &[("TERM", "xterm"), ("NO_COLOR", "1")],
         &[("TERM", "dumb"), ("X", "")],
+        &[("TERM", ""), ("X", "")],
+        &[("X", ""), ("Y", "")],
     ] {
         let text = on_a_terminal(plain);
         assert!(!text.contains('\x1b'), "{text:?}");

@@ -135,6 +135,15 @@ fn the_countdown_fits_the_terminal() {
     assert_eq!(screen.prompt(), 130);
     screen.leave();
 
+    // One that does not know how wide it is, such as a serial line.
+    let mut screen = Setup::with(&provider).options("--patience 0s").bash();
+    screen.resize(0, 0);
+    screen.line("$D sigecho.pl");
+    screen.wait("\x1b[0mWaiting: 8m ");
+    screen.keys(CTRL_C);
+    assert_eq!(screen.prompt(), 130);
+    screen.leave();
+
     let mut screen = Setup::with(&provider).env("TERM", "dumb").bash();
     screen.line("$D sigecho.pl");
     screen.wait("Pausing subprocess for ");

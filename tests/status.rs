@@ -81,6 +81,28 @@ fn every_token_is_shown_with_its_windows_and_what_would_be_done() {
     );
 }
 
+/// The bars give way, not the numbers.
+#[test]
+fn a_window_of_long_numbers_is_one_line() {
+    let window = |limit: u64| json!({"limit": limit, "resets": "9m47s", "used": 0.5});
+    let buckets = json!({"requests": window(1000), "tokens": window(2_000_000)});
+    let all = json!({"org-1": {"id": "id-of-org-1", "buckets": buckets}});
+    let provider = Provider::start("anthropic", &["org-1"], all, json!([]));
+    let lines = |columns: &str| {
+        let mut command = status(&provider, &["--ascii"]);
+        let text = shown(&command.env("COLUMNS", columns).output().unwrap(), 0);
+        let windows = text.lines().skip(1).take(2).map(str::to_owned);
+        windows.collect::<Vec<String>>()
+    };
+    for columns in ["80", "70"] {
+        for line in lines(columns) {
+            assert!(line.contains("  50.") && line.ends_with("s)"), "{line}");
+            assert!(line.contains("#."), "{line}");
+        }
+    }
+    assert!(lines("64").iter().all(|line| !line.contains('#')));
+}
+
 #[test]
 fn the_exit_code_says_whether_a_start_would_make_sense() {
     let provider = Provider::anthropic(&[0.1, 0.1]);

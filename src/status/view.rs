@@ -11,8 +11,10 @@ use crate::tokens::{Token, TokenPool};
 use crate::usage::Usage;
 use std::time::SystemTime;
 
-/// Cells of a bar on a wide terminal.
+/// Cells of a bar where there is room.
 const BAR: usize = 20;
+/// A shorter bar shows nothing.
+const SHORTEST_BAR: usize = 4;
 
 /// One look at every token.
 pub(super) struct View<'r> {
@@ -118,10 +120,16 @@ impl View<'_> {
             text.push_str(line.trim_end());
             text.push('\n');
         };
+        let rows = self.rings.iter().flat_map(|ring| &ring.rows);
+        let widest = rows
+            .flat_map(|row| row.windows(now, 0, style))
+            .map(|line| line.chars().count())
+            .max();
+        let cells = cells(style.width.saturating_sub(widest.unwrap_or(0)));
         for ring in &self.rings {
             for (index, row) in ring.rows.iter().enumerate() {
                 line(row.heading(index, ring.rows.len(), ring.quota(row), now, style));
-                for window in row.windows(now, style) {
+                for window in row.windows(now, cells, style) {
                     line(style.wrap(&window, 4));
                 }
             }
@@ -231,16 +239,11 @@ impl Row<'_> {
         }
     }
 
-    fn windows(&self, now: SystemTime, style: Style) -> Vec<String> {
+    /// A line for each window, with a bar of so many cells.
+    fn windows(&self, now: SystemTime, cells: usize, style: Style) -> Vec<String> {
         let windows = &self.usage.windows;
         let names = windows.iter().map(|window| window.name.chars().count());
         let widest = names.max().unwrap_or(0);
-        // Without room for a bar the numbers must do.
-        let cells = match style.width {
-            width if width < 60 => 0,
-            width if width < 76 => BAR / 2,
-            _ => BAR,
-        };
         windows
             .iter()
             .map(|window| {
@@ -298,6 +301,14 @@ impl Row<'_> {
                 ),
             )
             .end()
+    }
+}
+
+/// How many cells a bar has, in so many columns of room. Without room for one the numbers must do.
+fn cells(room: usize) -> usize {
+    match room.saturating_sub(1) {
+        room if room < SHORTEST_BAR => 0,
+        room => room.min(BAR),
     }
 }
 

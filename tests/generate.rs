@@ -55,6 +55,15 @@ fn bash_completes_subcommands_options_values_and_the_commands_own_line() {
             &["ddollar", "supervise", "--provider", "anthr"],
             &["anthropic"],
         ),
+        (
+            &["ddollar", "supervise", "--provider", "anthropic,op"],
+            &["anthropic,openai", "anthropic,openrouter"],
+        ),
+        (
+            &["ddollar", "supervise", "--provider", "groq,openai,anthr"],
+            &["groq,openai,anthropic"],
+        ),
+        (&["ddollar", "supervise", "--client", "codex,cl"], &[]),
         (&["ddollar", "supervise", "--threshold", ""], &[]),
         (&["ddollar", "supervise", "--log", "no"], &["notes.txt"]),
         (
@@ -104,6 +113,10 @@ fn zsh_completes_subcommands_and_options() {
             "ddollar stat\t--provider anthr\t\n",
             "<status --provider anthropic>",
         ),
+        (
+            "ddollar stat\t--provider groq,anthr\t\n",
+            "<status --provider groq,anthropic>",
+        ),
     ] {
         screen.keys(keys);
         screen.wait(wanted);
@@ -124,6 +137,11 @@ fn fish_completes_subcommands_and_options() {
         ("ddollar superv", "supervise\t"),
         ("ddollar supervise --thr", "--threshold\t"),
         ("ddollar supervise --provider anthr", "anthropic\t"),
+        ("ddollar supervise --provider groq,anthr", "groq,anthropic"),
+        (
+            "ddollar supervise --provider=groq,anthr",
+            "--provider=groq,anthropic",
+        ),
         ("ddollar report --js", "--json\t"),
         ("ddollar generate complete-z", "complete-zsh"),
     ] {

@@ -51,6 +51,8 @@ enum Value {
     None,
     /// One of these words.
     Word(String),
+    /// One or more of these words, with commas between them.
+    List(String),
     File,
     Command,
     /// Something that cannot be guessed.
@@ -65,7 +67,7 @@ impl Flag {
             (Some("COMMAND"), _) => Value::Command,
             (_, "provider") => {
                 let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
-                Value::Word(names.join(" "))
+                Value::List(names.join(" "))
             }
             (_, "client") => Value::Word(clients::names().collect::<Vec<_>>().join(" ")),
             (_, "strategy") => Value::Word("sticky round-robin headroom".into()),
@@ -151,15 +153,19 @@ fn bash() -> String {
         let names = dashed(flag).join(" | ");
         let words = match flag.completes() {
             Value::None => continue,
-            Value::Word(words) => format!("-W '{words}'"),
-            Value::File => "-f".into(),
-            Value::Command => "-c".into(),
+            Value::Word(words) => format!("-W '{words}' -- \"$cur\""),
+            // What stands before the last comma is not looked at.
+            Value::List(words) => {
+                format!("-P \"${{cur%\"${{cur##*,}}\"}}\" -W '{words}' -- \"${{cur##*,}}\"")
+            }
+            Value::File => "-f -- \"$cur\"".into(),
+            Value::Command => "-c -- \"$cur\"".into(),
             Value::Any => "-W ''".into(),
         };
         // Writing to a String cannot fail.
         let _ = writeln!(
             values,
-            "    {names}) COMPREPLY=($(compgen {words} -- \"$cur\")); return ;;"
+            "    {names}) COMPREPLY=($(compgen {words})); return ;;"
         );
         valued.push(names);
     }
@@ -228,6 +234,7 @@ fn zsh() -> String {
             let action = match flag.completes() {
                 Value::None => String::new(),
                 Value::Word(words) => format!(":word:({words})"),
+                Value::List(words) => format!(":words:_values -s , word {words}"),
                 Value::File => ":file:_files".into(),
                 Value::Command => ":command:_command_names".into(),
                 Value::Any => format!(":{}: ", quoted(flag.value.unwrap_or_default())),
@@ -286,6 +293,7 @@ fn fish() -> String {
             let value = match flag.completes() {
                 Value::None => String::new(),
                 Value::Word(words) => format!(" -x -a '{words}'"),
+                Value::List(words) => format!(" -x -a '(__fish_append , {words})'"),
                 Value::File => " -r -F".into(),
                 Value::Command => " -x -a '(__fish_complete_command)'".into(),
                 Value::Any => " -x".into(),

@@ -32,6 +32,9 @@ pub(crate) enum Verbosity {
 /// So many notices wait for the screen at most; the oldest go first.
 const MOST_HELD: usize = 200;
 
+/// How far the further lines of a notice are indented, in columns.
+const INDENT: usize = 3;
+
 /// Where the countdown cannot be redrawn, it is a line this often.
 const LINE_EACH: Duration = Duration::from_secs(600);
 
@@ -93,7 +96,7 @@ impl Console {
             (false, true) => "\n\n",
             (false, false) => "\n",
         };
-        let mark = self.painted(mark);
+        let text = self.folded(mark, &words);
         let mut held = self.held.borrow_mut();
         // One empty line is enough, where nobody else writes.
         let parted = std::mem::replace(&mut held.parted, notice.ends_chapter()) && !self.shared;
@@ -102,7 +105,7 @@ impl Console {
         } else {
             ""
         };
-        let text = format!("{chapter}{mark}{words}{end}");
+        let text = format!("{chapter}{text}{end}");
         held.texts.push_back(text);
         if held.texts.len() > MOST_HELD {
             held.texts.pop_front();
@@ -156,6 +159,26 @@ impl Console {
             return Some(LINE_EACH);
         };
         Some(rest)
+    }
+
+    /// The mark and the words, in lines that are no longer than the terminal is wide: by itself it
+    /// would break inside words.
+    fn folded(&self, mark: Mark, words: &str) -> String {
+        let whole = format!("{}{words}", self.painted(mark));
+        let Some(width) = columns(&std::io::stderr()) else {
+            return whole;
+        };
+        let style = Style {
+            utf8: self.utf8,
+            colour: false,
+            width: width.max(NARROWEST),
+        };
+        let plain = mark.text(self.utf8);
+        let text = style.folded(&format!("{plain}{words}"), INDENT);
+        match text.strip_prefix(plain) {
+            Some(rest) => self.painted(mark) + rest,
+            None => whole,
+        }
     }
 
     fn painted(&self, mark: Mark) -> String {

@@ -101,6 +101,16 @@ impl Style {
         lines
     }
 
+    /// Each line of `text` in lines that fit; the second and later ones are indented by `indent`
+    /// columns more than the first.
+    pub(crate) fn folded(self, text: &str, indent: usize) -> String {
+        let lines = text.split('\n').map(|line| {
+            let own = line.len() - line.trim_start_matches(' ').len();
+            self.wrap(line, own + indent)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// `text`, cut off where the width ends.
     pub(crate) fn cut(self, text: &str) -> String {
         if text.chars().count() <= self.width {
@@ -162,6 +172,10 @@ mod tests {
             "11:12:13  one two three four\n          five six seven"
         );
         assert_eq!(PLAIN.wrap("", 4), "");
+        assert_eq!(
+            PLAIN.folded("one\n\n  1) two three four five six seven ", 3),
+            "one\n\n  1) two three four five six\n     seven "
+        );
         assert_eq!(PLAIN.wrap("    a  b", 2), "    a  b");
         assert_eq!(PLAIN.cut(&"x".repeat(31)), "x".repeat(27) + "...");
     }

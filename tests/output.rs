@@ -1,6 +1,7 @@
 //! Who writes what to which stream, how loud and in which style.
 
 use crate::support::env::{PROGRAM, opening, spawn};
+use crate::support::pty::Setup;
 use crate::support::{Desk, Provider, Supervise};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::{Read, Write};
@@ -154,6 +155,24 @@ fn colour_is_for_terminals_and_not_with_no_color() {
         assert!(!text.contains('\x1b'), "{text:?}");
         assert!(text.contains("✓ Process completed"), "{text:?}");
     }
+}
+
+/// A narrow terminal would break lines inside words.
+#[test]
+fn notices_are_folded_at_words() {
+    let mut screen = Setup::new().env("TERM", "dumb").bash();
+    screen.resize(24, 40);
+    screen.line("$D sh -c 'exit 3' one two three four five six; echo do''ne");
+    let text = screen.wait("done\r\n");
+    for lines in [
+        "\r\n✓ Loaded 1 token(s) across 1 provider(s)\r\n",
+        "\r\n✓ Monitor started (checking limits every\r\n   200ms)\r\n",
+        "\r\n▶  Launching: sh -c exit 3 one two three\r\n   four five six\r\n",
+    ] {
+        assert!(text.contains(lines), "{lines:?} in {text:?}");
+    }
+    screen.prompt();
+    screen.leave();
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn the_countdown_fits_the_terminal() {
     // One that does not know how wide it is, such as a serial line.
     let mut screen = Setup::with(&provider).options("--patience 0s").bash();
     screen.resize(0, 0);
-    screen.line("$D sigecho.pl");
+    screen.line("$D sleep 600");
     screen.wait("\x1b[0mWaiting: 8m ");
     screen.keys(CTRL_C);
     assert_eq!(screen.prompt(), 130);

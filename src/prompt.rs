@@ -47,7 +47,7 @@ impl Prompt {
                     match (&tty).read(&mut bytes) {
                         Err(why) if why.kind() == ErrorKind::Interrupted => {}
                         Err(_) => return,
-                        // Where the terminal has hung up, it is nobody's to ask again.
+                        // Also after a hang-up; ddollar is then in no foreground, and does not ask again.
                         Ok(0) => {
                             line = END_OF_INPUT.into();
                             break;

@@ -167,7 +167,7 @@ fn notices_are_folded_at_words() {
     for lines in [
         "\r\n✓ Loaded 1 token(s) across 1 provider(s)\r\n",
         "\r\n✓ Monitor started (checking limits every\r\n   200ms)\r\n",
-        "\r\n▶  Launching: sh -c exit 3 one two three\r\n   four five six\r\n",
+        "\r\n▶  Launching: sh -c 'exit 3' one two\r\n   three four five six\r\n",
     ] {
         assert!(text.contains(lines), "{lines:?} in {text:?}");
     }

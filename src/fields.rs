@@ -47,12 +47,12 @@ impl Fields {
 }
 
 /// What is no text is left out: a value that is not all visible ASCII, spaces and tabs (RFC 9110
-/// §5.5 says of other octets that they are opaque), a name that is not ASCII.
+/// §5.5 says of other octets that they are opaque), a name that is not, or that has a space in it.
 impl<'a> Extend<(&'a [u8], &'a [u8])> for Fields {
     fn extend<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(&mut self, fields: I) {
         let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
         for (name, value) in fields {
-            if !name.iter().chain(value).all(is_text) {
+            if !name.iter().all(u8::is_ascii_graphic) || !value.iter().all(is_text) {
                 continue;
             }
             let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value))
@@ -88,6 +88,8 @@ mod tests {
             (b"x", b"caf\xc3\xa9"),
             (b"X", b"\x1b[m"),
             (b"\xff", b"1"),
+            (b"a b", b"1"),
+            (b"a\tb", b"1"),
             (b"x", b""),
             (b"X", b" a\tb "),
             (b"retry-after", b"24"),

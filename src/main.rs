@@ -11,69 +11,36 @@
 //!     signals ──┘           policy ─► Decision     (pure: now and facts in, an answer out)
 //! ```
 
-// What decides. None of these names a file, a socket, a process, a thread or a clock.
-mod clients; // known clients: how they resume, and what they are told
-mod event; // what happens, and what is to be done: the words between the edges and the session
-mod facts; // what a run's record tells, and its JSON lines
-mod fields; // the header fields of an answer
-mod memory; // what is remembered of tokens from run to run: its format, and what still holds
-mod pace; // how soon the token in use is asked again
-mod policy; // conditions of tokens, and the table: go on, ask, rotate, wait, give up
-mod provider; // the table of providers; probes as data, answers as findings
-mod session; // the state machine of one child: event in, step out
-mod span; // spans of time as people write and read them
-mod tokens; // secrets that cannot be printed, how they are found, the ring that they form
-mod usage; // windows of limits, and the formats of reset times
+mod cli;
+mod clients;
+mod commands;
+mod common;
+mod events;
+mod providers;
+mod proxy;
+mod supervisor;
+mod system;
+mod tokens;
 
-// What is said.
-mod cli; // argv to a request; the table of options and its help
-mod error; // every failure of ddollar itself, its hint and its exit code
-mod json; // JSON out
-mod messages; // every sentence about a run
-mod paint; // glyphs, colours, lines that fit
-mod report; // a journal's lines to the picture of a night
-
-// The edges.
-mod callback; // how a known client reaches its ddollar
-mod child; // one command in its own process group
-mod console; // stderr and its style
-mod herald; // tells the journal and others what happens
-mod http1; // HTTP/1.1 messages off a byte source
-mod journal; // the record of a run: written, found, read
-mod logging; // the log file
-mod monitor; // the thread that asks a provider
-mod notify; // the user's own command that is told the news
-mod options; // request and environment to a run that can start
-mod prompt; // the thread that hears an answer at the terminal
-mod service; // the service manager that is told how the run is doing
-mod signals; // the thread that hears signals; masks; death by one
-mod stage; // child, tree, terminal and watchdog, moved together
-mod state; // the state file, its lock and its writer
-mod status; // asks about every token, and shows the answers
-mod supervisor; // the loop that ties both sides together
-mod system; // what Linux and macOS do in ways of their own
-mod tcp; // what both servers do with a connection
-mod terminal; // who has the terminal, and in which modes
-mod trampoline; // the hidden __child: the last steps before exec
-mod transcript; // whether a client's session is on disk
-mod tree; // orphans of the command: adopted, reaped, swept
-mod watchdog; // the hidden __watch: cleans up when ddollar is killed
-
-mod proxy; // the loopback gateway that rotates tokens for many applications
-mod rehearsal; // the built-in provider and the built-in worker
-
+use cli::config as options;
 use cli::{Args, Request};
-use console::Console;
-use error::{Error, TRY_AGAIN_LATER};
-use event::{How, Outcome};
+use clients::hook_server as callback;
+use commands::report::{self, Night, Unusable};
+use commands::{rehearse as rehearsal, status};
+use common::error::{Error, TRY_AGAIN_LATER};
+use common::logging;
+use events::console::{self, Console};
+use events::message::Notice;
+use events::{fact as facts, journal, notify};
 use jiff::tz::TimeZone;
-use messages::Notice;
-use report::{Night, Unusable};
-use signals::Inherited;
+use providers::monitor;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
+use supervisor::event::{How, Outcome};
+use system::signals::{self, Inherited};
+use system::watchdog;
 
 /// Names and values, as the system has them.
 type Environment = Vec<(OsString, OsString)>;
@@ -93,7 +60,7 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Child(orders) => Ok(orders.carry_out()),
         Request::Supervise(args) => supervise(args, environment(), inherited),
         Request::Proxy(args) => proxy(args, environment()),
-        Request::Rehearse(args) => rehearse(args, environment(), inherited),
+        Request::Rehearse(args) => rehearse_night(args, environment(), inherited),
         Request::Hook => Ok(callback::hook()),
         Request::Token => Ok(callback::token()),
         Request::Notify { files, command } => Ok(notify::help(files, command)),
@@ -138,7 +105,11 @@ fn proxy(args: Args, environment: Environment) -> Result<ExitCode, Error> {
 }
 
 /// The same against the built-in provider, and what came of it.
-fn rehearse(args: Args, environment: Environment, inherited: Inherited) -> Result<ExitCode, Error> {
+fn rehearse_night(
+    args: Args,
+    environment: Environment,
+    inherited: Inherited,
+) -> Result<ExitCode, Error> {
     let console = begin(&args, &environment)?;
     Ok(exit_code(rehearsal::play(
         args,

@@ -4,9 +4,9 @@
 
 use super::{Args, Command, Resume, StateFile};
 use crate::clients;
-use crate::console::Verbosity;
+use crate::common::duration as span;
+use crate::events::console::Verbosity;
 use crate::proxy::Strategy;
-use crate::span;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;

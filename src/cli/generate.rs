@@ -6,7 +6,7 @@ use super::Command;
 use super::flags::{FLAGS, Flag};
 use super::help::{ABOUT, ENTRIES, EXIT, TOKENS};
 use crate::clients;
-use crate::provider::PROVIDERS;
+use crate::providers::PROVIDERS;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 

@@ -3,6 +3,7 @@
 //! It promises to touch nothing but argv, so that help and version cannot fail and each mistake is
 //! named before anything starts. The options are one table, `flags::FLAGS`; `help` prints it.
 
+pub(crate) mod config;
 mod flags;
 mod generate;
 mod help;
@@ -10,10 +11,10 @@ mod help;
 pub(crate) use generate::{Kind, generate};
 pub(crate) use help::{general_help, help_of};
 
-use crate::console::Verbosity;
-use crate::error::Error;
+use crate::common::error::Error;
+use crate::events::console::Verbosity;
 use crate::proxy::{PORT, Strategy};
-use crate::trampoline::Orders;
+use crate::system::exec_shim::Orders;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
 use help::ENTRIES;
@@ -598,7 +599,7 @@ mod tests {
     #[test]
     fn the_help_names_every_provider() {
         let help = help_of(Command::Supervise, true);
-        for provider in crate::provider::PROVIDERS {
+        for provider in crate::providers::PROVIDERS {
             let name = provider.name;
             assert!(
                 help.split(|c: char| !c.is_ascii_alphanumeric())

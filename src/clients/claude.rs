@@ -2,7 +2,7 @@
 //!
 //! Owns what is true of `claude` only (facts/providers.md §4.1, measured with 2.1.330). Pure.
 
-use super::line::{Grammar, Part, Takes};
+use super::args::{Grammar, Part, Takes};
 use super::{Client, GENERIC, GO_ON, is_dashes, subcommand, words_of};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;

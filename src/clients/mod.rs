@@ -7,14 +7,16 @@
 //! and to leave alone what it does not recognise. It touches nothing: the user's files are read by
 //! `options.rs`, and hooks report to `callback.rs`.
 
+mod args;
 mod claude;
-mod find;
-mod line;
+mod detect;
+pub(crate) mod hook_server;
+pub(crate) mod session_file;
 
 pub(crate) use claude::{Merged, Report, Trouble, merge, report, trouble_of};
 
-use crate::provider::Provider;
-use line::{Grammar, Part, Takes, parts};
+use crate::providers::Provider;
+use args::{Grammar, Part, Takes, parts};
 use std::ffi::OsString;
 
 /// The provider of the clients that have hooks.
@@ -253,7 +255,7 @@ pub(crate) struct Line {
 impl Line {
     /// Recognises the client of a command line; `name` overrides what it looks like.
     pub(crate) fn new(words: Vec<OsString>, name: Option<&str>) -> Line {
-        let found = find::find(&words);
+        let found = detect::find(&words);
         let client = match name {
             None => found.map_or(&ANYTHING, |(client, _)| client),
             Some(name) => CLIENTS

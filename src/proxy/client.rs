@@ -7,8 +7,8 @@
 
 use super::request::Request;
 use super::upstream::Link;
-use crate::http1::{HEAD_MAX, ReadError, Reader, Rest};
-use crate::tcp::{self, Timed};
+use crate::common::http::reader::{HEAD_MAX, ReadError, Reader, Rest};
+use crate::common::http::stream::{self as tcp, Timed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Write;
 use std::net::TcpStream;

@@ -3,9 +3,9 @@
 //! It promises that nothing a client does ends it, that there is a bound on connections, and that
 //! it ends when it is told to. What is said on a connection is `exchange`'s business.
 
-use super::answers::Own;
 use super::client::Client;
-use super::{Shared, exchange};
+use super::local_response::Own;
+use super::{Shared, forward};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::{ErrorKind, Write};
@@ -86,7 +86,7 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
         .stack_size(STACK)
         .spawn(move || {
             if let Ok(mut client) = Client::new(stream) {
-                exchange::serve(&mut client, &ours.0);
+                forward::serve(&mut client, &ours.0);
             }
         });
     if let Err(error) = spawned {

@@ -8,42 +8,42 @@
 //!
 //! The main thread only listens to signals, to what there is to say, and to the first probes.
 
-mod answers; // what the proxy says itself (pure)
-mod brain; // which token, and what each answer teaches (pure)
+mod access_key; // what applications send in the place of a token
+mod balancer; // which token, and what each answer teaches (pure)
 mod client; // one client's connection
-mod early; // errors in the first events of a stream (pure)
-mod exchange; // one request, from its head to the end of its answer
-mod gate; // the proxy of one supervised command
+mod forward; // one request, from its head to the end of its answer
 mod listener; // connections, and their bound
-mod mask; // no token comes back (pure)
+mod local_response; // what the proxy says itself (pure)
+mod redact; // no token comes back (pure)
 mod request; // a client's head (pure)
 mod response; // a provider's head (pure)
 mod retry; // what follows an attempt (pure)
 mod route; // paths to providers (pure)
-mod secret; // what applications send in the place of a token
+mod stream_prelude; // errors in the first events of a stream (pure)
+mod supervised; // the proxy of one supervised command
 mod upstream; // connections to a provider
 
-pub(crate) use brain::Strategy;
-pub(crate) use gate::Gate;
+pub(crate) use balancer::Strategy;
+pub(crate) use supervised::Gate;
 
 use crate::cli::Args;
-use crate::console::Console;
-use crate::error::Error;
-use crate::event::Event;
-use crate::messages::Notice;
-use crate::monitor::Monitor;
-use crate::options::{self, Endpoint};
-use crate::pace::Pace;
-use crate::policy::{Answer, Now, Rules};
-use crate::provider::Provider;
-use crate::signals;
-use crate::state::Records;
+use crate::cli::config::{self as options, Endpoint};
+use crate::common::error::Error;
+use crate::events::console::Console;
+use crate::events::message::Notice;
+use crate::providers::Provider;
+use crate::providers::monitor::Monitor;
+use crate::providers::schedule::Pace;
+use crate::supervisor::event::Event;
+use crate::system::signals;
+use crate::tokens::policy::{Answer, Now, Rules};
+use crate::tokens::store::Records;
 use crate::tokens::{TokenId, TokenPool};
-use answers::Counts;
-use brain::Brain;
+use access_key::Key;
+use balancer::Brain;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
+use local_response::Counts;
 use nix::sys::signal::Signal;
-use secret::Key;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -453,7 +453,7 @@ fn hand_over(lines: &str, path: Option<&Path>, console: &Console) {
         .write_all(lines.as_bytes())
         .and_then(|()| stdout.flush());
     let Some(path) = path else { return };
-    match secret::write_private(path, lines) {
+    match access_key::write_private(path, lines) {
         Ok(()) => console.say(&Notice::ProxyLines {
             path: path.display().to_string(),
         }),

@@ -4,7 +4,7 @@
 //! the fields that it passes on, and that nothing of the client's credential or of its connection
 //! goes upstream. Pure. It never sees a token: the credential to send is handed in.
 
-use crate::http1::{self, FIELDS_MAX, Parsed, ReadError, Rest};
+use crate::common::http::reader::{self as http1, FIELDS_MAX, Parsed, ReadError, Rest};
 use std::io::Write;
 use std::ops::Range;
 

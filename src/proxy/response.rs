@@ -3,10 +3,10 @@
 //! It promises to keep the case and order of the fields that it passes on, to drop those of the
 //! upstream connection, and to refuse a response whose length can be read in two ways. Pure.
 
-use super::mask::Mask;
+use super::redact::Mask;
 use super::request::place_in;
-use crate::fields::Fields;
-use crate::http1::{self, FIELDS_MAX, Parsed, ReadError, Rest};
+use crate::common::http::headers::Fields;
+use crate::common::http::reader::{self as http1, FIELDS_MAX, Parsed, ReadError, Rest};
 use std::io::Write;
 use std::ops::Range;
 

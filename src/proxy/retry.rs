@@ -3,7 +3,7 @@
 //! It promises bounds: a request costs a provider in trouble a few attempts, and each token one.
 //! It decides and does not act. Which token comes next is `brain`'s to say. Pure.
 
-use crate::provider::Finding;
+use crate::providers::Finding;
 use core::time::Duration;
 
 /// Pauses before the second and third attempt with a provider in trouble. Clients give up after

@@ -3,7 +3,7 @@
 //! The first part of the path names the provider: `/anthropic/v1/messages`. What follows is put
 //! behind the provider's base URL. Pure.
 
-use crate::provider::Provider;
+use crate::providers::Provider;
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ fn begins_anew(rest: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::by_name;
+    use crate::providers::by_name;
 
     #[test]
     fn the_first_part_names_the_provider() {

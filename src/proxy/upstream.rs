@@ -5,12 +5,12 @@
 //! the provider's own address only: over TLS, or in the clear to this machine. Blocks. What is sent
 //! and what comes back is not its business.
 
-use super::mask::Mask;
-use crate::http1::{FIELDS_MAX, Reader};
-use crate::monitor;
-use crate::options::Endpoint;
-use crate::provider::Provider;
-use crate::tcp::MOMENT;
+use super::redact::Mask;
+use crate::cli::config::Endpoint;
+use crate::common::http::reader::{FIELDS_MAX, Reader};
+use crate::common::http::stream::MOMENT;
+use crate::providers::Provider;
+use crate::providers::monitor;
 use crate::tokens::{Secret, TokenPool};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};

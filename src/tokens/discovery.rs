@@ -5,8 +5,8 @@
 //! read files: the caller hands it a function that does.
 
 use super::{Secret, Token};
-use crate::error::Error;
-use crate::provider::{PROVIDERS, Provider};
+use crate::common::error::Error;
+use crate::providers::{PROVIDERS, Provider};
 use std::path::{Path, PathBuf};
 
 /// The variables as discovery sees them: names with values that are text.
@@ -301,7 +301,7 @@ fn is_assignment(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::by_name;
+    use crate::providers::by_name;
     use proptest::prelude::*;
 
     fn found(variables: &[(&str, &str)], file: &[u8]) -> Result<Found, Error> {

@@ -5,7 +5,9 @@
 //! environment, `pool` keeps them in a ring. Nothing here reads files or the process environment.
 
 mod discovery;
+pub(crate) mod policy;
 mod pool;
+pub(crate) mod store;
 
 pub(crate) use discovery::{
     ONE_A_LINE, Source, TokenFile, Unreadable, discover, is_token_variable, nearly_token_variable,
@@ -14,7 +16,7 @@ pub(crate) use pool::TokenPool;
 #[cfg(test)]
 pub(crate) use pool::tests::{pool_of, pool_over};
 
-use crate::provider::Provider;
+use crate::providers::Provider;
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
@@ -137,7 +139,7 @@ pub(crate) struct TokenId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::by_name;
+    use crate::providers::by_name;
 
     #[test]
     fn a_command_is_shown_in_one_line() {

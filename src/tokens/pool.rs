@@ -4,7 +4,7 @@
 //! It does not decide which token comes next; `policy.rs` does.
 
 use super::Token;
-use crate::policy::Standing;
+use crate::tokens::policy::Standing;
 
 /// A ring of at least one token.
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ impl TokenPool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::provider::by_name;
+    use crate::providers::by_name;
     use crate::tokens::Secret;
 
     /// A pool of Anthropic tokens with these texts.

@@ -1,0 +1,155 @@
+//! `ddollar rehearse`: sets the stage for a night and says what came of it.
+//!
+//! Owns the environment that points at the built-in provider and the worker's journal. The night
+//! itself is `supervisor::supervise`, the same code as on any other night.
+
+use super::scenario::{NIGHT_UNITS, Scenario};
+use super::server::Server;
+use super::tally::{Tally, tally};
+use crate::cli::config as options;
+use crate::cli::{Args, StateFile};
+use crate::common::error::Error;
+use crate::events::console::Console;
+use crate::events::message::Notice;
+use crate::providers::by_name;
+use crate::supervisor;
+use crate::supervisor::event::{How, Outcome};
+use crate::system::os::Folder;
+use crate::system::signals::Inherited;
+use crate::tokens::is_token_variable;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Providers that a scenario may have tokens of, and what their clients expect after the host.
+const SPOKEN: [(&str, &str); 2] = [("anthropic", ""), ("openai", "/v1")];
+
+/// Plays a night: the built-in worker's, or that of the command given.
+///
+/// # Errors
+/// What keeps the provider or the command from being started.
+pub(crate) fn play(
+    mut args: Args,
+    environment: Vec<(OsString, OsString)>,
+    console: Console,
+    inherited: Inherited,
+) -> Result<Outcome, Error> {
+    let built_in = args.command.is_empty();
+    // Nothing that is learned of made-up tokens is worth remembering.
+    args.state = StateFile::None;
+    let scenario = scenario(
+        args.scenario.as_deref(),
+        if built_in {
+            Scenario::night
+        } else {
+            Scenario::for_command
+        },
+    )?;
+    let environment = staged(environment, &scenario);
+    let server = Server::start(scenario, |_| {}).map_err(no_provider)?;
+    let environment = pointed_at(environment, &server.url());
+    if !built_in {
+        let options = options::resolve(args, environment)?;
+        return supervisor::supervise(options, &console, inherited);
+    }
+
+    let desk = Folder::new().map_err(|error| Error::File {
+        what: "folder for the rehearsal",
+        path: std::env::temp_dir(),
+        why: error.to_string(),
+        hint: "set TMPDIR to a folder that you can write to",
+    })?;
+    let journal = desk.path().join("journal");
+    let own_program = std::env::current_exe().map_err(|error| Error::System {
+        what: "cannot find ddollar's own program file",
+        why: error.to_string(),
+    })?;
+    args.command = vec![
+        own_program.into(),
+        "__worker".into(),
+        journal.clone().into(),
+        NIGHT_UNITS.to_string().into(),
+    ];
+    let mut options = options::resolve(args, environment)?;
+    options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
+    let outcome = supervisor::supervise(options, &console, inherited)?;
+    let text = fs::read_to_string(&journal).unwrap_or_default();
+    let Tally {
+        done,
+        open,
+        repeated,
+    } = tally(&text, NIGHT_UNITS);
+    console.say(&Notice::WorkUnits {
+        done,
+        open,
+        finished: outcome == Outcome::AsChild(How::Code(0)),
+        repeated,
+    });
+    Ok(outcome)
+}
+
+/// The scenario in `file`, or the built-in one.
+pub(super) fn scenario(file: Option<&Path>, built_in: fn() -> Scenario) -> Result<Scenario, Error> {
+    let Some(path) = file else {
+        return Ok(built_in());
+    };
+    fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| Scenario::parse(&text))
+        .map_err(|why| Error::File {
+            what: "scenario",
+            path: path.to_owned(),
+            why,
+            hint: "examples/scenario.json shows the format",
+        })
+}
+
+pub(super) fn no_provider(error: io::Error) -> Error {
+    Error::System {
+        what: "cannot start the built-in provider",
+        why: error.to_string(),
+    }
+}
+
+/// The environment with the scenario's tokens in the place of the user's.
+fn staged(
+    environment: Vec<(OsString, OsString)>,
+    scenario: &Scenario,
+) -> Vec<(OsString, OsString)> {
+    let mut staged: Vec<(OsString, OsString)> = environment
+        .into_iter()
+        .filter(|(name, _)| !name.to_str().is_some_and(is_token_variable))
+        .collect();
+    for (name, _) in SPOKEN {
+        let Some(variable) = by_name(name).and_then(|provider| provider.token_variables.first())
+        else {
+            continue;
+        };
+        let tokens = scenario.tokens_of(name);
+        if !tokens.is_empty() {
+            staged.push((format!("{variable}S").into(), tokens.join(",").into()));
+        }
+    }
+    staged
+}
+
+/// The environment with the built-in provider in the place of the real ones, reached directly.
+fn pointed_at(environment: Vec<(OsString, OsString)>, url: &str) -> Vec<(OsString, OsString)> {
+    let mut changed: Vec<(OsString, OsString)> = SPOKEN
+        .iter()
+        .filter_map(|(name, path)| {
+            let variable = by_name(name)?.base_url_variable?;
+            Some((variable.into(), format!("{url}{path}").into()))
+        })
+        .collect();
+    for name in ["NO_PROXY", "no_proxy"] {
+        changed.push((name.into(), "127.0.0.1".into()));
+    }
+    let kept = environment
+        .into_iter()
+        .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name))
+        .collect::<Vec<_>>();
+    changed.extend(kept);
+    changed
+}

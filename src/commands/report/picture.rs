@@ -1,0 +1,504 @@
+//! The drawing of a night: what text and SVG both show, before either has a shape.
+//!
+//! Owns the words of the report, its lanes and its axis. Times are local: the zone is handed in. Pure.
+
+use super::timeline::{Chapter, Doing, End, Night, Span, Step, Wait};
+use crate::common::duration::spaced;
+use crate::common::style::Colour;
+use crate::events::fact::{Cause, Ending, Millis, Who};
+use crate::events::message::how_it_ended;
+use crate::supervisor::event::How;
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use nix::sys::signal::Signal;
+use std::ops::Range;
+use std::time::Duration;
+
+const SECOND: Millis = 1000;
+const MINUTE: Millis = 60 * SECOND;
+const HOUR: Millis = 60 * MINUTE;
+const DAY: Millis = 24 * HOUR;
+
+/// From one label of the axis to the next; one of these.
+const TICKS: [Millis; 19] = [
+    SECOND,
+    2 * SECOND,
+    5 * SECOND,
+    10 * SECOND,
+    15 * SECOND,
+    30 * SECOND,
+    MINUTE,
+    2 * MINUTE,
+    5 * MINUTE,
+    10 * MINUTE,
+    15 * MINUTE,
+    30 * MINUTE,
+    HOUR,
+    2 * HOUR,
+    3 * HOUR,
+    6 * HOUR,
+    12 * HOUR,
+    DAY,
+    7 * DAY,
+];
+
+/// More lanes than this do not fit on a screen; the tokens that were used go first.
+const MOST_LANES: usize = 8;
+
+/// A night, ready to be drawn.
+#[derive(Debug)]
+pub(crate) struct Picture<'n> {
+    pub(crate) title: String,
+    /// When, how long, and how it ended.
+    pub(crate) subtitle: String,
+    pub(crate) from: Millis,
+    /// Later than `from`.
+    pub(crate) to: Millis,
+    pub(crate) threshold: f64,
+    pub(crate) lanes: Vec<Lane<'n>>,
+    /// What the command was doing.
+    pub(crate) spans: &'n [Span],
+    pub(crate) rotations: Vec<(Millis, String)>,
+    pub(crate) story: Vec<Line>,
+    /// What it all comes to, and what is to be said about the record itself.
+    pub(crate) totals: Vec<String>,
+    clock: Clock,
+}
+
+/// One token.
+#[derive(Debug)]
+pub(crate) struct Lane<'n> {
+    pub(crate) label: String,
+    pub(crate) steps: &'n [Step],
+    /// How full it was when it was last seen; `None` when it never was.
+    pub(crate) last: Option<f64>,
+}
+
+/// One line of the story.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) at: String,
+    pub(crate) sign: Sign,
+    pub(crate) words: String,
+}
+
+/// What a line is about, at a glance: a glyph, the letter in its place, a colour.
+pub(crate) type Sign = (char, char, Colour);
+
+const START: Sign = ('▶', '>', Colour::Next);
+const LIMIT: Sign = ('!', '!', Colour::Warning);
+pub(crate) const ROTATION: Sign = ('↻', 'R', Colour::Next);
+const WAIT: Sign = ('…', 'W', Colour::Warning);
+const DONE: Sign = ('✓', '*', Colour::Good);
+const FAILED: Sign = ('✗', 'x', Colour::Bad);
+const NOTE: Sign = ('·', '-', Colour::Plain);
+
+/// Local times, with as much as tells them apart.
+#[derive(Clone, Debug)]
+struct Clock {
+    zone: TimeZone,
+    /// Whether the time of day alone is ambiguous.
+    dated: bool,
+}
+
+impl Clock {
+    fn local(&self, at: Millis) -> DateTime {
+        let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);
+        self.zone.to_datetime(at)
+    }
+
+    fn time_of_day(&self, at: Millis) -> String {
+        let at = self.local(at);
+        format!("{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())
+    }
+
+    fn time(&self, at: Millis) -> String {
+        let time = self.time_of_day(at);
+        if self.dated {
+            let at = self.local(at);
+            format!("{:02}-{:02} {time}", at.month(), at.day())
+        } else {
+            time
+        }
+    }
+}
+
+impl<'n> Picture<'n> {
+    /// The picture of a night, with times of this zone.
+    pub(crate) fn of(night: &'n Night, zone: TimeZone) -> Picture<'n> {
+        let clock = Clock {
+            zone,
+            dated: night.to - night.from >= 20 * HOUR,
+        };
+        let from = clock.local(night.from);
+        let to = clock.local(night.to);
+        let start = format!("{} {}", from.date(), clock.time_of_day(night.from));
+        let mut end = clock.time_of_day(night.to);
+        if from.date() != to.date() {
+            end.insert_str(0, &format!("{} ", to.date()));
+        }
+        let ending = match &night.end {
+            End::Told(ending) => end_words(ending),
+            End::Open => "it goes on".into(),
+            End::CutOff => "cut off, no end is recorded".into(),
+        };
+        let words = Words {
+            night,
+            clock: &clock,
+        };
+        Picture {
+            title: night.run.command.clone(),
+            subtitle: format!(
+                "{start} to {end} ({}): {ending}",
+                long(night.to - night.from)
+            ),
+            from: night.from,
+            to: night.to.max(night.from + 1),
+            threshold: night.run.threshold,
+            lanes: words.lanes(),
+            spans: &night.spans,
+            rotations: words.rotations(),
+            story: words.story(),
+            totals: words.totals(),
+            clock,
+        }
+    }
+
+    /// The same stretch of time as so many cells, at least one.
+    pub(crate) fn scale(&self, len: usize) -> Scale {
+        Scale {
+            from: self.from,
+            length: self.to - self.from,
+            len,
+        }
+    }
+
+    /// At most so many labels for the axis, at round local times.
+    pub(crate) fn ticks(&self, most: usize) -> Vec<(Millis, String)> {
+        let length = self.to - self.from;
+        let most = Millis::try_from(most.max(1)).unwrap_or(1);
+        let step = TICKS
+            .into_iter()
+            .find(|step| length / step <= most)
+            .unwrap_or(length / most + 1);
+        let offset = Timestamp::from_millisecond(self.from).map_or(0, |at| {
+            Millis::from(self.clock.zone.to_offset(at).seconds()) * SECOND
+        });
+        let first = (self.from + offset + step - 1).div_euclid(step) * step - offset;
+        (0..=most)
+            .map(|number| first + number * step)
+            .take_while(|at| *at <= self.to)
+            .map(|at| {
+                let time = self.clock.local(at);
+                let (day, hour, minute) = (time.date(), time.hour(), time.minute());
+                let label = if step >= DAY {
+                    format!("{:02}-{:02}", day.month(), day.day())
+                } else if step >= MINUTE {
+                    format!("{hour:02}:{minute:02}")
+                } else {
+                    format!("{hour:02}:{minute:02}:{:02}", time.second())
+                };
+                (at, label)
+            })
+            .collect()
+    }
+}
+
+/// From times to cells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    from: Millis,
+    /// More than 0.
+    length: Millis,
+    /// The number of cells.
+    pub(crate) len: usize,
+}
+
+impl Scale {
+    /// The cell of a time; those outside are in the first or the last one.
+    pub(crate) fn cell(&self, at: Millis) -> usize {
+        let share = (at - self.from) as f64 / self.length as f64;
+        ((share * self.len as f64) as usize).min(self.len.saturating_sub(1))
+    }
+
+    /// The cells from one time to another, both included.
+    pub(crate) fn cells(&self, from: Millis, to: Millis) -> Range<usize> {
+        self.cell(from)..self.cell(to) + 1
+    }
+
+    /// How full a token was at most in each cell; `None` while it was not in use.
+    pub(crate) fn levels(&self, lane: &Lane<'_>) -> Vec<Option<f64>> {
+        let mut levels = vec![None::<f64>; self.len];
+        for step in lane.steps {
+            for level in levels
+                .get_mut(self.cells(step.from, step.to))
+                .into_iter()
+                .flatten()
+            {
+                *level = Some(level.map_or(step.used, |old| old.max(step.used)));
+            }
+        }
+        levels
+    }
+}
+
+/// The words of one night.
+struct Words<'w, 'n> {
+    night: &'n Night,
+    clock: &'w Clock,
+}
+
+impl<'n> Words<'_, 'n> {
+    fn lanes(&self) -> Vec<Lane<'n>> {
+        let all = || self.night.tracks.iter();
+        let used = all().filter(|track| track.steps.len() > 1);
+        let others = all().filter(|track| track.steps.len() <= 1);
+        let fit = all().len() <= MOST_LANES;
+        let tracks: Vec<_> = if fit {
+            all().collect()
+        } else {
+            used.chain(others).take(MOST_LANES).collect()
+        };
+        tracks
+            .into_iter()
+            .map(|track| Lane {
+                label: self.token(&track.who.provider, track.who.token, "token"),
+                steps: &track.steps,
+                last: track.steps.last().map(|step| step.used),
+            })
+            .collect()
+    }
+
+    /// `token 2/3`, or where there are several providers `Anthropic 2/3`.
+    fn token(&self, provider: &str, token: usize, what: &str) -> String {
+        let rings = &self.night.run.providers;
+        let len = rings
+            .iter()
+            .find(|ring| ring.name == provider)
+            .map_or(token, |ring| ring.tokens);
+        if self.night.has_several_providers() {
+            format!("{} {token}/{len}", self.night.label(provider))
+        } else {
+            format!("{what} {token}/{len}")
+        }
+    }
+
+    fn who(&self, who: &Who) -> String {
+        self.token(&who.provider, who.token, "token")
+    }
+
+    fn rotations(&self) -> Vec<(Millis, String)> {
+        let story = self.night.story.iter();
+        story
+            .filter_map(|(at, chapter)| match chapter {
+                Chapter::Rotated { who, .. } => Some((*at, self.who(who))),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn story(&self) -> Vec<Line> {
+        let story = self.night.story.iter();
+        story
+            .map(|(at, chapter)| {
+                let (sign, words) = self.chapter(chapter);
+                Line {
+                    at: self.clock.time(*at),
+                    sign,
+                    words,
+                }
+            })
+            .collect()
+    }
+
+    fn chapter(&self, chapter: &Chapter) -> (Sign, String) {
+        match chapter {
+            Chapter::Started { again, tokens } => {
+                let rings = self.night.run.providers.iter().zip(tokens);
+                let tokens: Vec<String> = rings
+                    .map(|(ring, token)| self.token(&ring.name, *token, "token"))
+                    .collect();
+                let again = if *again { " again" } else { "" };
+                (START, format!("Started{again} with {}", tokens.join(", ")))
+            }
+            Chapter::Limit {
+                who,
+                cause,
+                used,
+                until,
+            } => (LIMIT, self.limit(who, *cause, *used, *until)),
+            Chapter::Rotated { who, took, .. } => {
+                let took = took.map_or(String::new(), |took| {
+                    format!(" (the restart took {})", long(took.max(1)))
+                });
+                (ROTATION, format!("Rotated to {}{took}", self.who(who)))
+            }
+            Chapter::Wait(number) => (
+                WAIT,
+                self.night
+                    .waits
+                    .get(*number)
+                    .map_or(String::new(), |wait| self.wait(wait)),
+            ),
+            Chapter::Exited(How::Code(0)) => (DONE, "The command finished".into()),
+            Chapter::Exited(how) => (FAILED, how_it_ended(*how)),
+            Chapter::Note(text) => (NOTE, text.clone()),
+            Chapter::End(ending) => (
+                match ending {
+                    Ending::AsCommand(How::Code(0)) => DONE,
+                    _ => FAILED,
+                },
+                capital(&end_words(ending)),
+            ),
+        }
+    }
+
+    fn limit(&self, who: &Who, cause: Cause, used: Option<f64>, until: Option<Millis>) -> String {
+        let who = capital(&self.who(who));
+        let what = match cause {
+            // Nothing was left; an earlier ddollar called that near.
+            Cause::Near if used.is_some_and(|used| used >= 1.0) => "has reached its limit".into(),
+            Cause::Near => {
+                let percent = used.map_or(String::new(), |used| {
+                    format!(": {:.0}% used", (used * 100.0 + 1e-9).floor())
+                });
+                format!("is near its limit{percent}")
+            }
+            Cause::Reached => "has reached its limit".into(),
+            Cause::SpendCap => "has reached its spend cap".into(),
+            Cause::Rejected => "was rejected by its provider".into(),
+        };
+        let until = until.map_or(String::new(), |until| {
+            format!(", resets {}", self.clock.time(until))
+        });
+        format!("{who} {what}{until}")
+    }
+
+    fn wait(&self, wait: &Wait) -> String {
+        let what = match (wait.token, wait.promised) {
+            (Some(token), _) => format!(" for {}", self.token(&wait.provider, token, "token")),
+            (None, Some(_)) => format!(" for {} to answer", self.night.label(&wait.provider)),
+            (None, None) => String::new(),
+        };
+        let promised = match (wait.token, wait.promised) {
+            (Some(_), Some(at)) => format!(": promised {}", self.clock.time(at)),
+            _ => String::new(),
+        };
+        match wait.to {
+            None if wait.held => format!("Holding requests{what}{promised}"),
+            None => format!("Waiting{what}{promised}"),
+            Some(to) => {
+                let late = match (wait.usable, wait.promised) {
+                    (Some(usable), Some(promised)) if wait.token.is_some() => {
+                        let late = usable - promised;
+                        let sign = if late < 0 { '-' } else { '+' };
+                        let late = match late.abs() {
+                            late if late < 10 * SECOND => format!("{:.1}s", late as f64 / 1000.0),
+                            late => long(late),
+                        };
+                        let word = if wait.held { "went out" } else { "usable" };
+                        format!(", {word} {} ({sign}{late})", self.clock.time(usable))
+                    }
+                    (None, _) if wait.held => ", given up".into(),
+                    _ => String::new(),
+                };
+                let word = if wait.held { "Held requests" } else { "Waited" };
+                let span = long((to - wait.from).max(1));
+                format!("{word} {span}{what}{promised}{late}")
+            }
+        }
+    }
+
+    fn totals(&self) -> Vec<String> {
+        let night = self.night;
+        let times = [
+            ("Worked", Doing::Working),
+            ("waited", Doing::Waiting),
+            ("restarting", Doing::Restarting),
+        ];
+        let times = times.map(|(word, doing)| format!("{word} {}", long(night.time(doing))));
+        let answered = match night.unanswered {
+            0 => String::new(),
+            unanswered => format!(", {unanswered} without an answer"),
+        };
+        let mut lines = vec![
+            times.join(", "),
+            format!(
+                "{}, {}, {}; {}{answered}",
+                several(night.starts, "start"),
+                several(night.rotations, "rotation"),
+                several(night.waits.len(), "wait"),
+                several(night.checks, "check"),
+            ),
+        ];
+        if let Some(at) = night.first_limit {
+            lines.push(format!(
+                "Without ddollar it would have met its first limit at {}",
+                self.clock.time(at)
+            ));
+        }
+        if night.saved >= SECOND {
+            lines.push(format!(
+                "Saved about {}: until the tokens that it left were good again",
+                long(night.saved)
+            ));
+        }
+        let beyond = night.tracks.len().saturating_sub(MOST_LANES);
+        if beyond > 0 {
+            lines.push(format!("{} not shown", several(beyond, "more token")));
+        }
+        if night.damaged > 0 {
+            let damaged = usize::try_from(night.damaged).unwrap_or(usize::MAX);
+            let lines_ = several(damaged, "line");
+            lines.push(format!("{lines_} of the journal could not be read"));
+        }
+        if night.is_newer() || night.unknown > 0 {
+            lines.push(format!(
+                "Written by ddollar {}, a later one: {} not shown",
+                night.run.version,
+                several(night.unknown, "event")
+            ));
+        }
+        lines
+    }
+}
+
+/// How a run ended, as a fragment.
+fn end_words(ending: &Ending) -> String {
+    match ending {
+        Ending::AsCommand(How::Code(0)) => "finished".into(),
+        Ending::AsCommand(how) => {
+            let mut words = how_it_ended(*how);
+            words.replace_range(..1, "p");
+            words
+        }
+        Ending::BySignal(signal) => match Signal::try_from(*signal) {
+            Ok(signal) => format!("stopped by {signal}"),
+            Err(_) => format!("stopped by signal {signal}"),
+        },
+        Ending::AgainLater => "stopped before the command finished, to be run again later".into(),
+        Ending::Failure(text) => format!("ddollar failed: {text}"),
+    }
+}
+
+/// A span in whole seconds, rounded.
+fn long(span: Millis) -> String {
+    let span = u64::try_from(span).unwrap_or(0);
+    if span > 0 && span < 500 {
+        return "under 1s".into();
+    }
+    spaced(Duration::from_secs((span + 500) / 1000))
+}
+
+fn several(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+fn capital(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().collect::<String>() + chars.as_str()
+    })
+}

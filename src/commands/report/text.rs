@@ -1,0 +1,140 @@
+//! The picture as text: one screen, at most as wide as the style says.
+
+use super::picture::{Picture, ROTATION, Scale};
+use super::timeline::Doing;
+use crate::common::style::{Colour, Style, ascii};
+
+/// A chart of fewer cells shows nothing.
+const FEWEST_CELLS: usize = 10;
+/// A story of more lines is told by its beginning and its end.
+const MOST_LINES: usize = 14;
+const FIRST_LINES: usize = 4;
+/// At the right end of a lane: how full the token was last.
+const PERCENT: usize = 5;
+
+/// Draws it, with a line's end after each line.
+pub(crate) fn draw(picture: &Picture<'_>, style: Style) -> String {
+    let mut lines = vec![style.cut(&picture.title), style.wrap(&picture.subtitle, 2)];
+    lines.push(String::new());
+    chart(picture, style, &mut lines);
+    story(picture, style, &mut lines);
+    lines.push(String::new());
+    lines.extend(picture.totals.iter().map(|line| style.wrap(line, 2)));
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    if style.utf8 { text } else { ascii(&text) }
+}
+
+fn chart(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
+    let labels = picture.lanes.iter().map(|lane| lane.label.chars().count());
+    let margin = labels.max().unwrap_or(0).max("command".len()) + 2;
+    let cells = style.width.saturating_sub(margin + PERCENT);
+    if cells < FEWEST_CELLS {
+        return;
+    }
+    let scale = picture.scale(cells);
+    lines.push(axis(picture, &scale, margin));
+    for lane in &picture.lanes {
+        let mut row = format!("{:margin$}", lane.label);
+        for level in scale.levels(lane) {
+            match level {
+                Some(used) if used > picture.threshold => {
+                    row.push_str(&style.paint(Colour::Warning, &style.level(used).to_string()));
+                }
+                Some(used) => row.push(style.level(used)),
+                None => row.push(' '),
+            }
+        }
+        if let Some(last) = lane.last {
+            row.push_str(&format!(
+                "{:4.0}%",
+                (last * 100.0 + 1e-9).floor().min(999.0)
+            ));
+        }
+        lines.push(row);
+    }
+    lines.push(command(picture, style, &scale, margin));
+    lines.push(style.paint(Colour::Faint, &legend(style, margin)));
+    lines.push(String::new());
+}
+
+fn axis(picture: &Picture<'_>, scale: &Scale, margin: usize) -> String {
+    let mut line = " ".repeat(margin);
+    // A label and a gap take up to ten columns.
+    for (at, label) in picture.ticks(scale.len / 10) {
+        let column = margin + scale.cell(at);
+        let length = line.chars().count();
+        if (column > length || length == margin) && column + label.len() <= margin + scale.len {
+            line.extend(std::iter::repeat_n(' ', column - length));
+            line.push_str(&label);
+        }
+    }
+    line
+}
+
+/// What the command did in each cell; the rarer thing covers the commoner one.
+fn command(picture: &Picture<'_>, style: Style, scale: &Scale, margin: usize) -> String {
+    let mut cells = vec![' '; scale.len];
+    for doing in [Doing::Working, Doing::Waiting, Doing::Restarting] {
+        let glyph = glyph(style, doing);
+        for span in picture.spans.iter().filter(|span| span.doing == doing) {
+            if let Some(cells) = cells.get_mut(scale.cells(span.from, span.to - 1)) {
+                cells.fill(glyph);
+            }
+        }
+    }
+    for (at, _) in &picture.rotations {
+        if let Some(cell) = cells.get_mut(scale.cell(*at)) {
+            *cell = style.glyph(ROTATION.0, ROTATION.1);
+        }
+    }
+    format!("{:margin$}", "command") + &cells.iter().collect::<String>()
+}
+
+fn glyph(style: Style, doing: Doing) -> char {
+    match doing {
+        Doing::Working => style.glyph('━', '='),
+        Doing::Waiting => style.glyph('░', '.'),
+        Doing::Restarting => style.glyph('╌', '-'),
+    }
+}
+
+fn legend(style: Style, margin: usize) -> String {
+    let (levels, rotation) = if style.utf8 {
+        ("▁ to █: used", ROTATION.0)
+    } else {
+        ("0 to 9, #: tenths used", ROTATION.1)
+    };
+    let text = format!(
+        "{levels}  {} works  {} waits  {rotation} next token",
+        glyph(style, Doing::Working),
+        glyph(style, Doing::Waiting),
+    );
+    let column = margin.min(style.width.saturating_sub(text.chars().count()));
+    " ".repeat(column) + &style.cut(&text)
+}
+
+fn story(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
+    let left_out = match picture.story.len() {
+        length if length > MOST_LINES => FIRST_LINES..length - (MOST_LINES - FIRST_LINES - 1),
+        _ => 0..0,
+    };
+    for (number, line) in picture.story.iter().enumerate() {
+        if number == left_out.start && !left_out.is_empty() {
+            lines.push(style.cut(&format!("... {} more; --json has all", left_out.len())));
+        }
+        if left_out.contains(&number) {
+            continue;
+        }
+        let (glyph, letter, colour) = line.sign;
+        let sign = style.glyph(glyph, letter).to_string();
+        let indent = line.at.len() + 4;
+        let text = style.wrap(&format!("{}  {sign} {}", line.at, line.words), indent);
+        // Painted last: what colours is not what takes room.
+        let painted = style.paint(colour, &sign);
+        lines.push(text.replacen(&sign, &painted, 1));
+    }
+}

@@ -1,0 +1,114 @@
+//! `ddollar status`: asks about every token at once, and shows what came back.
+//!
+//! Owns the asking and the printing. What the answers mean is `policy.rs`'s to say, as in a run;
+//! how they look is `view`'s.
+
+mod view;
+
+use crate::Environment;
+use crate::cli::Args;
+use crate::cli::config::{self as options, Asked};
+use crate::common::error::{Error, TRY_AGAIN_LATER};
+use crate::events::console::{self, Console};
+use crate::providers::monitor::ask_all;
+use crate::tokens::TokenPool;
+use crate::tokens::policy::{self, Decision, Held, Now, Rules};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+use view::{Ring, View};
+
+/// No token is usable, and none will be by waiting.
+const HOPELESS: u8 = 1;
+
+/// Shows it once, or again and again with `--watch`.
+///
+/// # Errors
+/// There is nothing to ask about.
+pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
+    let texts = options::readable(environment);
+    let variable = |name: &str| options::lookup(&texts, name);
+    let (rings, notices) = options::rings(args, &texts)?;
+    let console = Console::new(args.verbosity, variable);
+    for notice in &notices {
+        console.say(notice);
+    }
+    let mut style = console::style(variable);
+    style.utf8 &= !args.ascii;
+    let rules = Rules {
+        threshold: args.threshold / 100.0,
+        patience: args.patience,
+        max_wait: None,
+        retries: 0,
+        interactive: false,
+        grace: Duration::ZERO,
+        jitter: Duration::ZERO,
+    };
+    loop {
+        let now = || Now {
+            wall: SystemTime::now(),
+            tick: Instant::now(),
+        };
+        let began = now();
+        let view = look(&rings, &rules, began, now);
+        let text = if args.json {
+            view.json() + "\n"
+        } else {
+            let text = view.text(style);
+            // The same place again, where there is one.
+            match args.watch && std::io::stdout().is_terminal() {
+                true => format!("\x1b[H\x1b[2J{text}"),
+                false if args.watch => text + "\n",
+                false => text,
+            }
+        };
+        if !console::print(&text)? || !args.watch {
+            return Ok(verdict(&view));
+        }
+        std::thread::sleep(args.interval);
+    }
+}
+
+/// Asks about every token, and lets the table decide as for a command that is to be started.
+fn look<'r>(rings: &'r [Asked], rules: &Rules, began: Now, now: impl Fn() -> Now) -> View<'r> {
+    let answers = ask_all(rings);
+    let now = now();
+    let rings = rings.iter().enumerate().map(|(number, (pool, _))| {
+        // Nothing of an earlier look counts.
+        let tokens = pool.tokens().cloned().collect();
+        let mut asked = TokenPool::new(tokens)?;
+        let mut readings = vec![None; pool.len()];
+        for (token, answer) in answers.iter().filter(|(token, _)| token.ring == number) {
+            policy::record(&mut asked, token.index, answer, rules, now);
+            if let Some(reading) = readings.get_mut(token.index) {
+                *reading = Some(&answer.reading);
+            }
+        }
+        let decision = policy::decide(&asked, rules, Held::Ended { since: began }, now);
+        Some(Ring::new(pool, &asked, &readings, decision, now))
+    });
+    View {
+        now,
+        rings: rings.flatten().collect(),
+    }
+}
+
+/// 0 when a command could be started, 75 when one could later.
+fn verdict(view: &View<'_>) -> ExitCode {
+    let code = |ring: &Ring<'_>| match ring.decision {
+        Decision::GoOn
+        | Decision::GoOnUntil { .. }
+        | Decision::Rotate { .. }
+        | Decision::Ask { .. } => 0,
+        Decision::Wait { .. } | Decision::TooLong { .. } => TRY_AGAIN_LATER,
+        Decision::NoneLeft => HOPELESS,
+    };
+    // One provider with a usable token is enough; a wait is better than none.
+    let order = |code: &u8| {
+        [0, TRY_AGAIN_LATER, HOPELESS]
+            .iter()
+            .position(|c| c == code)
+    };
+    let best = view.rings.iter().map(code).min_by_key(order);
+    ExitCode::from(best.unwrap_or(HOPELESS))
+}

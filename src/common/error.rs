@@ -1,0 +1,463 @@
+//! Every failure of ddollar itself: what went wrong, what the user can do, and the exit code.
+//!
+//! Owns the one `Error` type. It promises that its text never holds a token, and that each variant
+//! has a hint. It does not print; `console.rs` does.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+/// ddollar's own failure (bad options, no tokens, cannot start); the convention of coreutils and env.
+pub(crate) const OWN_FAILURE: u8 = 125;
+/// The command was found but cannot be executed.
+pub(crate) const NOT_EXECUTABLE: u8 = 126;
+/// The command was not found.
+pub(crate) const NOT_FOUND: u8 = 127;
+/// `EX_TEMPFAIL` of sysexits(3): stopped before the command finished, run again later.
+pub(crate) const TRY_AGAIN_LATER: u8 = 75;
+
+/// One thing that a user can mend. `Display` is one line without a period; [`Error::hint`] says how.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// No subcommand was given.
+    NoSubcommand,
+    /// The first argument is not a subcommand; `near` is the closest one, if any is close.
+    UnknownSubcommand {
+        given: String,
+        near: Option<&'static str>,
+    },
+    /// `generate` is asked for something else.
+    NotGenerated { given: String },
+    /// An option that the subcommand does not have.
+    UnknownFlag {
+        given: String,
+        command: &'static str,
+        near: Option<&'static str>,
+    },
+    /// A word that the subcommand does not take.
+    ExtraWord {
+        given: String,
+        command: &'static str,
+    },
+    /// An option without its value, or a switch with one.
+    FlagUsage {
+        flag: String,
+        problem: &'static str,
+        command: &'static str,
+    },
+    /// A value that the option does not take.
+    BadValue {
+        flag: String,
+        value: String,
+        wants: String,
+    },
+    /// Nothing to run after `--`.
+    NoCommand { command: &'static str },
+    /// `--provider` names one that is not in the table.
+    UnknownProvider {
+        name: String,
+        near: Option<&'static str>,
+    },
+    /// `--interactive` without a terminal to ask at.
+    NoTerminal,
+    /// No token in the environment, or none that this client can use.
+    NoTokens {
+        client: Option<&'static str>,
+        variables: String,
+    },
+    /// A token file that cannot be read, and what would help.
+    TokenFile {
+        variable: String,
+        path: PathBuf,
+        why: String,
+        hint: &'static str,
+    },
+    /// A token that cannot be one. `source` names the variable or file and line, never the text.
+    MalformedToken {
+        source: String,
+        why: &'static str,
+        hint: &'static str,
+    },
+    /// A consumer subscription's token.
+    SubscriptionToken { source: String },
+    /// A base URL that a token must not be sent to.
+    BaseUrl { variable: String, why: &'static str },
+    /// A file that the user named and that cannot be used.
+    File {
+        what: &'static str,
+        path: PathBuf,
+        why: String,
+        hint: &'static str,
+    },
+    /// `report` without a run to show.
+    NoJournal,
+    /// A file without a run in it.
+    NotAJournal { path: PathBuf, empty: bool },
+    /// The proxy cannot listen there.
+    Listen { address: String, why: io::Error },
+    /// The command was not found.
+    CommandNotFound { command: String, of: CommandOf },
+    /// The command was found, but cannot be executed.
+    CommandNotExecutable {
+        command: String,
+        of: CommandOf,
+        why: String,
+    },
+    /// What was asked for cannot be written to stdout.
+    Output { why: String },
+    /// A proxy variable that names no proxy.
+    ProxyVariable { variable: &'static str },
+    /// The system refused something that ddollar needs in order to work.
+    System { what: &'static str, why: String },
+}
+
+/// Where a command was named: by an option, or after the `--`.
+pub(crate) type CommandOf = Option<&'static str>;
+
+/// That option, where one did, after the command.
+fn named(of: CommandOf) -> String {
+    of.map_or(String::new(), |option| format!(" ({option})"))
+}
+
+impl Error {
+    /// What the user can do about it: one line, without a period at its end.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Error::NoSubcommand => "try 'ddollar supervise -- COMMAND', or 'ddollar help'".into(),
+            Error::UnknownSubcommand { near, .. } => match near {
+                Some(near) => format!("did you mean '{near}'? 'ddollar help' lists the commands"),
+                None => "to run a command under supervision: ddollar supervise -- COMMAND".into(),
+            },
+            Error::UnknownFlag { near, command, .. } => match near {
+                Some(near) => format!("did you mean '--{near}'? See 'ddollar help {command}'"),
+                None => format!(
+                    "options of the command to run go after '--'; see 'ddollar help {command}'"
+                ),
+            },
+            Error::NotGenerated { .. } => {
+                "say which: man, complete-bash, complete-zsh or complete-fish".into()
+            }
+            Error::ExtraWord { command, .. } | Error::FlagUsage { command, .. } => {
+                format!("see 'ddollar help {command}'")
+            }
+            Error::BadValue { wants, .. } => format!("give {wants}"),
+            Error::NoCommand { command } => {
+                format!("say what to run: ddollar {command} -- claude --continue")
+            }
+            Error::UnknownProvider { near, .. } => match near {
+                Some(near) => format!("did you mean '{near}'? 'ddollar help supervise' lists them"),
+                None => "'ddollar help supervise' lists the providers".into(),
+            },
+            Error::NoTerminal => {
+                "run it in a terminal; without --interactive ddollar decides by itself".into()
+            }
+            Error::NoTokens {
+                client: Some(_),
+                variables,
+            } => format!("set {variables}; or say --provider NAME"),
+            Error::NoTokens { variables, .. } => {
+                format!("set {variables}; more as NAME_2, NAMES, NAMES_FILE")
+            }
+            Error::TokenFile { path, .. } if path.starts_with("~") => {
+                "only a shell knows '~', and not within quotes: give the whole path".into()
+            }
+            Error::TokenFile { hint, .. } => (*hint).into(),
+            Error::MalformedToken { hint, .. } => (*hint).into(),
+            Error::SubscriptionToken { .. } => {
+                "use API keys (sk-ant-api…); a subscription stays with its own client".into()
+            }
+            Error::BaseUrl { variable, .. } => {
+                format!("set {variable} to an https:// address, or http:// on 127.0.0.1")
+            }
+            Error::File { hint, .. } => (*hint).into(),
+            Error::NotAJournal { .. } => {
+                "'ddollar report' shows the newest of ~/.local/state/ddollar/runs".into()
+            }
+            Error::NoJournal => {
+                "each 'ddollar supervise' keeps one; or name a file: ddollar report FILE".into()
+            }
+            Error::Listen { why, .. } => match why.kind() {
+                ErrorKind::AddrInUse => {
+                    "another proxy may be running there; --listen takes another address".into()
+                }
+                ErrorKind::PermissionDenied => {
+                    "ports below 1024 are the system's; --listen takes one above".into()
+                }
+                _ => "--listen takes an address of this machine, such as 127.0.0.1:4141".into(),
+            },
+            Error::CommandNotFound { .. } => {
+                "check the spelling and PATH, or give the full path".into()
+            }
+            Error::CommandNotExecutable { .. } => {
+                "it needs execute permission (chmod +x) and must not be a directory".into()
+            }
+            Error::Output { .. } => "send it where it can be written, with room".into(),
+            Error::ProxyVariable { variable } => format!(
+                "give it as http://HOST:PORT or socks5://HOST:PORT, or start with 'env -u {variable}'"
+            ),
+            Error::System { .. } => {
+                "check the limits of this session (ulimit -a), then try again".into()
+            }
+        }
+    }
+
+    /// The exit code that stands for this failure.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Error::CommandNotFound { .. } => NOT_FOUND,
+            Error::CommandNotExecutable { .. } => NOT_EXECUTABLE,
+            Error::NoSubcommand
+            | Error::UnknownSubcommand { .. }
+            | Error::UnknownFlag { .. }
+            | Error::NotGenerated { .. }
+            | Error::ExtraWord { .. }
+            | Error::FlagUsage { .. }
+            | Error::BadValue { .. }
+            | Error::NoCommand { .. }
+            | Error::UnknownProvider { .. }
+            | Error::NoTerminal
+            | Error::NoTokens { .. }
+            | Error::TokenFile { .. }
+            | Error::MalformedToken { .. }
+            | Error::SubscriptionToken { .. }
+            | Error::BaseUrl { .. }
+            | Error::File { .. }
+            | Error::NoJournal
+            | Error::NotAJournal { .. }
+            | Error::Listen { .. }
+            | Error::Output { .. }
+            | Error::ProxyVariable { .. }
+            | Error::System { .. } => OWN_FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoSubcommand => f.write_str("no command given"),
+            Error::UnknownSubcommand { given, .. } => write!(f, "unknown command '{given}'"),
+            Error::UnknownFlag { given, command, .. } => {
+                write!(f, "unknown option '{given}' for '{command}'")
+            }
+            Error::NotGenerated { given } if given.is_empty() => {
+                f.write_str("nothing to generate is named")
+            }
+            Error::NotGenerated { given } => write!(f, "'{given}' cannot be generated"),
+            Error::ExtraWord { given, command } => {
+                write!(f, "'{given}' is one word too many for '{command}'")
+            }
+            Error::FlagUsage { flag, problem, .. } => write!(f, "option '{flag}' {problem}"),
+            Error::BadValue { flag, value, .. } => {
+                write!(f, "option '{flag}' does not take '{value}'")
+            }
+            Error::NoCommand { .. } => f.write_str("no command to run after '--'"),
+            Error::UnknownProvider { name, .. } => write!(f, "unknown provider '{name}'"),
+            Error::NoTerminal => f.write_str("--interactive needs a terminal"),
+            Error::NoTokens { client: None, .. } => {
+                f.write_str("no API tokens found in the environment")
+            }
+            Error::NoTokens {
+                client: Some(client),
+                ..
+            } => write!(f, "no API token for {client} found in the environment"),
+            Error::TokenFile {
+                variable,
+                path,
+                why,
+                ..
+            } => {
+                write!(f, "cannot use '{}' of {variable}: {why}", path.display())
+            }
+            Error::MalformedToken { source, why, .. } => {
+                write!(f, "the token in {source} {why}")
+            }
+            Error::SubscriptionToken { source } => {
+                write!(f, "the token in {source} is a subscription's")
+            }
+            Error::BaseUrl { variable, why } => write!(f, "{variable} {why}"),
+            Error::File {
+                what, path, why, ..
+            } => {
+                write!(f, "cannot use the {what} '{}': {why}", path.display())
+            }
+            Error::NotAJournal { path, empty } => {
+                let what = if *empty {
+                    "is empty"
+                } else {
+                    "is not the journal of a run"
+                };
+                write!(f, "'{}' {what}", path.display())
+            }
+            Error::NoJournal => f.write_str("there is no run to report on"),
+            Error::Listen { address, why } => write!(f, "cannot listen on {address}: {why}"),
+            Error::CommandNotFound { command, of } => {
+                write!(f, "'{command}'{} was not found", named(*of))
+            }
+            Error::CommandNotExecutable { command, of, why } => {
+                write!(f, "'{command}'{} cannot be executed: {why}", named(*of))
+            }
+            Error::Output { why } => write!(f, "cannot write to stdout: {why}"),
+            Error::ProxyVariable { variable } => {
+                write!(f, "{variable} does not name a proxy")
+            }
+            Error::System { what, why } => write!(f, "{what}: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names, paths and what the system says are as long as they are.
+    #[test]
+    fn every_error_and_its_hint_fit_a_line_of_80_columns() {
+        let known = || String::from("ANTHROPIC_API_KEY or OPENAI_API_KEY");
+        let path = || PathBuf::from("tokens");
+        let command = "supervise";
+        let mut all = vec![
+            Error::NoSubcommand,
+            Error::UnknownSubcommand {
+                given: "suprvise".into(),
+                near: Some("supervise"),
+            },
+            Error::UnknownSubcommand {
+                given: "xx".into(),
+                near: None,
+            },
+            Error::UnknownFlag {
+                given: "--thresold".into(),
+                command,
+                near: Some("threshold"),
+            },
+            Error::UnknownFlag {
+                given: "--colour".into(),
+                command,
+                near: None,
+            },
+            Error::NotGenerated {
+                given: "html".into(),
+            },
+            Error::ExtraWord {
+                given: "word".into(),
+                command,
+            },
+            Error::NoCommand { command },
+            Error::UnknownProvider {
+                name: "antropic".into(),
+                near: Some("huggingface"),
+            },
+            Error::NoTerminal,
+            Error::NoTokens {
+                client: None,
+                variables: known(),
+            },
+            Error::NoTokens {
+                client: Some("opencode"),
+                variables: known(),
+            },
+            Error::TokenFile {
+                variable: "ANTHROPIC_API_KEYS_FILE".into(),
+                path: path(),
+                why: "no such file".into(),
+                hint: crate::tokens::ONE_A_LINE,
+            },
+            Error::TokenFile {
+                variable: "ANTHROPIC_API_KEYS_FILE".into(),
+                path: "~/tokens".into(),
+                why: "no such file".into(),
+                hint: crate::tokens::ONE_A_LINE,
+            },
+            Error::SubscriptionToken {
+                source: "ANTHROPIC_API_KEYS_FILE, line 12".into(),
+            },
+            Error::NoJournal,
+            Error::NotAJournal {
+                path: path(),
+                empty: false,
+            },
+            Error::Listen {
+                address: "127.0.0.1:41414".into(),
+                why: ErrorKind::AddrInUse.into(),
+            },
+            Error::Listen {
+                address: "127.0.0.1:80".into(),
+                why: ErrorKind::PermissionDenied.into(),
+            },
+            Error::Listen {
+                address: "10.0.0.100:41414".into(),
+                why: ErrorKind::AddrNotAvailable.into(),
+            },
+            Error::CommandNotFound {
+                command: "claude".into(),
+                of: Some("--resume"),
+            },
+            Error::CommandNotExecutable {
+                command: "notes.txt".into(),
+                of: Some("--resume"),
+                why: "permission denied".into(),
+            },
+            Error::System {
+                what: "cannot read /dev/urandom",
+                why: "No such file or directory (os error 2)".into(),
+            },
+        ];
+        for address in ["http://example.com", "https://u:p@x", "https://x/?y", "/v1"] {
+            let environment = [
+                ("ANTHROPIC_API_KEY", "a-token-that-is-one"),
+                ("ANTHROPIC_BASE_URL", address),
+            ];
+            let environment = environment.map(|(name, value)| (name.into(), value.into()));
+            let request = crate::cli::parse(["status"].map(Into::into));
+            let Ok(crate::cli::Request::Status(args)) = request else {
+                panic!("{request:?}");
+            };
+            let texts = crate::cli::config::readable(&environment);
+            all.push(crate::cli::config::rings(&args, &texts).expect_err(address));
+        }
+        for text in [
+            "a b",
+            "a,b",
+            "'a'",
+            "OPENAI_API_KEY=a",
+            "sk-ant-oat-a",
+            "\u{e9}",
+        ] {
+            let variables = [("ANTHROPIC_API_KEYS_FILE".to_owned(), "tokens".to_owned())];
+            let source = crate::tokens::Source {
+                variables: &variables,
+                read: &|_| {
+                    Ok(crate::tokens::TokenFile {
+                        text: text.into(),
+                        exposed: false,
+                    })
+                },
+            };
+            let providers: Vec<_> = crate::providers::PROVIDERS.iter().collect();
+            all.push(crate::tokens::discover(&providers, &source).expect_err(text));
+        }
+        for words in [
+            &["--threshold=x"][..],
+            &["--interval=x"],
+            &["--resume="],
+            &["--client=x"],
+            &["--retries=x"],
+            &["--mixed=x"],
+            &["--model"],
+            &["--provider="],
+        ] {
+            let words = ["supervise"].iter().chain(words).copied();
+            let refused = crate::cli::parse(words.map(Into::into));
+            all.push(refused.expect_err("a mistake"));
+        }
+        let lines = all.iter().flat_map(|error| {
+            [
+                format!("ddollar: {error}"),
+                format!("hint: {}", error.hint()),
+            ]
+        });
+        let wide: Vec<String> = lines.filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
+}

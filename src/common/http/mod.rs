@@ -1,0 +1,5 @@
+//! common/http.
+
+pub(crate) mod headers;
+pub(crate) mod reader;
+pub(crate) mod stream;

@@ -1,0 +1,562 @@
+//! What a run's record tells: one [`Fact`] for each thing that happened, one JSON line for each fact.
+//!
+//! Owns the schema of the journal, in both directions. It promises that what it writes it can read,
+//! that no line makes it panic, and that a text which was read holds no control characters: a
+//! journal may come from anywhere, and its words end up on a terminal. Pure. `observed` says which
+//! facts an event and a reply amount to; `report/` says what they mean.
+//!
+//! The schema, version 1. Each line has `at` (RFC 3339, UTC, milliseconds) and `event`; tokens and
+//! rings are counted from 1; times are as `at`, fractions 0.0 to 1.0 and above. A reader skips events
+//! and fields that it does not know; a change that such a reader would misread is a new version.
+//! A `provider` is a ring of tokens: with `--mixed` there is one, called `mixed`.
+//!
+//! | event | fields |
+//! | --- | --- |
+//! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many) |
+//! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
+//! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets` |
+//! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until` |
+//! | `rotate` | `provider`, `from`, `token` |
+//! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
+//! | `release` | requests are held no longer: `provider`, `token` that they go out with (none: nobody waits for an answer any more) |
+//! | `pause`, `resume` | the command was stopped, and goes on |
+//! | `stop` | the command was told to end |
+//! | `exit` | the command ended: `code` or `signal`, `asked` (ddollar had told it to) |
+//! | `note` | `text`: anything else that was said as a warning |
+//! | `lost` | `lines`: so many could not be kept, because the disk was slower than the run |
+//! | `end` | `outcome` (`as-command by-signal again-later failure`), `code` or `signal`, `text` |
+
+mod observed;
+
+pub(crate) use observed::{Observer, level};
+
+use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
+use crate::common::json::{Object, list};
+use crate::supervisor::event::How;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::time::SystemTime;
+
+/// The version of the schema that is written here.
+pub(crate) const SCHEMA: u64 = 1;
+
+/// A time in a record: milliseconds since 1970.
+pub(crate) type Millis = i64;
+
+/// No text that is read is longer, in characters. The longest that is written has 300 and a bit.
+const LONGEST_TEXT: usize = 1000;
+
+/// One thing that happened in a run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fact {
+    /// A run begins.
+    Run(Run),
+    /// The command was started with these tokens, one of each ring, from 1.
+    Launch {
+        again: bool,
+        tokens: Vec<usize>,
+    },
+    /// A provider was asked about a token.
+    Usage {
+        who: Who,
+        finding: Verdict,
+        why: Option<String>,
+        group: Option<String>,
+        windows: Vec<Level>,
+    },
+    /// The token in use will not do.
+    Limit {
+        who: Who,
+        cause: Cause,
+        used: Option<f64>,
+        until: Option<Millis>,
+    },
+    /// The command goes on with another token.
+    Rotate {
+        who: Who,
+        from: usize,
+    },
+    /// Nothing is usable before `until`. Without a token it is the provider that is waited for.
+    Wait {
+        provider: String,
+        token: Option<usize>,
+        until: Millis,
+        /// A proxy holds the command's requests; nothing else tells that it waits.
+        held: bool,
+    },
+    /// A proxy holds no request any longer: they go out with this token, or are all gone.
+    Release {
+        provider: String,
+        token: Option<usize>,
+    },
+    Pause,
+    Resume,
+    Stop,
+    /// The command ended.
+    Exit {
+        how: How,
+        asked: bool,
+    },
+    Note {
+        text: String,
+    },
+    Lost {
+        lines: u64,
+    },
+    /// The run is over.
+    End(Ending),
+}
+
+/// The head of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) schema: u64,
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) command: String,
+    pub(crate) threshold: f64,
+    pub(crate) providers: Vec<Ring>,
+}
+
+/// One provider of a run, and how many of its tokens there are.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ring {
+    pub(crate) name: String,
+    pub(crate) label: String,
+    pub(crate) tokens: usize,
+}
+
+/// A token: its provider's name, and its number there, from 1.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Who {
+    pub(crate) provider: String,
+    pub(crate) token: usize,
+}
+
+/// One window as it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Level {
+    pub(crate) name: String,
+    pub(crate) used: f64,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    pub(crate) resets: Option<Millis>,
+}
+
+/// What an answer said about a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Served,
+    Limited,
+    SpendCapped,
+    Rejected,
+    Overloaded,
+    Unclear,
+    /// No answer came.
+    Silent,
+    /// Nobody was asked: the command's own traffic went by.
+    Seen,
+}
+
+/// Why a token will not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Near,
+    Reached,
+    SpendCap,
+    Rejected,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Ending {
+    AsCommand(How),
+    BySignal(i32),
+    AgainLater,
+    /// ddollar itself failed.
+    Failure(String),
+}
+
+/// The words for the values of one enum.
+type Words<T> = [(T, &'static str)];
+
+const VERDICTS: &Words<Verdict> = &[
+    (Verdict::Served, "served"),
+    (Verdict::Limited, "limited"),
+    (Verdict::SpendCapped, "spend-capped"),
+    (Verdict::Rejected, "rejected"),
+    (Verdict::Overloaded, "overloaded"),
+    (Verdict::Unclear, "unclear"),
+    (Verdict::Silent, "silent"),
+    (Verdict::Seen, "seen"),
+];
+
+const CAUSES: &Words<Cause> = &[
+    (Cause::Near, "near"),
+    (Cause::Reached, "reached"),
+    (Cause::SpendCap, "spend-cap"),
+    (Cause::Rejected, "rejected"),
+];
+
+fn word<T: PartialEq>(words: &Words<T>, value: &T) -> &'static str {
+    let found = words.iter().find(|(known, _)| known == value);
+    found.map_or("", |(_, word)| word)
+}
+
+fn value<T: Copy>(words: &Words<T>, word: &str) -> Option<T> {
+    let found = words.iter().find(|(_, known)| *known == word);
+    found.map(|(value, _)| *value)
+}
+
+impl Verdict {
+    /// The word for it in a record.
+    pub(crate) fn word(self) -> &'static str {
+        word(VERDICTS, &self)
+    }
+}
+
+impl Cause {
+    /// The word for it in a record.
+    pub(crate) fn word(self) -> &'static str {
+        word(CAUSES, &self)
+    }
+}
+
+/// A wall-clock time as records have it; one beyond what an i64 holds is the nearest that it does.
+pub(crate) fn millis(at: SystemTime) -> Millis {
+    Timestamp::try_from(at).map_or(Millis::MAX, Timestamp::as_millisecond)
+}
+
+/// A time as it is written; one beyond the calendar as its last moment.
+pub(crate) fn stamp(at: Millis) -> String {
+    let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);
+    format!("{at:.3}")
+}
+
+// ---- writing ----
+
+impl Fact {
+    /// Its name in a record.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Fact::Run(_) => "run",
+            Fact::Launch { .. } => "launch",
+            Fact::Usage { .. } => "usage",
+            Fact::Limit { .. } => "limit",
+            Fact::Rotate { .. } => "rotate",
+            Fact::Wait { .. } => "wait",
+            Fact::Release { .. } => "release",
+            Fact::Pause => "pause",
+            Fact::Resume => "resume",
+            Fact::Stop => "stop",
+            Fact::Exit { .. } => "exit",
+            Fact::Note { .. } => "note",
+            Fact::Lost { .. } => "lost",
+            Fact::End(_) => "end",
+        }
+    }
+
+    /// Its JSON, on one line and without the line's end.
+    pub(crate) fn json(&self, at: Millis) -> String {
+        let object = time(Object::new(), "at", at).text("event", self.name());
+        let who = |object: Object, who: &Who| {
+            object
+                .text("provider", &who.provider)
+                .raw("token", who.token)
+        };
+        let place = |object: Object, provider: &str, token: Option<usize>| {
+            let object = object.text("provider", provider);
+            object.maybe(token, |object, token| object.raw("token", token))
+        };
+        match self {
+            Fact::Run(run) => {
+                let providers = run.providers.iter().map(|ring| {
+                    let object = Object::new().text("name", &ring.name);
+                    let object = object.text("label", &ring.label);
+                    object.raw("tokens", ring.tokens).end()
+                });
+                object
+                    .raw("journal", run.schema)
+                    .text("ddollar", &run.version)
+                    .raw("pid", run.pid)
+                    .text("command", &run.command)
+                    .fraction("threshold", run.threshold)
+                    .raw("providers", list(providers))
+            }
+            Fact::Launch { again, tokens } => object
+                .raw("again", again)
+                .raw("tokens", list(tokens.iter().map(ToString::to_string))),
+            Fact::Usage {
+                who: token,
+                finding,
+                why,
+                group,
+                windows,
+            } => who(object, token)
+                .text("finding", finding.word())
+                .maybe(why.as_deref(), |object, why| object.text("why", why))
+                .maybe(group.as_deref(), |object, group| {
+                    object.text("group", group)
+                })
+                .raw("windows", list(windows.iter().map(Level::json))),
+            Fact::Limit {
+                who: token,
+                cause,
+                used,
+                until,
+            } => who(object, token)
+                .text("cause", cause.word())
+                .maybe(*used, |object, used| object.fraction("used", used))
+                .maybe(*until, |object, until| time(object, "until", until)),
+            Fact::Rotate { who: token, from } => who(object, token).raw("from", from),
+            Fact::Wait {
+                provider,
+                token,
+                until,
+                held,
+            } => time(place(object, provider, *token), "until", *until)
+                .maybe(held.then_some(true), |object, held| {
+                    object.raw("held", held)
+                }),
+            Fact::Release { provider, token } => place(object, provider, *token),
+            Fact::Pause | Fact::Resume | Fact::Stop => object,
+            Fact::Exit { how, asked } => how_json(object, *how).raw("asked", asked),
+            Fact::Note { text } => object.text("text", text),
+            Fact::Lost { lines } => object.raw("lines", lines),
+            Fact::End(ending) => ending.json(object),
+        }
+        .end()
+    }
+}
+
+impl Level {
+    /// Its JSON.
+    pub(crate) fn json(&self) -> String {
+        Object::new()
+            .text("name", &self.name)
+            .fraction("used", self.used)
+            .maybe(self.limit, |object, limit| object.raw("limit", limit))
+            .maybe(self.remaining, |object, left| object.raw("remaining", left))
+            .maybe(self.resets, |object, at| time(object, "resets", at))
+            .end()
+    }
+}
+
+impl Ending {
+    /// The exit status, as a shell sees it.
+    pub(crate) fn status(&self) -> i32 {
+        match self {
+            Ending::AsCommand(How::Code(code)) => (*code).into(),
+            Ending::AsCommand(How::Signal(signal)) | Ending::BySignal(signal) => 128 + signal,
+            Ending::AgainLater => TRY_AGAIN_LATER.into(),
+            Ending::Failure(_) => OWN_FAILURE.into(),
+        }
+    }
+
+    /// Adds it to an object.
+    pub(crate) fn json(&self, object: Object) -> Object {
+        let named = |word| object.text("outcome", word);
+        match self {
+            Ending::AsCommand(how) => how_json(named("as-command"), *how),
+            Ending::BySignal(signal) => named("by-signal").raw("signal", signal),
+            Ending::AgainLater => named("again-later"),
+            Ending::Failure(text) => named("failure").text("text", text),
+        }
+    }
+}
+
+/// Adds a time.
+pub(crate) fn time(object: Object, key: &str, at: Millis) -> Object {
+    object.text(key, &stamp(at))
+}
+
+fn how_json(object: Object, how: How) -> Object {
+    match how {
+        How::Code(code) => object.raw("code", code),
+        How::Signal(signal) => object.raw("signal", signal),
+    }
+}
+
+// ---- reading ----
+
+/// Why a line gives no fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// It is no JSON object, or a field that its event needs is missing or of another kind.
+    Damaged,
+    /// Its event is not known here.
+    Unknown,
+}
+
+/// Reads a line.
+///
+/// # Errors
+/// What keeps it from being a fact.
+pub(crate) fn read(line: &str) -> Result<(Millis, Fact), Unread> {
+    let fields: Value = serde_json::from_str(line).map_err(|_| Unread::Damaged)?;
+    let line = Fields(&fields);
+    let at = line.time("at").ok_or(Unread::Damaged)?;
+    let event = line.str("event").ok_or(Unread::Damaged)?;
+    let known = [
+        "run", "launch", "usage", "limit", "rotate", "wait", "release", "pause", "resume", "stop",
+        "exit", "note", "lost", "end",
+    ];
+    if !known.contains(&event) {
+        return Err(Unread::Unknown);
+    }
+    fact(event, &line)
+        .map(|fact| (at, fact))
+        .ok_or(Unread::Damaged)
+}
+
+fn fact(event: &str, line: &Fields<'_>) -> Option<Fact> {
+    Some(match event {
+        "run" => Fact::Run(Run {
+            schema: line.number("journal")?,
+            version: line.text("ddollar")?,
+            pid: u32::try_from(line.number("pid")?).ok()?,
+            command: line.text("command")?,
+            threshold: line.fraction("threshold")?,
+            providers: line
+                .items("providers")
+                .map(|ring| {
+                    Some(Ring {
+                        name: ring.text("name")?,
+                        label: ring.text("label")?,
+                        tokens: ring.count("tokens")?,
+                    })
+                })
+                .collect::<Option<_>>()?,
+        }),
+        "launch" => Fact::Launch {
+            again: line.0.get("again")?.as_bool()?,
+            tokens: line
+                .items("tokens")
+                .map(|token| usize::try_from(token.0.as_u64()?).ok())
+                .collect::<Option<_>>()?,
+        },
+        "usage" => Fact::Usage {
+            who: line.who()?,
+            finding: value(VERDICTS, line.str("finding")?)?,
+            why: line.text("why"),
+            group: line.text("group"),
+            windows: line
+                .items("windows")
+                .map(|window| {
+                    Some(Level {
+                        name: window.text("name")?,
+                        used: window.fraction("used")?,
+                        limit: window.number("limit"),
+                        remaining: window.number("remaining"),
+                        resets: window.time("resets"),
+                    })
+                })
+                .collect::<Option<_>>()?,
+        },
+        "limit" => Fact::Limit {
+            who: line.who()?,
+            cause: value(CAUSES, line.str("cause")?)?,
+            used: line.fraction("used"),
+            until: line.time("until"),
+        },
+        "rotate" => Fact::Rotate {
+            who: line.who()?,
+            from: line.count("from")?,
+        },
+        "wait" => Fact::Wait {
+            provider: line.text("provider")?,
+            token: line.count("token"),
+            until: line.time("until")?,
+            held: line.0.get("held").and_then(Value::as_bool) == Some(true),
+        },
+        "release" => Fact::Release {
+            provider: line.text("provider")?,
+            token: line.count("token"),
+        },
+        "pause" => Fact::Pause,
+        "resume" => Fact::Resume,
+        "stop" => Fact::Stop,
+        "exit" => Fact::Exit {
+            how: line.how()?,
+            asked: line.0.get("asked")?.as_bool()?,
+        },
+        "note" => Fact::Note {
+            text: line.text("text")?,
+        },
+        "lost" => Fact::Lost {
+            lines: line.number("lines")?,
+        },
+        "end" => Fact::End(match line.str("outcome")? {
+            "as-command" => Ending::AsCommand(line.how()?),
+            "by-signal" => Ending::BySignal(line.signal()?),
+            "again-later" => Ending::AgainLater,
+            "failure" => Ending::Failure(line.text("text")?),
+            _ => return None,
+        }),
+        _ => return None,
+    })
+}
+
+/// The fields of one object.
+struct Fields<'v>(&'v Value);
+
+impl<'v> Fields<'v> {
+    fn str(&self, key: &str) -> Option<&'v str> {
+        self.0.get(key)?.as_str()
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        let text = self.str(key)?.chars().take(LONGEST_TEXT);
+        let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+        Some(text.map(visible).collect())
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        self.0.get(key)?.as_u64()
+    }
+
+    /// A number of tokens: no ring has more than a few hundred.
+    fn count(&self, key: &str) -> Option<usize> {
+        usize::try_from(self.number(key)?)
+            .ok()
+            .filter(|count| *count <= 10_000)
+    }
+
+    fn fraction(&self, key: &str) -> Option<f64> {
+        self.0
+            .get(key)?
+            .as_f64()
+            .filter(|used| (0.0..1e9).contains(used))
+    }
+
+    fn time(&self, key: &str) -> Option<Millis> {
+        let at: Timestamp = self.str(key)?.parse().ok()?;
+        Some(at.as_millisecond())
+    }
+
+    fn who(&self) -> Option<Who> {
+        Some(Who {
+            provider: self.text("provider")?,
+            token: self.count("token")?,
+        })
+    }
+
+    fn signal(&self) -> Option<i32> {
+        i32::try_from(self.number("signal")?).ok()
+    }
+
+    fn how(&self) -> Option<How> {
+        match self.number("code") {
+            Some(code) => u8::try_from(code).ok().map(How::Code),
+            None => self.signal().map(How::Signal),
+        }
+    }
+
+    fn items(&self, key: &str) -> impl Iterator<Item = Fields<'v>> + use<'v> {
+        let list = self.0.get(key).and_then(Value::as_array);
+        list.into_iter().flatten().map(Fields)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

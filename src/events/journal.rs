@@ -1,0 +1,307 @@
+//! The journal: what happened in a run, kept in a file for the morning after.
+//!
+//! Owns the folder of journals, the thread that writes one, and finding and reading them again. It
+//! promises that the run never waits for a disk and never ends for want of one; that each line is
+//! one write, so that a crash costs at most the last; that only the owner can read a journal; and
+//! that the newest [`KEPT`] stay, and a few more after runs of less than a second. What the lines say is `facts.rs`'s; no token is among it.
+
+use crate::common::error::Error;
+use crate::events::fact::{Fact, Millis};
+use crate::supervisor::event::Event;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use jiff::Timestamp;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, Signal};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// So many journals are kept.
+const KEPT: usize = 50;
+/// So many lines wait for a slow disk at most; a night has about a thousand.
+const MOST_WAITING: usize = 1024;
+/// The file is made this long after the start, or at the end of a run that is shorter.
+const QUIET_START: Duration = Duration::from_millis(20);
+/// Old journals are removed this long after that.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+/// At its end a run waits this long for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+/// No more of a journal is read, in bytes: a month of checks each minute.
+const LARGEST: u64 = 32 << 20;
+/// The end of a journal's name. The start is its time, so that names sort by age.
+const SUFFIX: &str = ".jsonl";
+
+/// Where a run is kept.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A new file in this folder, which is made when it is not there.
+    Folder(PathBuf),
+    /// This file, at its end.
+    File(File),
+}
+
+/// The folder of the journals, in the state folder.
+pub(crate) fn runs(state_folder: &Path) -> PathBuf {
+    state_folder.join("runs")
+}
+
+/// Opens the file that the user named.
+///
+/// # Errors
+/// When it cannot be appended to.
+pub(crate) fn open(path: &Path) -> Result<Place, Error> {
+    append(OpenOptions::new().create(true), path)
+        .map(Place::File)
+        .map_err(|error| Error::File {
+            what: "journal",
+            path: path.to_owned(),
+            why: error.to_string(),
+            hint: "name a file in a folder that exists and that you can write to",
+        })
+}
+
+fn append(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options
+        .append(true)
+        .mode(0o600)
+        // A named pipe must not hold the run up.
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+}
+
+// ---- writing ----
+
+/// A journal that is being written. Dropping it writes what is left, for a bounded time.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    lines: Option<Sender<String>>,
+    /// Disconnected when the last line is written.
+    done: Receiver<()>,
+    /// Lines that found no room.
+    lost: u64,
+}
+
+impl Journal {
+    /// Starts the thread; the first trouble is reported to `events`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn start(place: Place, events: Sender<Event>) -> io::Result<Journal> {
+        let (lines, inbox) = bounded::<String>(MOST_WAITING);
+        let (working, done) = bounded::<()>(0);
+        std::thread::Builder::new()
+            .name("journal".into())
+            .stack_size(128 * 1024)
+            .spawn(move || {
+                // A limit on file sizes is a failed write, not the end of everything.
+                let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
+                if let Err(error) = keep(place, &inbox, &events) {
+                    let what = format!("No journal of this run: {error}");
+                    let _ = events.send(Event::Trouble { what });
+                }
+                drop(working);
+            })?;
+        Ok(Journal {
+            lines: Some(lines),
+            done,
+            lost: 0,
+        })
+    }
+
+    /// Adds a line.
+    pub(crate) fn write(&mut self, at: Millis, fact: &Fact) {
+        if self.lost > 0 && self.send(&Fact::Lost { lines: self.lost }, at) {
+            self.lost = 0;
+        }
+        if !self.send(fact, at) {
+            self.lost += 1;
+        }
+    }
+
+    /// Whether there was room for it. A thread that is gone has said why.
+    fn send(&self, fact: &Fact, at: Millis) -> bool {
+        let Some(lines) = &self.lines else {
+            return true;
+        };
+        let line = fact.json(at) + "\n";
+        !matches!(lines.try_send(line), Err(TrySendError::Full(_)))
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.lines = None;
+        let _ = self.done.recv_timeout(LAST_LINES);
+    }
+}
+
+/// The thread's life: a file, and a write for each line. Fails when there is no file; a line that
+/// cannot be written is told once, and the next one is tried all the same.
+fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Event>) -> io::Result<()> {
+    // The first lines are written together: the disk must not compete with the command's own start.
+    let quiet_until = Instant::now() + QUIET_START;
+    let mut first = String::new();
+    while let Ok(line) = lines.recv_deadline(quiet_until) {
+        first.push_str(&line);
+    }
+    let (mut file, folder) = match place {
+        Place::File(file) => (file, None),
+        Place::Folder(folder) => (create(&folder)?, Some(folder)),
+    };
+    // Says to readers that the run goes on. Where locks are not supported they cannot tell.
+    let _ = file.try_lock();
+    let (mut said, mut torn) = (false, false);
+    let mut write = |line: &str| {
+        let mended = torn.then(|| format!("\n{line}"));
+        let line = mended.as_deref().unwrap_or(line);
+        let written = file.write_all(line.as_bytes());
+        torn = written.is_err();
+        if let Err(error) = written
+            && !std::mem::replace(&mut said, true)
+        {
+            let what = format!("The journal of this run has gaps: {error}");
+            let _ = events.send(Event::Trouble { what });
+        }
+    };
+    write(&first);
+    // A run that is over by now has no time to tidy up; one of many that are so short does.
+    let next = lines.recv_timeout(TIDY_AFTER);
+    let is_over = next == Err(RecvTimeoutError::Disconnected);
+    if let Some(folder) = folder.filter(|_| !is_over || std::process::id().is_multiple_of(8)) {
+        prune(&folder);
+    }
+    for line in next.into_iter().chain(lines) {
+        write(&line);
+    }
+    Ok(())
+}
+
+/// A new file in `folder`, named after this moment and this process.
+fn create(folder: &Path) -> io::Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| within(folder, &error))?;
+    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    let stamp: String = format!("{now:.0}")
+        .chars()
+        .filter(|c| !matches!(c, '-' | ':'))
+        .collect();
+    let mut name = format!("{stamp}-{}", std::process::id());
+    loop {
+        let path = folder.join(format!("{name}{SUFFIX}"));
+        match append(OpenOptions::new().create_new(true), &path) {
+            // Containers that share a home share process numbers, too.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.len() < 64 => {
+                name.push('x');
+            }
+            Err(error) => return Err(within(&path, &error)),
+            Ok(file) => return Ok(file),
+        }
+    }
+}
+
+fn within(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// Removes the oldest journals; never that of a run that goes on.
+fn prune(folder: &Path) {
+    let mut journals = all(folder);
+    let surplus = journals.len().saturating_sub(KEPT);
+    for path in journals.drain(..surplus) {
+        let over = File::open(&path).is_ok_and(|file| !is_going_on(&file));
+        if over && let Err(error) = fs::remove_file(&path) {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
+}
+
+// ---- reading ----
+
+/// All journals in the folder, the oldest first.
+fn all(folder: &Path) -> Vec<PathBuf> {
+    let is_journal = |name: &str| {
+        name.ends_with(SUFFIX) && name.starts_with(|first: char| first.is_ascii_digit())
+    };
+    let mut journals: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(is_journal)
+        })
+        .collect();
+    journals.sort_unstable();
+    journals
+}
+
+/// A journal as it was read.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) path: PathBuf,
+    pub(crate) lines: String,
+    /// Whether somebody is writing it.
+    pub(crate) going_on: bool,
+}
+
+/// The journal that is called for: a path, the name of one in the folder, with `.jsonl` or without,
+/// or without either the newest there.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub(crate) fn find(run: Option<&Path>, folder: Option<&Path>) -> Result<Text, Error> {
+    let path = match (run, folder) {
+        (Some(run), Some(folder)) if !run.exists() => {
+            let named = folder.join(run);
+            let mut whole = named.clone().into_os_string();
+            whole.push(SUFFIX);
+            let mut names = [named, whole.into()].into_iter();
+            names.find(|name| name.exists()).unwrap_or(run.into())
+        }
+        (Some(run), _) => run.into(),
+        (None, folder) => folder
+            .and_then(|folder| all(folder).pop())
+            .ok_or(Error::NoJournal)?,
+    };
+    read(&path).map_err(|error| Error::File {
+        what: "journal",
+        path: path.clone(),
+        why: error.to_string(),
+        hint: "'ddollar report' without a name shows the newest run",
+    })
+}
+
+fn read(path: &Path) -> io::Result<Text> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    let going_on = is_going_on(&file);
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(Text {
+        path: path.to_owned(),
+        lines: String::from_utf8_lossy(&bytes).into_owned(),
+        going_on,
+    })
+}
+
+/// Puts `text` in the place of a file, whole or not at all.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let written = fs::write(path, text);
+    if written.is_err() && path.is_file() {
+        // Half a picture is worse than none.
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// Whether a run holds the file. The lock that tells is given back with the file.
+fn is_going_on(file: &File) -> bool {
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}

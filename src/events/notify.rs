@@ -1,0 +1,214 @@
+//! `--notify`: a command of the user's that is run when something has happened.
+//!
+//! Owns both ends: starting a helper for each piece of news, and the hidden `__notify`, the helper
+//! itself. It promises that the news never disturbs the run: the command has a process group of its
+//! own and no standard streams, at most [`MOST_RUNNING`] run at a time, none for longer than
+//! [`LONGEST`], and what it leaves behind comes to the helper and ends with it, not to ddollar, which
+//! adopts the supervised command's orphans. No token is in its environment.
+
+use crate::events::fact::{Cause, Ending, Fact, Millis, stamp};
+use crate::system::descendants::Tree;
+use crate::system::os::own_program;
+use crate::system::signals::{self, Inherited};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::rlim_t;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use std::ffi::OsString;
+use std::io::{self, PipeReader};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// So many commands run at a time; what happens meanwhile is not told.
+const MOST_RUNNING: usize = 4;
+/// A command that has not ended by then is killed, with all that it has started.
+const LONGEST: Duration = Duration::from_secs(30);
+/// The end of a run waits this long for the last command: in a container, or under a service
+/// manager, ddollar's end is everybody's.
+const LAST_NEWS: Duration = Duration::from_secs(5);
+/// From one look of the helper to the next.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the user wants to be run.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    /// For `sh -c`.
+    command: OsString,
+    /// How many files it can open, as ddollar at its start.
+    files: rlim_t,
+    /// The child's environment, without any token.
+    environment: Vec<(OsString, OsString)>,
+    /// What each running helper holds open.
+    running: Vec<PipeReader>,
+    /// Whether the run is waiting, so that its next start is the end of the wait.
+    waiting: bool,
+}
+
+impl Notifier {
+    /// Nothing has happened yet.
+    pub(crate) fn new(
+        command: OsString,
+        inherited: Inherited,
+        environment: Vec<(OsString, OsString)>,
+    ) -> Notifier {
+        Notifier {
+            command,
+            files: inherited.files,
+            environment,
+            running: Vec::new(),
+            waiting: false,
+        }
+    }
+
+    /// Runs the command, if this is news; `words` are for people. Returns the new process.
+    pub(crate) fn tell(&mut self, fact: &Fact, at: Millis, words: &str) -> Option<Pid> {
+        let event = match fact {
+            Fact::Limit { .. } => "limit",
+            Fact::Rotate { .. } => "rotate",
+            Fact::Wait { .. } => {
+                self.waiting = true;
+                "wait"
+            }
+            Fact::Resume | Fact::Release { .. } | Fact::Launch { .. } if self.waiting => {
+                self.waiting = false;
+                "resume"
+            }
+            Fact::End(_) => "exit",
+            _ => return None,
+        };
+        self.running.retain(is_held);
+        // The last news is what most people wait for.
+        if self.running.len() >= MOST_RUNNING && event != "exit" {
+            log::warn!("{event} is not told: {MOST_RUNNING} notify commands are running");
+            return None;
+        }
+        match self.start(event, fact, at, words) {
+            Ok((helper, held)) => {
+                self.running.push(held);
+                Some(helper)
+            }
+            Err(error) => {
+                log::warn!("{event} is not told: {error}");
+                None
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        event: &str,
+        fact: &Fact,
+        at: Millis,
+        words: &str,
+    ) -> io::Result<(Pid, PipeReader)> {
+        let (held, holder) = io::pipe()?;
+        let mut command = Command::new(own_program());
+        command
+            .arg("__notify")
+            .arg(self.files.to_string())
+            .arg(&self.command)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .env("DDOLLAR_EVENT", event)
+            .env("DDOLLAR_MESSAGE", words)
+            .env("DDOLLAR_FACT", fact.json(at))
+            .envs(details(fact))
+            .stdin(Stdio::null())
+            .stdout(holder)
+            .stderr(Stdio::null())
+            // Ctrl-C and Ctrl-Z are not meant for it.
+            .process_group(0);
+        let process = signals::undisturbed(|| command.spawn())?;
+        let pid = i32::try_from(process.id()).unwrap_or(i32::MAX);
+        Ok((Pid::from_raw(pid), held))
+    }
+
+    /// Waits until the commands have ended, for a bounded time.
+    pub(crate) fn finish(&mut self) {
+        let until = Instant::now() + LAST_NEWS;
+        for held in &self.running {
+            // A signal, such as that of another helper's end, cuts poll(2) short.
+            while is_held(held) && Instant::now() < until {
+                let left = until.saturating_duration_since(Instant::now());
+                let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+                let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+                let _ = poll(&mut fds, left);
+            }
+        }
+    }
+}
+
+/// The facts that shell scripts want, as variables.
+fn details(fact: &Fact) -> Vec<(&'static str, String)> {
+    let mut variables = Vec::new();
+    let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
+    let (provider, token, until) = match fact {
+        Fact::Limit { who, until, .. } => (Some(&who.provider), Some(who.token), *until),
+        Fact::Rotate { who, .. } => (Some(&who.provider), Some(who.token), None),
+        Fact::Wait {
+            provider,
+            token,
+            until,
+            ..
+        } => (Some(provider), *token, Some(*until)),
+        Fact::Release { provider, token } => (Some(provider), *token, None),
+        _ => (None, None, None),
+    };
+    add("DDOLLAR_PROVIDER", provider.cloned());
+    add("DDOLLAR_TOKEN", token.map(|token| token.to_string()));
+    add("DDOLLAR_UNTIL", until.map(stamp));
+    match fact {
+        Fact::Limit { cause, .. } => add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into())),
+        Fact::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
+        _ => {}
+    }
+    variables
+}
+
+/// Whether a helper still holds the other end.
+fn is_held(reader: &PipeReader) -> bool {
+    let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+}
+
+/// `__notify`: runs the command, which can open so many files, and ends when it and all that it has
+/// started have ended.
+pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
+    signals::limit_files(files);
+    let (mut tree, _) = Tree::adopt();
+    let until = Instant::now() + LONGEST;
+    let started = Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn();
+    let Ok(mut shell) = started else {
+        return ExitCode::FAILURE;
+    };
+    let group = Pid::from_raw(i32::try_from(shell.id()).unwrap_or(i32::MAX));
+    while matches!(shell.try_wait(), Ok(None)) && Instant::now() < until {
+        sleep(LOOK);
+    }
+    // Whoever waits for the news has waited for this.
+    let _ = nix::unistd::close(1);
+    while !tree.left(None).is_empty() && Instant::now() < until {
+        sleep(LOOK);
+    }
+    // What makes new processes faster than they die is left alone after a while.
+    for _ in 0..100 {
+        if shell.try_wait().is_ok_and(|ended| ended.is_none()) {
+            let _ = killpg(group, Signal::SIGKILL);
+        } else if tree.left(None).is_empty() {
+            break;
+        }
+        tree.signal(None, Signal::SIGKILL);
+        sleep(LOOK);
+    }
+    ExitCode::SUCCESS
+}

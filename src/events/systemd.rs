@@ -1,0 +1,101 @@
+//! The service manager: tells systemd how the run is doing (sd_notify(3)).
+//!
+//! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start, STATUS with what happens,
+//! WATCHDOG at half the time that the manager gives, STOPPING at the end. It promises not to block;
+//! a manager that does not listen is none.
+
+use crate::events::fact::Fact;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// The variables that are between the manager and ddollar; the command does not get them.
+pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// How the manager is reached, and how often it wants to hear.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    /// A path, or `@` and an abstract name.
+    socket: String,
+    /// Half of what the manager waits before it takes the service for dead.
+    each: Option<Duration>,
+}
+
+impl Address {
+    /// What the variables say; `None` when nobody wants to be told.
+    pub(crate) fn from(variable: impl Fn(&str) -> Option<String>) -> Option<Address> {
+        let socket = variable("NOTIFY_SOCKET")?;
+        let meant_for_us =
+            variable("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+        let microseconds = variable("WATCHDOG_USEC").and_then(|text| text.parse().ok());
+        let each = microseconds
+            .filter(|microseconds| meant_for_us && *microseconds > 0)
+            .map(|microseconds| Duration::from_micros(microseconds) / 2);
+        Some(Address { socket, each })
+    }
+}
+
+/// A manager that is told.
+#[derive(Debug)]
+pub(crate) struct Service {
+    socket: UnixDatagram,
+    to: SocketAddr,
+    each: Option<Duration>,
+    told: Option<Instant>,
+    ready: bool,
+}
+
+impl Service {
+    /// Opens the way to the manager.
+    ///
+    /// # Errors
+    /// The address is none, or there is no room for a socket.
+    pub(crate) fn open(address: &Address) -> std::io::Result<Service> {
+        let to = match address.socket.strip_prefix('@') {
+            #[cfg(target_os = "linux")]
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            _ => SocketAddr::from_pathname(&address.socket)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Service {
+            socket,
+            to,
+            each: address.each,
+            told: None,
+            ready: false,
+        })
+    }
+
+    /// Passes on what happened, in words for people.
+    pub(crate) fn tell(&mut self, fact: &Fact, words: &str) {
+        match fact {
+            Fact::Launch { .. } if !self.ready => {
+                self.ready = true;
+                self.send(&format!("READY=1\nSTATUS={words}"));
+            }
+            Fact::End(_) => self.send(&format!("STOPPING=1\nSTATUS={words}")),
+            _ if words.is_empty() => {}
+            _ => self.send(&format!("STATUS={words}")),
+        }
+    }
+
+    /// Says that ddollar is alive, when it is time. Returns when it is time again.
+    pub(crate) fn sign_of_life(&mut self, now: Instant) -> Option<Duration> {
+        let each = self.each?;
+        let rest = self.told.and_then(|told| each.checked_sub(now - told));
+        if let Some(rest) = rest.filter(|rest| !rest.is_zero()) {
+            return Some(rest);
+        }
+        self.send("WATCHDOG=1");
+        self.told = Some(now);
+        Some(each)
+    }
+
+    fn send(&self, text: &str) {
+        if let Err(error) = self.socket.send_to_addr(text.as_bytes(), &self.to) {
+            log::warn!("the service manager is not told: {error}");
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! The monitor: a thread that asks a provider about its tokens.
+//!
+//! Owns the connection to one provider. It promises that a token goes to the provider's own
+//! address only (no redirects, TLS or loopback), that each order gets an answer within a bounded
+//! time, and that an answer is reported as it came: what it means is `provider/`'s and `policy.rs`'s
+//! to say.
+
+use crate::cli::config::{Asked, Endpoint};
+use crate::common::error::Error;
+use crate::providers::schedule::Pace;
+use crate::providers::{Attempt, Finding, Provider, Reading, Reply, Subject};
+use crate::supervisor::event::Event;
+use crate::tokens::policy::{self, Answer, Now};
+use crate::tokens::{Secret, Token, TokenId, TokenPool};
+use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
+use std::any::Any;
+use std::io::{ErrorKind, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+/// A probe is given up after this time; the providers answer one in well under two seconds.
+const TIMEOUT: Duration = Duration::from_secs(15);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// The first question comes this long after the start: it must not compete with the command's own
+/// start for the processor, and a command that is over by then needs none.
+const FIRST_QUESTION: Duration = Duration::from_millis(20);
+/// A provider that is overloaded is asked again after this time, whatever it says.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// So many tokens are asked about at the same time.
+const MOST_AT_ONCE: usize = 16;
+/// Error bodies are a few hundred bytes; more of one is not read.
+const LARGEST_BODY: u64 = 64 * 1024;
+const LARGEST_HEAD: usize = 64 * 1024;
+
+/// What the monitor is told.
+#[derive(Debug)]
+enum Order {
+    /// Ask about this token at the pace of its limits, and, if `at_once`, soon.
+    Watch { index: usize, at_once: bool },
+    /// Ask about this token now.
+    Ask { index: usize },
+    /// Ask about none until told otherwise.
+    Rest,
+}
+
+/// A running monitor. It ends when this is dropped, after the question under way.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    orders: Sender<Order>,
+}
+
+impl Monitor {
+    /// Starts the thread for one ring, whose providers are asked at `endpoints`; answers go to `events`.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(crate) fn start(
+        ring: usize,
+        pool: &TokenPool,
+        endpoints: Vec<Endpoint>,
+        pace: Pace,
+        events: Sender<Event>,
+    ) -> Result<Monitor, Error> {
+        let mut asker = Askers::new(pool, endpoints);
+        let (orders, inbox) = unbounded();
+        std::thread::Builder::new()
+            .name(format!("monitor-{ring}"))
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                let lost = Lost {
+                    ring,
+                    events: events.clone(),
+                };
+                work(ring, &mut asker, pace, &inbox, &events);
+                std::mem::forget(lost);
+            })
+            .map_err(|error| Error::System {
+                what: "cannot start the monitor",
+                why: error.to_string(),
+            })?;
+        Ok(Monitor { orders })
+    }
+
+    /// Asks about `index` each interval from now on, or sooner if its limits want it, and for the
+    /// first time soon if `at_once`.
+    pub(crate) fn watch(&self, index: usize, at_once: bool) {
+        self.order(Order::Watch { index, at_once });
+    }
+
+    /// Asks about `index` now.
+    pub(crate) fn ask(&self, index: usize) {
+        self.order(Order::Ask { index });
+    }
+
+    /// Asks about none until told otherwise.
+    pub(crate) fn rest(&self) {
+        self.order(Order::Rest);
+    }
+
+    fn order(&self, order: Order) {
+        // A monitor that is gone has said so by an event of its own.
+        let _ = self.orders.send(order);
+    }
+}
+
+/// Reports the end of a thread that panicked.
+struct Lost {
+    ring: usize,
+    events: Sender<Event>,
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::MonitorLost { ring: self.ring });
+    }
+}
+
+fn work(
+    ring: usize,
+    asker: &mut Askers,
+    mut pace: Pace,
+    inbox: &Receiver<Order>,
+    events: &Sender<Event>,
+) {
+    let mut watched = None;
+    let mut failures = 0_u32;
+    let mut due = never();
+    loop {
+        let (index, needed) = select! {
+            recv(inbox) -> order => match order {
+                Ok(Order::Watch { index, at_once }) => {
+                    watched = Some(index);
+                    failures = 0;
+                    due = after(if at_once {
+                        FIRST_QUESTION
+                    } else {
+                        pace.interval()
+                    });
+                    continue;
+                }
+                Ok(Order::Ask { index }) => (index, true),
+                Ok(Order::Rest) => {
+                    watched = None;
+                    due = never();
+                    continue;
+                }
+                Err(_) => return,
+            },
+            recv(due) -> _ => match watched {
+                Some(index) if asker.may_ask(index) => (index, false),
+                _ => continue,
+            },
+        };
+        let answer = asker.answer(index, needed);
+        let now = Now {
+            wall: SystemTime::now(),
+            tick: answer.asked,
+        };
+        let usage = answer.reading.as_ref().ok().map(|reading| &reading.usage);
+        let crossing = usage.and_then(|usage| pace.look(index, usage, now));
+        if watched == Some(index) {
+            failures = match &answer.reading {
+                Ok(reading) if !matches!(reading.finding, Finding::Overloaded { .. }) => 0,
+                _ => failures + 1,
+            };
+            let asked_for = match &answer.reading {
+                Ok(Reading {
+                    finding: Finding::Overloaded { retry_after },
+                    ..
+                }) => retry_after.unwrap_or_default().min(LONGEST_PAUSE),
+                _ => Duration::ZERO,
+            };
+            let pause = match (failures, usage) {
+                (0, Some(usage)) => pace.pause(crossing, usage, now),
+                _ => {
+                    let backoff = policy::backoff(failures.saturating_sub(1));
+                    pace.interval().max(backoff).max(asked_for)
+                }
+            };
+            due = after(pause);
+        }
+        let token = TokenId { ring, index };
+        if events.send(Event::Answer { token, answer }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Puts the questions of one ring: an asker for each of its providers.
+struct Askers {
+    /// Of each token: its provider's asker, and its text.
+    tokens: Vec<(usize, Secret)>,
+    askers: Vec<Asker>,
+}
+
+impl Askers {
+    fn new(pool: &TokenPool, endpoints: Vec<Endpoint>) -> Askers {
+        let own = |provider: &Provider| {
+            let place = endpoints
+                .iter()
+                .position(|endpoint| endpoint.provider.name == provider.name);
+            place.unwrap_or(usize::MAX)
+        };
+        let tokens = pool
+            .tokens()
+            .map(|token| (own(token.provider), token.secret.clone()));
+        Askers {
+            tokens: tokens.collect(),
+            askers: endpoints.into_iter().map(Asker::new).collect(),
+        }
+    }
+
+    fn of(&mut self, index: usize) -> Option<(&mut Asker, Secret)> {
+        let (place, secret) = self.tokens.get(index)?;
+        Some((self.askers.get_mut(*place)?, secret.clone()))
+    }
+
+    /// Whether there is something to ask about this token at an interval.
+    fn may_ask(&mut self, index: usize) -> bool {
+        self.of(index)
+            .is_some_and(|(asker, _)| asker.subjects(false).next().is_some())
+    }
+
+    /// Asks about one token.
+    fn answer(&mut self, index: usize, needed: bool) -> Answer {
+        guarded(|| {
+            let (asker, secret) = self.of(index).ok_or("no such token")?;
+            asker.ask(&secret, needed)
+        })
+    }
+}
+
+/// The answer to a question. A library's panic costs one answer, not the night's monitoring.
+fn guarded(ask: impl FnOnce() -> Result<Reading, String>) -> Answer {
+    let asked = Instant::now();
+    let reading = catch_unwind(AssertUnwindSafe(ask));
+    Answer {
+        asked,
+        reading: reading.unwrap_or_else(|panic| {
+            Err(match lacked_a_thread(&*panic) {
+                true => "the system gives no thread to ask on; see ulimit -u and -v".into(),
+                false => "internal error".into(),
+            })
+        }),
+    }
+}
+
+/// Whether this panic is that of `std::thread::spawn`, when the system gives no thread: ureq looks
+/// names up on one of its own.
+pub(crate) fn lacked_a_thread(panic: &(dyn Any + Send)) -> bool {
+    let text = panic.downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed to spawn thread"))
+}
+
+/// Asks about every token of every ring once, several at a time. The answers are in no order.
+pub(crate) fn ask_all(rings: &[Asked]) -> Vec<(TokenId, Answer)> {
+    let tokens: Vec<TokenId> = rings
+        .iter()
+        .enumerate()
+        .flat_map(|(ring, (pool, _))| (0..pool.len()).map(move |index| TokenId { ring, index }))
+        .collect();
+    let (answered, answers) = unbounded();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(token) = tokens.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let Some((pool, endpoints)) = rings.get(token.ring) else {
+                continue;
+            };
+            let Token {
+                provider, secret, ..
+            } = &pool.token(token.index);
+            let own = endpoints
+                .iter()
+                .find(|endpoint| endpoint.provider.name == provider.name);
+            let answer = guarded(|| {
+                let endpoint = own.ok_or("no such provider")?.clone();
+                Asker::new(endpoint).ask(secret, true)
+            });
+            let _ = answered.send((*token, answer));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..tokens.len().min(MOST_AT_ONCE) {
+            let builder = std::thread::Builder::new().stack_size(512 * 1024);
+            // With fewer threads it takes longer.
+            let _ = builder.spawn_scoped(scope, work);
+        }
+        work();
+    });
+    drop(answered);
+    answers.iter().collect()
+}
+
+/// Puts the question for one provider.
+struct Asker {
+    provider: &'static Provider,
+    endpoint: Endpoint,
+    /// The user's certificates first, if there are any; the bundled ones after them. A failed
+    /// handshake has sent no token yet, so trying the next is safe.
+    agents: Vec<Agent>,
+    /// The form of the question that the provider took last.
+    attempt: Attempt,
+    /// Which of the endpoint's models is asked for.
+    model: usize,
+}
+
+impl Asker {
+    fn new(endpoint: Endpoint) -> Asker {
+        Asker {
+            provider: endpoint.provider,
+            endpoint,
+            agents: Vec::new(),
+            attempt: Attempt::First,
+            model: 0,
+        }
+    }
+
+    /// Makes the agents, at the first question.
+    fn connect(&mut self) {
+        let mut roots = Vec::new();
+        if let Some(path) = &self.endpoint.certificates {
+            match certificates(path) {
+                Ok(certificates) => roots.push(RootCerts::new_with_certs(&certificates)),
+                Err(why) => log::warn!("SSL_CERT_FILE '{}' is not used: {why}", path.display()),
+            }
+        }
+        roots.push(RootCerts::WebPki);
+        self.agents = roots
+            .into_iter()
+            .map(|roots| agent(&self.endpoint, roots))
+            .collect();
+    }
+
+    fn subjects(&self, needed: bool) -> impl Iterator<Item = Subject> + use<> {
+        self.provider
+            .subjects(&self.endpoint.base_url, self.model(), needed)
+    }
+
+    /// The model that is asked for; empty when none is known.
+    fn model(&self) -> &str {
+        let models = &self.endpoint.models;
+        models.get(self.model).map_or("", String::as_str)
+    }
+
+    /// The answer about one token, or in a few words why there is none.
+    fn ask(&mut self, secret: &Secret, needed: bool) -> Result<Reading, String> {
+        if self.agents.is_empty() {
+            self.connect();
+        }
+        let mut known: Option<Reading> = None;
+        for subject in self.subjects(needed) {
+            let reading = self.question(secret, subject)?;
+            let served = reading.finding == Finding::Served;
+            known = Some(match known {
+                Some(first) => first.and(reading),
+                None => reading,
+            });
+            if !served {
+                break;
+            }
+        }
+        Ok(known.unwrap_or_else(|| {
+            let why = self
+                .provider
+                .unwatched(&self.endpoint.base_url, self.model());
+            Reading::unclear(why.unwrap_or_default())
+        }))
+    }
+
+    fn question(&mut self, secret: &Secret, subject: Subject) -> Result<Reading, String> {
+        let probe = self.provider.probe(subject, self.model(), self.attempt);
+        if probe.is_none() {
+            return Ok(Reading::unclear("it has no model of this name"));
+        }
+        let mut reply = self.exchange(secret, subject, self.attempt)?;
+        // A model that was guessed may not be there. The limits of another are better than none.
+        while subject == Subject::Model
+            && reply.status == 404
+            && self.model + 1 < self.endpoint.models.len()
+        {
+            self.model += 1;
+            reply = self.exchange(secret, subject, self.attempt)?;
+        }
+        let reply = match self.provider.next_attempt(subject, self.attempt, &reply) {
+            None => reply,
+            Some(attempt) => {
+                log::debug!("{}: asking in another form", self.provider.label);
+                let reply = self.exchange(secret, subject, attempt)?;
+                // A form that is refused as well was not what was wrong.
+                self.attempt = match reply.status {
+                    400 | 422 => Attempt::First,
+                    _ => attempt,
+                };
+                reply
+            }
+        };
+        let mut reading = self.provider.read(subject, &reply, SystemTime::now());
+        // Windows are named after headers, and the group is one. What holds the token is an echo.
+        let windows = &mut reading.usage.windows;
+        windows.retain(|window| !secret.is_echoed_in(&window.name));
+        reading.quota_group = reading
+            .quota_group
+            .filter(|group| !secret.is_echoed_in(group));
+        log::debug!(
+            "{}: status {}, {:?}",
+            self.provider.label,
+            reply.status,
+            reading.finding
+        );
+        Ok(reading)
+    }
+
+    fn exchange(
+        &self,
+        secret: &Secret,
+        subject: Subject,
+        attempt: Attempt,
+    ) -> Result<Reply, String> {
+        let mut refused = String::new();
+        for agent in &self.agents {
+            match self.send(agent, secret, subject, attempt) {
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    // Only what the library says of itself; should it ever quote a header, the
+                    // token is taken out.
+                    refused = secret.redact(&self.in_words(agent, &error));
+                    if !is_about_certificates(&error) {
+                        break;
+                    }
+                }
+            }
+        }
+        log::debug!("{} does not answer: {refused}", self.provider.label);
+        Err(refused)
+    }
+
+    /// Why there is no answer: who was asked, and what came of it. Never a user name or password.
+    fn in_words(&self, agent: &Agent, error: &ureq::Error) -> String {
+        let uri: http::Uri = self.endpoint.base_url.parse().unwrap_or_default();
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port().map_or(String::new(), |port| format!(":{port}"));
+        let through = match agent.config().proxy() {
+            Some(proxy) if !proxy.is_no_proxy(&uri) => {
+                format!(" through the proxy {}:{}", proxy.host(), proxy.port())
+            }
+            _ => String::new(),
+        };
+        let why = match error {
+            ureq::Error::Io(error) => error.to_string(),
+            ureq::Error::Timeout(_) => "no answer in time".into(),
+            ureq::Error::HostNotFound => "there is no host of this name".into(),
+            error => error.to_string(),
+        };
+        format!("{host}{port}{through}: {why}")
+    }
+
+    fn send(
+        &self,
+        agent: &Agent,
+        secret: &Secret,
+        subject: Subject,
+        attempt: Attempt,
+    ) -> Result<Reply, ureq::Error> {
+        let probe = self
+            .provider
+            .probe(subject, self.model(), attempt)
+            .ok_or_else(|| ureq::Error::BadUri("nothing to ask".into()))?;
+        let authorization = probe.authorization;
+        let value = format!("{}{}", authorization.prefix(), secret.expose());
+        let mut value = http::HeaderValue::try_from(value).map_err(http::Error::from)?;
+        value.set_sensitive(true);
+        let mut request = http::Request::builder()
+            .method(probe.method.clone())
+            .uri(probe.url(&self.endpoint.base_url))
+            .header(authorization.header_name(), value);
+        for (name, value) in &probe.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(workspace) = &self.endpoint.workspace {
+            request = request.header("anthropic-workspace-id", workspace);
+        }
+        let (parts, body) = agent.run(request.body(probe.body)?)?.into_parts();
+        let mut text = Vec::new();
+        // Status and headers are what counts; a body that breaks off is as good as it is.
+        let _ = body.into_reader().take(LARGEST_BODY).read_to_end(&mut text);
+        Ok(Reply {
+            status: parts.status.as_u16(),
+            headers: parts
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+                .collect(),
+            body: text,
+        })
+    }
+}
+
+fn agent(endpoint: &Endpoint, roots: RootCerts) -> Agent {
+    let tls = TlsConfig::builder().root_certs(roots).build();
+    let config = Agent::config_builder()
+        .tls_config(tls)
+        // A 429 is an answer, and its headers are what we came for.
+        .http_status_as_error(false)
+        // A redirect would carry the token to an address that nobody checked.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .https_only(!endpoint.plain)
+        .timeout_global(Some(TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .max_response_header_size(LARGEST_HEAD)
+        .max_idle_connections(1)
+        .user_agent(concat!("ddollar/", env!("CARGO_PKG_VERSION")));
+    let config = if endpoint.plain {
+        config.proxy(None)
+    } else {
+        config
+    };
+    config.build().new_agent()
+}
+
+/// The certificates in a PEM file; the proxy trusts the same.
+pub(crate) fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, String> {
+    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err("it holds no certificate".into());
+    }
+    Ok(certificates)
+}
+
+fn is_about_certificates(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Rustls(_) => true,
+        // rustls reports through the stream that it wraps.
+        ureq::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_costs_one_answer_and_says_when_a_thread_was_missing() {
+        let why = |text: String| guarded(|| panic!("{text}")).reading.unwrap_err();
+        let refused = std::io::Error::from_raw_os_error(11);
+        assert!(why(format!("failed to spawn thread: {refused:?}")).contains("ulimit -u"));
+        assert_eq!(why("anything else".into()), "internal error");
+    }
+}

@@ -1,0 +1,471 @@
+//! OpenAI and those that speak like it: the probe, the limit headers, and the error bodies
+//! (facts/providers.md §2 and §3).
+//!
+//! Owns: chat completions, and as data what differs among those that serve them. What a status
+//! means by itself is in the parent.
+//! Promises: see the parent; no prose is matched at all.
+//! Does not: read `x-ratelimit-over-limit` (Fireworks): it comes with requests that are served.
+
+use crate::common::http::headers::Fields;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Attempt, Authorization, ErrorBody, Finding, ProbeRequest, Reply, identity};
+use crate::providers::usage::{self, Clock, Field};
+
+/// What differs among those that serve chat completions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chat {
+    /// Under the base URL; begins with `/`.
+    pub(super) path: &'static str,
+    /// How the token is attached.
+    pub(super) authorization: Authorization,
+    /// The parameter that bounds the answer, and its value: at first, and where that is refused.
+    pub(super) bounds: [(&'static str, u32); 2],
+    /// Windows whose header does not say what they are, or not in our words: that name and ours.
+    /// The empty name is that of `x-ratelimit-limit`.
+    pub(super) windows: &'static [(&'static str, &'static str)],
+}
+
+/// 16 is the least that newer models take (facts/providers.md §2). It counts against the limit in
+/// full, so no more. Reasoning models only take `max_completion_tokens`; older compatible servers
+/// only take `max_tokens`.
+pub(super) const OPENAI: Chat = Chat {
+    path: "/chat/completions",
+    authorization: Authorization::Bearer,
+    bounds: [("max_completion_tokens", 16), ("max_tokens", 16)],
+    windows: &[("", "requests")],
+};
+
+/// The others took over the older parameter, and have no least value (facts/providers.md §3).
+pub(super) const COMPATIBLE: Chat = Chat {
+    bounds: [("max_tokens", 1), ("max_completion_tokens", 16)],
+    ..OPENAI
+};
+
+/// `error.code` or `error.type` of a token that cannot pay. facts/providers.md §2, but for
+/// `billing_not_active`, which is an account that was closed for an unpaid bill (429;
+/// BerriAI/litellm#2743), and `blocked_api_access`, a spend limit at Groq (400; its documentation of
+/// spend limits).
+const NO_MONEY: [&str; 7] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+    "billing_not_active",
+    "blocked_api_access",
+];
+
+/// A minimal completion, not streamed: streams often come without limits (facts/providers.md §2).
+pub(super) fn probe(chat: &Chat, model: &str, attempt: Attempt) -> ProbeRequest {
+    let mut body = json!({
+        "model": model,
+        "messages": [{"role": "user", "content": "."}],
+    });
+    let [first, fallback] = chat.bounds;
+    let (name, value) = match attempt {
+        Attempt::First => first,
+        Attempt::Fallback => fallback,
+    };
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert(name.to_owned(), value.into());
+    }
+    ProbeRequest {
+        method: Method::POST,
+        path: chat.path.to_owned(),
+        headers: vec![
+            ("content-type", "application/json".to_owned()),
+            ("accept", "application/json".to_owned()),
+        ],
+        body: body.to_string(),
+        authorization: chat.authorization,
+    }
+}
+
+/// Whether a 400 or 422 is about the parameter that bounds the answer. A server that does not know
+/// it may say so in prose only ("Unrecognized request argument", `param` and `code` null); then any
+/// such refusal will do, unless it came with limits, because those are all a probe is for.
+pub(super) fn refuses_first_attempt(chat: &Chat, reply: &Reply) -> bool {
+    let error = ErrorBody::of(reply);
+    let code = error.text("/error/code");
+    let param = error.text("/error/param");
+    let names_ours = param.is_empty() || param == chat.bounds[0].0;
+    if matches!(code, "unsupported_parameter" | "unknown_parameter") {
+        return names_ours;
+    }
+    let has_limits = || {
+        reply
+            .headers
+            .iter()
+            .any(|(name, _)| field_of(chat, name).is_some())
+    };
+    let may_be_the_form = matches!(error.text("/error/type"), "invalid_request_error" | "");
+    code.is_empty() && names_ours && may_be_the_form && !has_limits()
+}
+
+/// Maps `x-ratelimit-FIELD-WINDOW` (most), `ratelimit-FIELD` (some that Hugging Face routes to),
+/// `x-tokenlimit-FIELD` (Together) and `x-WINDOW-FIELD` (Cohere). Generic over the window:
+/// `requests`, `tokens`, `project-tokens`, `requests-day`, `input-images` …
+pub(super) fn field_of<'a>(chat: &Chat, header: &'a str) -> Option<(&'a str, Field)> {
+    let field_of = |field| {
+        Some(match field {
+            "limit" => Field::Limit,
+            "remaining" => Field::Remaining,
+            "reset" => Field::Reset,
+            // Azure: the seconds after which a window is full again.
+            "renewalperiod" => Field::Period,
+            _ => return None,
+        })
+    };
+    let rest = header.strip_prefix("x-").unwrap_or(header);
+    let (window, field) = if let Some(rest) = rest.strip_prefix("ratelimit-") {
+        let (field, window) = rest.split_once('-').unwrap_or((rest, ""));
+        (window, field_of(field)?)
+    } else if let Some(field) = rest.strip_prefix("tokenlimit-") {
+        ("tokens-second", field_of(field)?)
+    } else {
+        let (window, field) = rest.rsplit_once('-')?;
+        let known = chat.windows.iter().any(|(theirs, _)| *theirs == window);
+        (window, field_of(field).filter(|_| known)?)
+    };
+    let named = chat.windows.iter().find(|(theirs, _)| *theirs == window);
+    Some((named.map_or(window, |(_, ours)| ours), field))
+}
+
+/// What the error body says, where it says more than the status. A 403 is left unclear on purpose:
+/// it is a country, a firewall, or a scope or model that the probe needs and the child may not, and
+/// condemns no token.
+pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
+    let error = ErrorBody::of_failure(reply)?;
+    let says = |pointer| NO_MONEY.contains(&error.text(pointer));
+    let cannot_pay = says("/error/code") || says("/error/type");
+    if cannot_pay && matches!(reply.status, 400..=403 | 429) {
+        return Some(Finding::SpendCapped { until: None });
+    }
+    if reply.status != 429 {
+        return None;
+    }
+    // OpenRouter: the limit of a model's own provider, which every token meets.
+    let retry_after = usage::retry_after(&reply.headers, clock);
+    if !error.text("/error/metadata/provider_name").is_empty() {
+        return Some(Finding::Overloaded { retry_after });
+    }
+    // And its own, whose reset may stand in the body only.
+    let reset = error
+        .0
+        .pointer("/error/metadata/headers/X-RateLimit-Reset")?;
+    let at = match reset {
+        Value::String(text) => usage::reset(text, clock),
+        number => usage::reset(&number.to_string(), clock),
+    };
+    let span = at.and_then(|at| at.duration_since(clock.now).ok());
+    Some(Finding::Limited {
+        retry_after: retry_after.or(span),
+    })
+}
+
+/// Limits are per organization and project (facts/providers.md §2). The project is left out where
+/// the reply names none.
+pub(super) fn quota_group(headers: &Fields) -> Option<String> {
+    let organization = identity(headers, "openai-organization")?;
+    let project = identity(headers, "openai-project").unwrap_or_default();
+    Some(format!("{organization}/{project}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{now, percents, reply};
+    use super::super::{Provider, Reading, Subject, by_name};
+    use super::*;
+    use serde_json::Value;
+    use std::time::Duration;
+
+    fn openai() -> &'static Provider {
+        by_name("openai").unwrap()
+    }
+
+    fn read(status: u16, head: &str, body: &str) -> Reading {
+        openai().read(Subject::Model, &reply(status, head, body), now())
+    }
+
+    fn error(kind: Value, param: Value, code: Value) -> String {
+        json!({"error": {"message": "…", "type": kind, "param": param, "code": code}}).to_string()
+    }
+
+    #[test]
+    fn the_probe() {
+        let probe = openai()
+            .probe(Subject::Model, "gpt-6.1-sol", Attempt::First)
+            .unwrap();
+        assert_eq!(
+            (probe.method.as_str(), probe.path.as_str()),
+            ("POST", "/chat/completions")
+        );
+        assert_eq!(probe.authorization, Authorization::Bearer);
+        let body: Value = serde_json::from_str(&probe.body).unwrap();
+        assert_eq!(body["model"], "gpt-6.1-sol");
+        assert_eq!(body["max_completion_tokens"], 16);
+        assert!(body.get("stream").is_none() && body.get("max_tokens").is_none());
+        let probe = openai()
+            .probe(Subject::Model, "gpt-4", Attempt::Fallback)
+            .unwrap();
+        let body: Value = serde_json::from_str(&probe.body).unwrap();
+        assert_eq!(body["max_tokens"], 16);
+        assert!(body.get("max_completion_tokens").is_none());
+    }
+
+    #[test]
+    fn falls_back_once_and_only_for_the_parameter() {
+        let next = |attempt, status, head: &str, body: &str| {
+            openai().next_attempt(Subject::Model, attempt, &reply(status, head, body))
+        };
+        let invalid = || json!("invalid_request_error");
+        let named = error(
+            invalid(),
+            json!("max_completion_tokens"),
+            json!("unsupported_parameter"),
+        );
+        let unnamed = error(invalid(), Value::Null, Value::Null);
+        let limits = "x-ratelimit-limit-requests: 500";
+        assert_eq!(
+            next(Attempt::First, 400, limits, &named),
+            Some(Attempt::Fallback)
+        );
+        assert_eq!(
+            next(Attempt::First, 400, "", &unnamed),
+            Some(Attempt::Fallback)
+        );
+        // "Could not finish the message …" looks the same but carries what we came for.
+        assert_eq!(next(Attempt::First, 400, limits, &unnamed), None);
+        // vLLM, and servers with a schema validator.
+        let vllm =
+            r#"{"object":"error","message":"…","type":"BadRequestError","param":null,"code":400}"#;
+        assert_eq!(next(Attempt::First, 400, "", vllm), Some(Attempt::Fallback));
+        assert_eq!(
+            next(Attempt::First, 422, "", r#"{"detail":[]}"#),
+            Some(Attempt::Fallback)
+        );
+        assert_eq!(next(Attempt::Fallback, 400, "", &named), None);
+        for (param, code) in [
+            (json!("temperature"), json!("unsupported_parameter")),
+            (
+                json!("max_completion_tokens"),
+                json!("integer_below_min_value"),
+            ),
+            (json!("model"), Value::Null),
+            (Value::Null, json!("insufficient_quota")),
+        ] {
+            let body = error(invalid(), param, code);
+            assert_eq!(next(Attempt::First, 400, "", &body), None, "{body}");
+        }
+        for status in [200, 401, 404, 429, 500] {
+            assert_eq!(next(Attempt::First, status, "", &named), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn windows_of_a_recorded_200() {
+        // openllmetry cassette of 2025-08-19; identities are those of facts/providers.md §2.
+        let recorded = "
+            content-type: application/json
+            date: Tue, 19 Aug 2025 10:04:43 GMT
+            openai-organization: traceloop
+            openai-project: proj_tzz1TbPPOXaf6j9tEkVUBIAa
+            openai-version: 2020-10-01
+            x-ratelimit-limit-requests: 500
+            x-ratelimit-limit-tokens: 200000
+            x-ratelimit-remaining-requests: 499
+            x-ratelimit-remaining-tokens: 199992
+            x-ratelimit-reset-requests: 120ms
+            x-ratelimit-reset-tokens: 2ms
+            x-request-id: req_fb455d524b7f4775956fba99734cc8d9";
+        let reading = read(200, recorded, "{}");
+        assert_eq!(reading.finding, Finding::Served);
+        assert_eq!(percents(&reading.usage), ["requests 0.2", "tokens 0.0"]);
+        assert_eq!(
+            reading.usage.windows[0].resets_at,
+            Some(now() + Duration::from_millis(120))
+        );
+        assert_eq!(reading.usage.windows[1].remaining, Some(199_992));
+        assert_eq!(
+            reading.quota_group.as_deref(),
+            Some("traceloop/proj_tzz1TbPPOXaf6j9tEkVUBIAa")
+        );
+    }
+
+    #[test]
+    fn windows_by_day_project_and_image() {
+        let recorded = "
+            openai-organization: user-xzae
+            x-ratelimit-limit-requests: 10000
+            x-ratelimit-remaining-requests: 55
+            x-ratelimit-reset-requests: 24h6m34s
+            x-ratelimit-limit-project-tokens: 1000
+            x-ratelimit-remaining-project-tokens: 250
+            x-ratelimit-limit-input-images: 250000
+            x-ratelimit-remaining-input-images: 249999
+            x-ratelimit-limit-tokens_usage_based: 10
+            x-ratelimit-remaining-tokens_usage_based: 5
+            x-ratelimit-renewalperiod-tokens: 60
+            x-ratelimit-over-limit: yes
+            x-ratelimit-limit: 2";
+        let reading = read(200, recorded, "");
+        let expected = [
+            "requests 99.5",
+            "input-images 0.0",
+            "project-tokens 75.0",
+            "tokens_usage_based 50.0",
+        ];
+        assert_eq!(percents(&reading.usage), expected);
+        assert_eq!(
+            reading.usage.binding().unwrap().resets_at,
+            Some(now() + Duration::from_secs(86_794))
+        );
+        assert_eq!(reading.quota_group.as_deref(), Some("user-xzae/"));
+    }
+
+    #[test]
+    fn every_error_row() {
+        let capped = Finding::SpendCapped { until: None };
+        let limited = Finding::Limited {
+            retry_after: Some(Duration::from_secs(20)),
+        };
+        let overloaded = Finding::Overloaded {
+            retry_after: Some(Duration::from_secs(20)),
+        };
+        let quota = || json!("insufficient_quota");
+        let table = [
+            (
+                429,
+                error(json!("tokens"), Value::Null, json!("rate_limit_exceeded")),
+                &limited,
+            ),
+            (
+                429,
+                error(json!("requests"), Value::Null, json!("rate_limit_exceeded")),
+                &limited,
+            ),
+            (
+                429,
+                error(json!("rate_limit_error"), Value::Null, json!("slow_down")),
+                &limited,
+            ),
+            (429, String::new(), &limited),
+            (429, "null".to_owned(), &limited),
+            (429, error(quota(), Value::Null, quota()), &capped),
+            (429, error(quota(), Value::Null, Value::Null), &capped),
+            (
+                429,
+                error(quota(), Value::Null, json!("credit_balance_exhausted")),
+                &capped,
+            ),
+            (
+                429,
+                error(
+                    quota(),
+                    Value::Null,
+                    json!("organization_spend_limit_exceeded"),
+                ),
+                &capped,
+            ),
+            (
+                429,
+                error(quota(), Value::Null, json!("project_spend_limit_exceeded")),
+                &capped,
+            ),
+            (
+                429,
+                error(
+                    quota(),
+                    Value::Null,
+                    json!("organization_usage_limit_exceeded"),
+                ),
+                &capped,
+            ),
+            (
+                429,
+                error(
+                    Value::Null,
+                    Value::Null,
+                    json!("project_spend_limit_exceeded"),
+                ),
+                &capped,
+            ),
+            (
+                429,
+                error(
+                    json!("billing_not_active"),
+                    Value::Null,
+                    json!("billing_not_active"),
+                ),
+                &capped,
+            ),
+            (402, error(Value::Null, Value::Null, Value::Null), &capped),
+            (
+                401,
+                error(
+                    json!("invalid_request_error"),
+                    Value::Null,
+                    json!("invalid_api_key"),
+                ),
+                &Finding::Rejected,
+            ),
+            (
+                503,
+                error(json!("server_error"), Value::Null, Value::Null),
+                &overloaded,
+            ),
+            (
+                500,
+                error(json!("server_error"), Value::Null, Value::Null),
+                &Finding::Overloaded { retry_after: None },
+            ),
+        ];
+        for (status, body, expected) in table {
+            assert_eq!(
+                read(status, "retry-after: 20", &body).finding,
+                *expected,
+                "{status} {body}"
+            );
+        }
+        let unclear = [
+            (
+                400,
+                error(json!("invalid_request_error"), Value::Null, Value::Null),
+            ),
+            (
+                403,
+                error(
+                    json!("request_forbidden"),
+                    Value::Null,
+                    json!("unsupported_country_region_territory"),
+                ),
+            ),
+            (
+                404,
+                error(
+                    json!("invalid_request_error"),
+                    json!("model"),
+                    json!("model_not_found"),
+                ),
+            ),
+        ];
+        for (status, body) in unclear {
+            let finding = read(status, "", &body).finding;
+            assert!(
+                matches!(finding, Finding::Unclear { .. }),
+                "{status} {body} {finding:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_request_with_limits_proves_the_token() {
+        let head = "x-ratelimit-limit-requests: 100\nx-ratelimit-remaining-requests: 1";
+        let body = error(json!("invalid_request_error"), Value::Null, Value::Null);
+        let reading = read(400, head, &body);
+        assert_eq!(reading.finding, Finding::Served);
+        assert_eq!(percents(&reading.usage), ["requests 99.0"]);
+    }
+}

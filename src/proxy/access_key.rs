@@ -1,0 +1,135 @@
+//! The proxy's own secret: what applications send in the place of a token.
+//!
+//! It promises that only those who can read the user's files know it, that it stays the same from
+//! one start to the next where it can be kept, and that comparing tells nothing about it by its time.
+//! Like a token, it is never printed but in the lines that are there to hand it over.
+
+use crate::common::error::Error;
+use crate::tokens::{Secret, Token};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use subtle::ConstantTimeEq;
+
+/// Random bytes in a secret; in hexadecimal it is twice as long.
+const BYTES: usize = 24;
+/// What a secret begins with, so that one that turns up somewhere is known for what it is.
+const PREFIX: &str = "ddollar-";
+
+/// The secret of this proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Key(Secret);
+
+impl Key {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub(crate) fn new() -> Result<Key, Error> {
+        let mut bytes = [0; BYTES];
+        File::open("/dev/urandom")
+            .and_then(|mut source| source.read_exact(&mut bytes))
+            .map_err(|error| Error::System {
+                what: "cannot read /dev/urandom",
+                why: error.to_string(),
+            })?;
+        let text = bytes.iter().fold(PREFIX.to_owned(), |mut text, byte| {
+            for digit in [byte >> 4, byte & 15] {
+                text.extend(char::from_digit(digit.into(), 16));
+            }
+            text
+        });
+        Ok(Key(Secret::new(&text)))
+    }
+
+    /// The one in `folder`, or a new one that is left there. Where it cannot be kept, as on a file
+    /// system that is read-only, it is good for this start alone, and why comes with it.
+    ///
+    /// # Errors
+    /// When the system has no randomness to give.
+    pub(crate) fn kept_in(folder: &Path) -> Result<(Key, Option<String>), Error> {
+        let path = folder.join("proxy-secret");
+        let read = match fs::read_to_string(&path) {
+            Ok(text) if is_whole(text.trim()) => return Ok((Key(Secret::new(text.trim())), None)),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Nothing is put in the place of what others may read.
+            Err(error) => Err(error),
+        };
+        let key = Key::new()?;
+        let kept = read.and_then(|()| write_private(&path, key.0.expose()));
+        let why = kept.err();
+        Ok((key, why.map(|why| format!("'{}': {why}", path.display()))))
+    }
+
+    /// Whether `given` is it. The time that this takes depends on its length alone.
+    pub(crate) fn is(&self, given: &[u8]) -> bool {
+        self.0.expose().as_bytes().ct_eq(given).into()
+    }
+
+    /// What a supervised command gets in the place of its tokens of one provider.
+    pub(crate) fn stand_in(&self, token: &Token) -> Token {
+        Token {
+            secret: self.0.clone(),
+            group: None,
+            ..token.clone()
+        }
+    }
+
+    /// A shell line that hands it over in a variable.
+    pub(crate) fn export(&self, variable: &str) -> String {
+        format!("export {variable}='{}'\n", self.0.expose())
+    }
+}
+
+fn is_whole(text: &str) -> bool {
+    text.strip_prefix(PREFIX).is_some_and(|digits| {
+        digits.len() == 2 * BYTES && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
+/// Writes a file that only its owner can read. It is there as a whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+    }
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let _ = fs::remove_file(&draft);
+    let written = options
+        .open(&draft)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn it_is_kept_for_the_owner_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("state/ddollar");
+        let (first, why) = Key::kept_in(&folder).unwrap();
+        assert_eq!(why, None);
+        let file = folder.join("proxy-secret");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&file), mode(&folder)), (0o600, 0o700));
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(first.is(text.as_bytes()) && text.len() == 56, "{text}");
+        assert!(!first.is(&text.as_bytes()[1..]) && !first.is(b""));
+        assert!(Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
+        fs::write(&file, "ddollar-cut").unwrap();
+        assert!(!Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
+    }
+}

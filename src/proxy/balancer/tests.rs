@@ -1,0 +1,392 @@
+//! Which token a request goes out with, and what its answer changes.
+
+use super::*;
+use crate::providers::Reading;
+use crate::tokens::pool_of;
+use std::time::SystemTime;
+
+/// A brain, and a clock that the test moves.
+struct Night {
+    brain: Brain,
+    now: Now,
+    said: Vec<Notice>,
+}
+
+fn night(strategy: Strategy, tokens: &[&str]) -> Night {
+    let rules = Rules {
+        threshold: 0.95,
+        patience: Duration::from_secs(5),
+        max_wait: None,
+        retries: 0,
+        interactive: false,
+        grace: Duration::ZERO,
+        jitter: Duration::ZERO,
+    };
+    Night {
+        brain: Brain::new(vec![pool_of(tokens)], rules, strategy),
+        now: Now {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            tick: Instant::now(),
+        },
+        said: Vec::new(),
+    }
+}
+
+fn limited(seconds: u64) -> Finding {
+    Finding::Limited {
+        retry_after: Some(Duration::from_secs(seconds)),
+    }
+}
+
+impl Night {
+    fn pass(&mut self, span: Duration) {
+        self.now.wall += span;
+        self.now.tick += span;
+    }
+
+    fn choose(&mut self) -> Choice {
+        self.brain.choose(0, true, self.now, &mut self.said)
+    }
+
+    #[track_caller]
+    fn goes_with(&mut self, wanted: usize) -> Instant {
+        assert_eq!(self.choose(), Choice::Go { index: wanted });
+        self.now.tick
+    }
+
+    fn answer_of(&mut self, index: usize, asked: Instant, finding: Finding, group: Option<&str>) {
+        let reading = Reading {
+            usage: Usage::default(),
+            finding,
+            quota_group: group.map(str::to_owned),
+        };
+        let answer = Answer {
+            asked,
+            reading: Ok(reading),
+        };
+        let said = self.brain.answered(0, index, answer, self.now);
+        self.said.extend(said);
+    }
+
+    fn answer(&mut self, index: usize, asked: Instant, finding: Finding) {
+        self.answer_of(index, asked, finding, None);
+    }
+
+    /// A request, and its answer a second later.
+    #[track_caller]
+    fn request(&mut self, wanted: usize, finding: Finding) {
+        let asked = self.goes_with(wanted);
+        self.pass(Duration::from_secs(1));
+        self.answer(wanted, asked, finding);
+    }
+
+    /// A request has to wait; `told`: what is said of it reaches somebody.
+    #[track_caller]
+    fn is_held(&mut self, told: bool) {
+        let before = self.said.len();
+        assert!(matches!(self.choose(), Choice::Hold { .. }));
+        let news = self.said.len() > before;
+        self.brain.hold(0, true, told && news);
+    }
+
+    fn is_let_go(&mut self) {
+        let said = self.brain.let_go(0);
+        self.said.extend(said);
+    }
+
+    /// The tokens that were switched to.
+    fn switches(&self) -> Vec<usize> {
+        let said = self.said.iter();
+        said.filter_map(|notice| match notice {
+            Notice::Switched { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn condition(&self, index: usize) -> Condition {
+        self.brain.report(self.now).nth(index).unwrap().condition
+    }
+}
+
+#[test]
+fn sticky_stays_until_a_limit_and_then_stays_with_the_next() {
+    let mut night = night(Strategy::Sticky, &["a", "b", "c"]);
+    night.request(0, Finding::Served);
+    night.request(0, limited(600));
+    night.request(1, Finding::Served);
+    // Also when the first one is good again.
+    night.pass(Duration::from_secs(700));
+    night.request(1, Finding::Served);
+    let switches = night.said.iter();
+    let switches = switches.filter(|notice| matches!(notice, Notice::Switched { index: 1, .. }));
+    assert_eq!(switches.count(), 1);
+}
+
+#[test]
+fn a_limit_of_a_few_seconds_is_passed_over_and_not_left_for() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    night.request(0, limited(3));
+    night.request(1, Finding::Served);
+    night.pass(Duration::from_secs(3));
+    night.request(0, Finding::Served);
+    // Each time it is said with which token they go on.
+    assert_eq!(night.switches(), [1, 0]);
+}
+
+/// All requests that are held at once share one wait, which is said at its begin and at its end.
+#[test]
+fn a_hold_is_said_once_and_so_is_its_end() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    let early = night.goes_with(0);
+    night.request(0, limited(600));
+    for _ in 0..3 {
+        night.is_held(true);
+    }
+    // What was under way before the limit lifts none.
+    night.answer(0, early, Finding::Served);
+    night.is_held(true);
+    let said = |night: &Night, is_meant: fn(&Notice) -> bool| {
+        night.said.iter().filter(|notice| is_meant(notice)).count()
+    };
+    assert_eq!(said(&night, |n| matches!(n, Notice::AllExhausted)), 1);
+    let waits = |n: &Notice| matches!(n, Notice::WaitingForReset { held: true, .. });
+    assert_eq!(said(&night, waits), 1);
+    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 0);
+
+    night.pass(Duration::from_secs(600));
+    for _ in 0..PIONEERS {
+        let _ = night.goes_with(0);
+        night.is_let_go();
+    }
+    let over = |n: &Notice| matches!(n, Notice::HoldOver { index: Some(0), .. });
+    assert_eq!(said(&night, over), 1);
+    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 1);
+
+    // It was no more than a promise: they are held again.
+    let asked = night.now.tick;
+    night.pass(Duration::from_secs(1));
+    night.answer(0, asked, limited(60));
+    night.is_held(true);
+    assert_eq!(said(&night, waits), 2);
+    // And then there is nobody left.
+    night.is_let_go();
+    assert_eq!(
+        said(&night, |n| matches!(
+            n,
+            Notice::HoldOver { index: None, .. }
+        )),
+        1
+    );
+}
+
+#[test]
+fn a_hold_that_somebody_else_tells_of_has_no_end_of_its_own() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    night.request(0, limited(600));
+    night.is_held(false);
+    night.pass(Duration::from_secs(600));
+    let _ = night.goes_with(0);
+    night.is_let_go();
+    let is_over = |notice: &Notice| matches!(notice, Notice::HoldOver { .. });
+    assert!(!night.said.iter().any(is_over));
+}
+
+#[test]
+fn round_robin_and_headroom() {
+    let mut robin = night(Strategy::RoundRobin, &["a", "b", "c"]);
+    for wanted in [0, 1, 2, 0] {
+        robin.request(wanted, Finding::Served);
+    }
+    robin.request(1, limited(600));
+    for wanted in [2, 0, 2, 0] {
+        robin.request(wanted, Finding::Served);
+    }
+    let mut room = night(Strategy::Headroom, &["a", "b"]);
+    let served = |used: f64| Reading {
+        usage: Usage {
+            windows: vec![crate::providers::usage::Window {
+                name: "requests".into(),
+                limit: None,
+                remaining: None,
+                utilization: used,
+                resets_at: None,
+            }],
+        },
+        finding: Finding::Served,
+        quota_group: None,
+    };
+    for (index, used, next) in [(0, 0.5, 1), (1, 0.4, 1), (1, 0.6, 0)] {
+        let answer = Answer {
+            asked: room.now.tick,
+            reading: Ok(served(used)),
+        };
+        let _ = room.brain.learn(0, index, answer, room.now);
+        assert_eq!(room.choose(), Choice::Go { index: next });
+        room.brain.gave_up(0, next);
+        room.pass(Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_new_token_gets_four_requests_before_its_first_success() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    let asked: Vec<Instant> = (0..32).map(|_| night.goes_with(0)).collect();
+    night.pass(Duration::from_secs(1));
+    for asked in asked {
+        night.answer(0, asked, limited(600));
+    }
+    let pioneers: Vec<Instant> = (0..PIONEERS).map(|_| night.goes_with(1)).collect();
+    assert_eq!(night.choose(), Choice::Queue);
+    // One that fails makes room for one; one that succeeds, for all.
+    night.answer(1, pioneers[0], Finding::Overloaded { retry_after: None });
+    let _ = night.goes_with(1);
+    assert_eq!(night.choose(), Choice::Queue);
+    night.brain.gave_up(0, 1);
+    let _ = night.goes_with(1);
+    assert_eq!(night.choose(), Choice::Queue);
+    // Who has waited long enough goes.
+    let choice = night.brain.choose(0, false, night.now, &mut night.said);
+    assert_eq!(choice, Choice::Go { index: 1 });
+    night.answer(1, pioneers[1], Finding::Served);
+    for _ in 0..20 {
+        let _ = night.goes_with(1);
+    }
+}
+
+#[test]
+fn a_limit_that_many_requests_meet_at_once_is_one() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    let asked: Vec<Instant> = (0..32)
+        .map(|_| {
+            night.pass(Duration::from_millis(1));
+            night.goes_with(0)
+        })
+        .collect();
+    for asked in asked {
+        night.pass(Duration::from_millis(1));
+        night.answer(0, asked, limited(3));
+    }
+    night.pass(Duration::from_secs(3));
+    // And when it is over, a few go first.
+    for _ in 0..PIONEERS {
+        let _ = night.goes_with(0);
+    }
+    assert_eq!(night.choose(), Choice::Queue);
+}
+
+#[test]
+fn a_token_of_a_spent_quota_is_not_tried() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    for index in [0, 1] {
+        let answer = Answer {
+            asked: night.now.tick,
+            reading: Ok(Reading {
+                usage: Usage::default(),
+                finding: Finding::Served,
+                quota_group: Some("org".into()),
+            }),
+        };
+        let said = night.brain.learn(0, index, answer, night.now);
+        night.said.extend(said);
+    }
+    let one_quota = |notice: &Notice| matches!(notice, Notice::Quotas { quotas: 1, .. });
+    assert!(night.said.iter().any(one_quota));
+    night.pass(Duration::from_secs(1));
+    let asked = night.goes_with(0);
+    night.pass(Duration::from_secs(1));
+    night.answer_of(0, asked, limited(7200), Some("org"));
+    for _ in 0..2 {
+        let Choice::Hold { until, .. } = night.choose() else {
+            panic!("a token of the same quota is tried")
+        };
+        assert_eq!(until.remaining(night.now).as_secs(), 7200);
+    }
+    let told = night.said.iter();
+    assert_eq!(
+        told.filter(|n| matches!(n, Notice::AllExhausted)).count(),
+        1
+    );
+}
+
+#[test]
+fn near_the_limit_another_is_taken_and_the_rest_is_used_before_anyone_waits() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    let near = |used: f64| Reading {
+        usage: Usage {
+            windows: vec![crate::providers::usage::Window {
+                name: "requests".into(),
+                limit: None,
+                remaining: None,
+                utilization: used,
+                resets_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_001_000)),
+            }],
+        },
+        finding: Finding::Served,
+        quota_group: None,
+    };
+    for (index, used) in [(0, 0.96), (1, 0.97)] {
+        let asked = night.goes_with(index);
+        night.pass(Duration::from_secs(1));
+        let answer = Answer {
+            asked,
+            reading: Ok(near(used)),
+        };
+        let said = night.brain.answered(0, index, answer, night.now);
+        night.said.extend(said);
+    }
+    // Both are above the threshold: no switching to and fro, and no wait.
+    night.request(1, limited(600));
+    night.request(0, limited(600));
+    assert!(matches!(night.choose(), Choice::Hold { .. }));
+}
+
+#[test]
+fn what_its_owner_must_mend_is_looked_at_again_with_one_request() {
+    for finding in [Finding::SpendCapped { until: None }, Finding::Rejected] {
+        let mut night = night(Strategy::Sticky, &["a"]);
+        night.request(0, finding.clone());
+        assert_eq!(night.choose(), Choice::Hopeless);
+        night.pass(REVIEW);
+        let asked = night.goes_with(0);
+        assert_eq!(night.choose(), Choice::Hopeless);
+        night.pass(Duration::from_secs(1));
+        night.answer(0, asked, finding);
+        assert_eq!(night.choose(), Choice::Hopeless);
+        night.pass(REVIEW);
+        night.request(0, Finding::Served);
+        assert_eq!(night.condition(0), Condition::Usable);
+    }
+}
+
+#[test]
+fn a_provider_in_trouble_condemns_no_token() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    for _ in 0..10 {
+        night.request(0, Finding::Overloaded { retry_after: None });
+    }
+    // Four go first with the other token, and nobody is turned away for it.
+    for _ in 0..4 {
+        let other = night.brain.another(0, 0, true, night.now);
+        assert_eq!(other, Some(Choice::Go { index: 1 }));
+    }
+    let fifth = night.brain.another(0, 0, true, night.now);
+    assert_eq!(fifth, Some(Choice::Queue));
+    let in_a_hurry = night.brain.another(0, 0, false, night.now);
+    assert_eq!(in_a_hurry, Some(Choice::Go { index: 1 }));
+    assert_eq!(night.condition(0), Condition::Unknown);
+}
+
+#[test]
+fn a_success_that_is_late_does_not_hide_a_limit() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    let (early, late) = (night.goes_with(0), {
+        night.pass(Duration::from_secs(1));
+        night.goes_with(0)
+    });
+    night.pass(Duration::from_secs(1));
+    night.answer(0, late, limited(600));
+    night.answer(0, early, Finding::Served);
+    assert!(matches!(night.condition(0), Condition::Limited { .. }));
+    let _ = night.goes_with(1);
+}

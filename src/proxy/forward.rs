@@ -1,0 +1,763 @@
+//! One request, from its head to the last byte of its answer.
+//!
+//! Owns the order of things: who may ask, which token, how an attempt goes, when it is made again,
+//! and how the answer gets to the client. It promises that nothing is sent to a client before the
+//! last attempt is chosen, that an answer that breaks off is seen to break off, and that each
+//! attempt is told to the brain. What is decided is decided by `request`, `route`, `brain` and
+//! `retry`. Blocks, on the connection's own thread.
+
+use super::balancer::Choice;
+use super::client::{Client, Gone, Wake};
+use super::local_response::{self, Own};
+use super::redact::Mask;
+use super::request::{Refusal, Request};
+use super::response::{Framing, Response};
+use super::retry::{After, Attempt, Attempts};
+use super::route::{Route, route};
+use super::stream_prelude::{Early, Seen};
+use super::upstream::{Link, Upstream};
+use super::{Shared, now};
+use crate::common::http::reader::{Piece, ReadError, Rest};
+use crate::common::http::stream::is_late;
+use crate::events::message::Notice;
+use crate::providers::{Dialect, Reading, Reply, Subject};
+use crate::tokens::policy::Answer;
+use std::io::{self, Write};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long a provider may say nothing. An answer that is not streamed takes minutes, some more
+/// than ten, and a request that is cut has been paid for: how long to wait is the client's to say.
+/// A network that is gone shows by `upstream`'s keep-alive.
+const STALL: Duration = Duration::from_secs(3600);
+/// An error's body is read for what it says: so much of it, and for so long.
+const ERROR_MAX: usize = 64 * 1024;
+const ERROR_ARRIVAL: Duration = Duration::from_secs(15);
+/// The first events of a stream are held back for so long, and so much of them.
+const PRELUDE_ARRIVAL: Duration = Duration::from_secs(5);
+const PRELUDE_MAX: usize = 64 * 1024;
+/// A request waits for the pioneers of a new token no longer than this.
+const QUEUE: Duration = Duration::from_secs(15);
+/// While it waits, a request looks this often whether its client is still there.
+const LOOK: Duration = Duration::from_millis(500);
+/// What is gathered before it is sent on, as long as more is at hand.
+const GATHERED: usize = 64 * 1024;
+/// Few heads are larger.
+const HEAD_ROOM: usize = 2048;
+
+/// Serves one connection to its end.
+pub(crate) fn serve(client: &mut Client, shared: &Shared) {
+    while client.wait_for_request(shared.stop()) {
+        let kept = match client.head() {
+            Ok(request) => {
+                shared.counters.requests.fetch_add(1, Relaxed);
+                answer(client, shared, &request)
+            }
+            Err(error) => unread(client, error),
+        };
+        client.listen_again();
+        match kept {
+            Ok(true) if !shared.is_stopping() => {}
+            Ok(_) => return client.end(),
+            Err(Gone) => return,
+        }
+    }
+}
+
+/// A request that could not be read. What follows it on the connection is anybody's guess.
+fn unread(client: &mut Client, error: ReadError) -> Result<bool, Gone> {
+    let (status, why) = match error {
+        ReadError::Malformed(why) => (400, why),
+        ReadError::HeadTooLarge => (
+            431,
+            "the head is larger than 64 KiB, or has too many fields",
+        ),
+        ReadError::TooLarge => (413, "the body is larger than 32 MiB"),
+        ReadError::Io(error) if is_late(&error) => (408, "the request did not arrive in time"),
+        ReadError::Closed | ReadError::Io(_) => return Err(Gone),
+    };
+    let own = Own::error(None, status, "invalid_request_error", why);
+    client.send(&own.bytes(false, false))?;
+    Ok(false)
+}
+
+/// Answers a request. Whether the connection goes on.
+fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<bool, Gone> {
+    let is_head = request.method() == "HEAD";
+    let refuse = |client: &mut Client, own: Own| {
+        // Its body is not read, so the connection cannot go on.
+        client.send(&own.bytes(false, is_head))?;
+        Ok(false)
+    };
+    if let Err(refusal) = request.check(shared.any_host, |given| shared.key.is(given)) {
+        return refuse(client, refused(refusal));
+    }
+    if request.has_passed(&shared.name) {
+        if !shared.counters.circle.swap(true, Relaxed) {
+            shared.say(vec![Notice::Circle]);
+        }
+        let why = "the provider's address leads back to this proxy; set its base URL to its own";
+        return refuse(client, Own::error(None, 508, "api_error", why));
+    }
+    let target = request.target();
+    let route = match (route(target, &shared.providers), request.method()) {
+        (Route::Nowhere, _) => {
+            let why =
+                "no such address; it begins with the provider's name, as in /anthropic/v1/messages";
+            return refuse(client, Own::error(None, 404, "not_found_error", why));
+        }
+        (_, "CONNECT") => {
+            let why = "this is no proxy for connections; set a base URL";
+            return refuse(client, Own::error(None, 405, "invalid_request_error", why));
+        }
+        (route, _) => route,
+    };
+    if request.is_websocket {
+        // Clients that try it first then go on without (codex).
+        let why = "this proxy speaks HTTP/1.1 only";
+        return refuse(client, Own::error(None, 426, "invalid_request_error", why));
+    }
+    // Not for a body that is refused as soon as its length is looked at.
+    if request.waits && request.body != Rest::NONE && !request.body.is_too_large() {
+        client.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let body = match client.body(request.body) {
+        Ok(body) => body,
+        Err(error) => return unread(client, error),
+    };
+    let keep_alive = request.keep_alive && !shared.is_stopping();
+    let own = match route {
+        Route::Provider { ring, path } => {
+            let Some(upstream) = shared.upstreams.get(ring) else {
+                return Err(Gone);
+            };
+            let mut exchange = Exchange {
+                client,
+                shared,
+                upstream,
+                ring,
+                request,
+                path: Request::path(&upstream.base_path, path, |given| shared.key.is(given)),
+                body,
+            };
+            match exchange.run()? {
+                Sent::Answer(kept) => return Ok(kept),
+                Sent::Nothing(own) => own,
+            }
+        }
+        Route::Status => {
+            let brain = shared.brain();
+            let now = now();
+            Own::text(
+                "application/json",
+                local_response::status(shared.counts(), brain.report(now), now),
+            )
+        }
+        Route::Metrics => {
+            let brain = shared.brain();
+            let text = local_response::metrics(shared.counts(), brain.report(now()));
+            Own::text("text/plain; version=0.0.4", text)
+        }
+        Route::Nowhere => return Err(Gone),
+    };
+    client.send(&own.bytes(keep_alive, is_head))?;
+    Ok(keep_alive)
+}
+
+fn refused(refusal: Refusal) -> Own {
+    let (status, kind, why) = match refusal {
+        Refusal::ForeignHost => (
+            421,
+            "permission_error",
+            "the Host field is missing, or names another machine",
+        ),
+        Refusal::FromAPage => (403, "permission_error", "web pages may not ask here"),
+        Refusal::NoSecret => (
+            401,
+            "authentication_error",
+            "this proxy's secret is missing, or is not the right one; its start prints it",
+        ),
+    };
+    Own::error(None, status, kind, why)
+}
+
+/// What became of a request.
+enum Sent {
+    /// It was answered; whether the connection goes on.
+    Answer(bool),
+    /// There is no answer but this.
+    Nothing(Own),
+}
+
+/// A request that is answered by a provider.
+struct Exchange<'a> {
+    client: &'a mut Client,
+    shared: &'a Shared,
+    upstream: &'a Upstream,
+    ring: usize,
+    request: &'a Request,
+    /// The path and query at the provider.
+    path: String,
+    body: Vec<u8>,
+}
+
+/// A token that a request is out with. Dropped without an answer, it is told to the brain as well.
+struct Ticket<'a> {
+    shared: &'a Shared,
+    ring: usize,
+    index: usize,
+    asked: Instant,
+    open: bool,
+}
+
+impl Ticket<'_> {
+    fn answered(mut self, reading: Result<Reading, String>) {
+        self.open = false;
+        let answer = Answer {
+            asked: self.asked,
+            reading,
+        };
+        let mut brain = self.shared.brain();
+        let say = brain.answered(self.ring, self.index, answer, now());
+        // Under the lock, so that what follows from it is said after it.
+        self.shared.say(say);
+        drop(brain);
+        self.shared.wake();
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.shared.brain().gave_up(self.ring, self.index);
+            self.shared.wake();
+        }
+    }
+}
+
+/// A request that waits for a reset. Dropped, it is told to the brain.
+struct Held<'a> {
+    shared: &'a Shared,
+    ring: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut brain = self.shared.brain();
+        let say = brain.let_go(self.ring);
+        self.shared.say(say);
+    }
+}
+
+/// A response that has begun to come.
+struct Came {
+    link: Link,
+    response: Response,
+    rest: Rest,
+    /// The beginning of the body, as far as it had to be looked at.
+    held: Vec<u8>,
+    /// The body is over.
+    whole: bool,
+    /// The body broke off.
+    broken: bool,
+    /// What the first events of a stream said instead of an answer.
+    failure: Option<(u16, Vec<u8>)>,
+}
+
+/// What a read from upstream came to.
+enum More {
+    Some,
+    End,
+    Broken,
+    Late,
+}
+
+/// The next bytes of a body.
+enum Got {
+    Data(usize),
+    End,
+    Broken,
+    Late,
+}
+
+impl<'a> Exchange<'a> {
+    fn run(&mut self) -> Result<Sent, Gone> {
+        let hold_until = Instant::now() + self.shared.hold;
+        let mut attempts = Attempts::default();
+        let mut next = None;
+        loop {
+            let ticket = match next.take() {
+                Some(ticket) => ticket,
+                None => match self.ticket(hold_until)? {
+                    Ok(ticket) => ticket,
+                    Err(own) => return Ok(Sent::Nothing(own)),
+                },
+            };
+            let index = ticket.index;
+            let came = self.attempt(index)?;
+            let reading = came
+                .as_ref()
+                .map(|came| self.reading(came))
+                .map_err(|silent| silent.why.clone());
+            let finding = reading.as_ref().ok().map(|reading| reading.finding.clone());
+            ticket.answered(reading);
+            let after = attempts.after(match (&finding, &came) {
+                (Some(finding), _) => Attempt::Answered(finding),
+                (None, Err(Silent { began: true, .. })) => Attempt::Spoilt,
+                (None, _) => Attempt::Unreached,
+            });
+            match after {
+                After::PassOn => return self.pass_on(came, index),
+                After::Again => {}
+                After::Pause(pause) => {
+                    self.pause(pause)?;
+                }
+                After::Hop => match self.hop(index)? {
+                    Some(other) => next = Some(other),
+                    None => return self.pass_on(came, index),
+                },
+            }
+            // What came is dropped, and its connection with it, unless the body was read to its end.
+            if let Ok(came) = came {
+                self.reuse(came);
+            }
+            self.shared.counters.retries.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The token to go out with, as soon as there is one; or what to say instead.
+    fn ticket(&mut self, hold_until: Instant) -> Result<Result<Ticket<'a>, Own>, Gone> {
+        let queue_until = Instant::now() + QUEUE;
+        // Dropped after the brain, which it asks for.
+        let mut held = None;
+        loop {
+            let mut say = Vec::new();
+            let shared = self.shared;
+            let mut brain = shared.brain();
+            let now = now();
+            let patient = now.tick < queue_until;
+            let wait = match brain.choose(self.ring, patient, now, &mut say) {
+                Choice::Go { index } => {
+                    shared.say(say);
+                    drop(brain);
+                    return Ok(Ok(self.out_with(index)));
+                }
+                Choice::Hopeless => {
+                    drop(brain);
+                    match shared.waits_for_ever {
+                        true => shared.hopeless(self.ring),
+                        false => shared.say(say),
+                    }
+                    return Ok(Err(Own::exhausted(self.upstream.provider, None)));
+                }
+                Choice::Queue => LOOK,
+                Choice::Hold { until, .. } => {
+                    let left = until.remaining(now);
+                    if left > hold_until.saturating_duration_since(now.tick) {
+                        if !shared.waits_for_ever {
+                            drop(brain);
+                            shared.say(say);
+                            let own = Own::exhausted(self.upstream.provider, Some(left));
+                            return Ok(Err(own));
+                        }
+                        // The supervisor pauses the command, and says so.
+                        say.clear();
+                        shared.exhausted(self.ring, left);
+                    }
+                    brain.hold(self.ring, held.is_none(), !say.is_empty());
+                    let ring = self.ring;
+                    held.get_or_insert_with(|| {
+                        shared.counters.held.fetch_add(1, Relaxed);
+                        Held { shared, ring }
+                    });
+                    left.clamp(Duration::from_millis(1), LOOK)
+                }
+            };
+            // Said before what ends the wait is. Under the same lock, so that no change is missed.
+            shared.say(say);
+            drop(shared.wait(brain, wait));
+            if shared.is_stopping() {
+                let why = "the proxy is being shut down";
+                let dialect = self.upstream.provider.dialect;
+                return Ok(Err(Own::error(Some(dialect), 503, "overloaded_error", why)));
+            }
+            self.client.watch(None, Instant::now(), self.interim())?;
+        }
+    }
+
+    /// Goes out with another token than this one, as soon as its first requests let it.
+    fn hop(&mut self, than: usize) -> Result<Option<Ticket<'a>>, Gone> {
+        let queue_until = Instant::now() + QUEUE;
+        let shared = self.shared;
+        while !shared.is_stopping() {
+            let mut brain = shared.brain();
+            let now = now();
+            match brain.another(self.ring, than, now.tick < queue_until, now) {
+                Some(Choice::Go { index }) => {
+                    drop(brain);
+                    return Ok(Some(self.out_with(index)));
+                }
+                Some(Choice::Queue) => drop(shared.wait(brain, LOOK)),
+                _ => break,
+            }
+            self.client.watch(None, Instant::now(), self.interim())?;
+        }
+        Ok(None)
+    }
+
+    fn out_with(&self, index: usize) -> Ticket<'a> {
+        Ticket {
+            shared: self.shared,
+            ring: self.ring,
+            index,
+            asked: Instant::now(),
+            open: true,
+        }
+    }
+
+    /// Waits, and sees whether the client is still there.
+    fn pause(&mut self, pause: Duration) -> Result<(), Gone> {
+        let until = Instant::now() + pause;
+        while self.client.watch(None, until, self.interim())? != Wake::Over {}
+        Ok(())
+    }
+
+    /// Sends the request with this token, and reads as much of the response as decides what follows.
+    fn attempt(&mut self, index: usize) -> Result<Result<Came, Silent>, Gone> {
+        let is_small = self.body.len() <= GATHERED;
+        let mut first = self.client.memory();
+        // A small body goes in one piece with the head.
+        first.reserve(HEAD_ROOM + if is_small { self.body.len() } else { 0 });
+        self.request.put_upstream(
+            &mut first,
+            &self.path,
+            &self.upstream.host,
+            self.upstream.credential(index),
+            self.body.len(),
+            // A provider elsewhere cannot be this proxy, and is told nothing about it.
+            self.upstream.is_here().then_some(&self.shared.name),
+        );
+        if is_small {
+            first.extend_from_slice(&self.body);
+        }
+        let came = self.ask(&first, !is_small);
+        self.client.give_back(first);
+        came
+    }
+
+    /// Sends what goes first, and the body if it is to follow, and waits for the response.
+    fn ask(&mut self, first: &[u8], body_follows: bool) -> Result<Result<Came, Silent>, Gone> {
+        // A connection that was kept may have been closed at the other end in this moment. Nothing
+        // has been answered on it then, so the request goes again, on a new one.
+        let mut link = self.upstream.kept();
+        loop {
+            let reused = link.is_some();
+            let mut fresh = match link.take() {
+                Some(link) => link,
+                None => match self.upstream.connect() {
+                    Ok(link) => link,
+                    Err(why) => return Ok(Err(Silent { began: false, why })),
+                },
+            };
+            let rest = if body_follows { &self.body[..] } else { &[] };
+            let sent = send(&mut fresh, first, rest);
+            let came = self.response(fresh)?;
+            match (came, sent) {
+                (Err(Silent { began: false, .. }), _) if reused => continue,
+                (Err(silent), Ok(())) => return Ok(Err(silent)),
+                (Err(Silent { began, .. }), Err(error)) => {
+                    let why = error.to_string();
+                    return Ok(Err(Silent { began, why }));
+                }
+                // A provider may refuse a request before it has read all of it.
+                (Ok(came), sent) => {
+                    let mut came = came;
+                    came.response.keep_alive &= sent.is_ok();
+                    return self.look(came).map(Ok);
+                }
+            }
+        }
+    }
+
+    /// The head of the response.
+    fn response(&mut self, mut link: Link) -> Result<Result<Came, Silent>, Gone> {
+        let until = Instant::now() + STALL;
+        let to_head = self.request.method() == "HEAD";
+        let silent = |began, why: &str| {
+            let why = why.to_owned();
+            Ok(Err(Silent { began, why }))
+        };
+        let spoilt = |why| silent(true, why);
+        let went = |link: &Link, why| silent(!link.buffered().is_empty(), why);
+        loop {
+            match link.try_head(|bytes| Response::parse(bytes, to_head)) {
+                Ok(Some(response)) if response.status == 101 => {
+                    return spoilt("the provider speaks another protocol");
+                }
+                // An interim answer is for the proxy, which has sent everything.
+                Ok(Some(response)) if response.status < 200 => continue,
+                Ok(Some(response)) => {
+                    return Ok(Ok(Came {
+                        rest: response.body,
+                        link,
+                        response,
+                        held: Vec::new(),
+                        whole: false,
+                        broken: false,
+                        failure: None,
+                    }));
+                }
+                Ok(None) => {}
+                Err(_) => return spoilt("the provider does not answer in HTTP"),
+            }
+            match self.more(&mut link, until, self.interim())? {
+                More::Some => {}
+                More::End => return went(&link, "the provider closed the connection"),
+                More::Broken => return went(&link, "the connection to the provider broke"),
+                More::Late => return spoilt("the provider did not answer in time"),
+            }
+        }
+    }
+
+    /// What can be sent to the client before its answer begins: an interim one, if it knows these.
+    fn interim(&self) -> &'static [u8] {
+        match self.request.modern {
+            true => b"HTTP/1.1 100 Continue\r\n\r\n",
+            false => b"",
+        }
+    }
+
+    /// Reads more from upstream, and sees meanwhile whether the client is still there, with such a
+    /// nudge ([`Client::watch`]).
+    fn more(&mut self, link: &mut Link, until: Instant, nudge: &[u8]) -> Result<More, Gone> {
+        loop {
+            // What comes within a moment costs no look at the client.
+            match link.fill() {
+                Ok(0) => return Ok(More::End),
+                Ok(_) => return Ok(More::Some),
+                Err(error) if is_late(&error) => {}
+                Err(_) => return Ok(More::Broken),
+            }
+            if self.client.watch(Some(link), until, nudge)? == Wake::Over {
+                return Ok(More::Late);
+            }
+        }
+    }
+
+    /// Reads the body of an error, or the first events of a stream.
+    fn look(&mut self, mut came: Came) -> Result<Came, Gone> {
+        let status = came.response.status;
+        let mut early = (status < 300 && came.response.is_stream())
+            .then(|| Early::new(self.upstream.provider.dialect));
+        let (until, most) = match early {
+            Some(_) => (Instant::now() + PRELUDE_ARRIVAL, PRELUDE_MAX),
+            None if status >= 400 => (Instant::now() + ERROR_ARRIVAL, ERROR_MAX),
+            None => return Ok(came),
+        };
+        while came.held.len() < most {
+            match self.pull(&mut came, until)? {
+                Got::Data(count) => {
+                    let from = came.held.len();
+                    came.held.extend_from_slice(&came.link.buffered()[..count]);
+                    came.link.consume(count);
+                    match early.as_mut().map(|early| early.look(&came.held[from..])) {
+                        Some(Seen::Content) => break,
+                        Some(Seen::Failure { status, body }) => {
+                            came.failure = Some((status, body));
+                            break;
+                        }
+                        Some(Seen::Prelude) | None => {}
+                    }
+                }
+                Got::End => {
+                    came.whole = true;
+                    break;
+                }
+                Got::Broken => {
+                    came.broken = true;
+                    // A stream that ends before it has said anything has failed as well.
+                    if early.is_some() {
+                        came.failure = Some((502, Vec::new()));
+                    }
+                    break;
+                }
+                Got::Late => break,
+            }
+        }
+        Ok(came)
+    }
+
+    /// The next bytes of the body, if they come before then.
+    fn pull(&mut self, came: &mut Came, until: Instant) -> Result<Got, Gone> {
+        loop {
+            match came.link.piece(&mut came.rest) {
+                Ok(Piece::Data(count)) => return Ok(Got::Data(count)),
+                Ok(Piece::End) => return Ok(Got::End),
+                Ok(Piece::More) => {}
+                Err(_) => return Ok(Got::Broken),
+            }
+            match self.more(&mut came.link, until, b"")? {
+                More::Some => {}
+                More::End if came.rest == Rest::UntilEnd => return Ok(Got::End),
+                More::End | More::Broken => return Ok(Got::Broken),
+                More::Late => return Ok(Got::Late),
+            }
+        }
+    }
+
+    /// What the response says about the token.
+    fn reading(&self, came: &Came) -> Reading {
+        let (status, body) = match &came.failure {
+            Some((status, body)) => (*status, body.clone()),
+            None if came.response.status >= 400 => (came.response.status, came.held.clone()),
+            None => (came.response.status, Vec::new()),
+        };
+        let reply = Reply {
+            status,
+            headers: came.response.headers(),
+            body,
+        };
+        self.upstream
+            .provider
+            .read(Subject::Model, &reply, SystemTime::now())
+    }
+
+    /// Keeps the connection of a response that is not passed on, if nothing is left on it.
+    fn reuse(&self, came: Came) {
+        if came.whole && came.response.keep_alive {
+            self.upstream.keep(came.link);
+        }
+    }
+
+    /// The client gets what came, or learns that nothing did.
+    fn pass_on(&mut self, came: Result<Came, Silent>, index: usize) -> Result<Sent, Gone> {
+        match came {
+            Ok(came) => {
+                // It is not sent again, and streams last: many of them with what they have asked
+                // (a long conversation is megabytes) would fill the memory.
+                self.client.give_back(std::mem::take(&mut self.body));
+                let upstream = self.upstream;
+                let mask = upstream.mask(index);
+                self.relay(came, mask).map(Sent::Answer)
+            }
+            Err(Silent { why, .. }) => {
+                let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
+                log::warn!("{why}");
+                let dialect = self.upstream.provider.dialect;
+                let kind = match dialect {
+                    Dialect::Chat(_) => "server_error",
+                    Dialect::Anthropic | Dialect::Gemini => "api_error",
+                };
+                Ok(Sent::Nothing(Own::error(Some(dialect), 502, kind, &why)))
+            }
+        }
+    }
+
+    /// Sends the response on as it comes. Whether the client's connection goes on.
+    fn relay(&mut self, mut came: Came, mut mask: Mask<'_>) -> Result<bool, Gone> {
+        let framing = match came.rest {
+            _ if came.whole && came.response.body != Rest::NONE => Framing::Length(came.held.len()),
+            Rest::Length(_) => Framing::AsItCame,
+            _ if self.request.modern => Framing::Chunked,
+            _ => Framing::UntilEnd,
+        };
+        let keep_alive = self.request.keep_alive
+            && framing != Framing::UntilEnd
+            && !came.broken
+            && !self.shared.is_stopping();
+        // The size of the next chunk, or of the last, may begin with noughts (RFC 9112 §7.1).
+        let nudge: &[u8] = match framing {
+            Framing::Chunked => b"0",
+            Framing::AsItCame | Framing::Length(_) | Framing::UntilEnd => b"",
+        };
+        let mut out = self.client.memory();
+        came.response
+            .put_client(&mut out, framing, keep_alive, &mask);
+        let held = std::mem::take(&mut came.held);
+        put(&mut out, &held, framing, &mut mask);
+        drop(held);
+        let mut whole = came.whole;
+        while !whole && !came.broken {
+            match came.link.piece(&mut came.rest) {
+                Ok(Piece::Data(count)) => {
+                    put(&mut out, &came.link.buffered()[..count], framing, &mut mask);
+                    came.link.consume(count);
+                    if out.len() < GATHERED {
+                        continue;
+                    }
+                }
+                Ok(Piece::End) => {
+                    whole = true;
+                    continue;
+                }
+                Ok(Piece::More) => {}
+                Err(_) => {
+                    came.broken = true;
+                    continue;
+                }
+            }
+            // Everything that is at hand goes out before anything more is waited for.
+            self.client.send(&out)?;
+            out.clear();
+            if out.capacity() > 2 * GATHERED {
+                out.shrink_to(0);
+            }
+            let until = Instant::now() + STALL;
+            match self.more(&mut came.link, until, nudge)? {
+                More::Some => {}
+                More::End if came.rest == Rest::UntilEnd => whole = true,
+                More::End | More::Broken | More::Late => came.broken = true,
+            }
+        }
+        let tail = mask.end();
+        put_raw(&mut out, &tail, framing);
+        if whole && framing == Framing::Chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.client.send(&out)?;
+        self.client.give_back(out);
+        if whole && came.response.keep_alive {
+            self.upstream.keep(came.link);
+        }
+        // What broke off ends without its last chunk, or short of its length: the client sees it.
+        Ok(keep_alive && whole)
+    }
+}
+
+/// Sends what goes first, and what is too large to be part of that.
+fn send(link: &mut Link, first: &[u8], rest: &[u8]) -> io::Result<()> {
+    let socket = link.source();
+    socket.write_all(first)?;
+    socket.write_all(rest)?;
+    socket.flush()
+}
+
+/// Why there is no response.
+struct Silent {
+    /// Some of it had come, or it was waited for as long as it may be: the provider has taken the
+    /// request up.
+    began: bool,
+    why: String,
+}
+
+/// Puts a piece of a body onto what goes to the client, without the token.
+fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Mask<'_>) {
+    match mask.piece(piece) {
+        None => put_raw(out, piece, framing),
+        Some(masked) => put_raw(out, &masked, framing),
+    }
+}
+
+fn put_raw(out: &mut Vec<u8>, piece: &[u8], framing: Framing) {
+    match framing {
+        // An empty chunk would be the last.
+        _ if piece.is_empty() => {}
+        Framing::Chunked => {
+            // Into memory, which takes everything.
+            let _ = write!(out, "{:x}\r\n", piece.len());
+            out.extend_from_slice(piece);
+            out.extend_from_slice(b"\r\n");
+        }
+        Framing::AsItCame | Framing::Length(_) | Framing::UntilEnd => out.extend_from_slice(piece),
+    }
+}

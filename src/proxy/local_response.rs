@@ -1,0 +1,250 @@
+//! What the proxy says itself: refusals in the provider's own shape, status, metrics, export lines.
+//!
+//! It promises that no token and no part of a request is in any of it. Pure.
+
+use super::balancer::Report;
+use crate::providers::{Dialect, Provider};
+use crate::tokens::policy::{Condition, Now};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A response of the proxy's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Own {
+    pub(crate) status: u16,
+    pub(crate) kind: &'static str,
+    pub(crate) body: String,
+    /// In whole seconds, rounded up.
+    pub(crate) retry_after: Option<u64>,
+}
+
+impl Own {
+    /// A refusal: `kind` is the error's type for a program, `why` is for people.
+    pub(crate) fn error(dialect: Option<Dialect>, status: u16, kind: &str, why: &str) -> Own {
+        let message = format!("ddollar: {why}");
+        let body = match dialect {
+            Some(Dialect::Chat(_)) => json!({
+                "error": {"message": message, "type": kind, "param": null, "code": kind}
+            }),
+            _ => json!({"type": "error", "error": {"type": kind, "message": message}}),
+        };
+        Own {
+            status,
+            kind: "application/json",
+            body: body.to_string(),
+            retry_after: None,
+        }
+    }
+
+    /// Every token is spent, and the first one will be good again after this time. A client that
+    /// can wait waits for it; one that cannot tells its user.
+    pub(crate) fn exhausted(provider: &Provider, wait: Option<Duration>) -> Own {
+        let label = provider.label;
+        let why = match wait {
+            Some(_) => format!("every {label} token is spent; retry-after says when one is not"),
+            None => format!("no {label} token is left that can recover by waiting"),
+        };
+        let kind = match provider.dialect {
+            Dialect::Chat(_) if wait.is_none() => "insufficient_quota",
+            Dialect::Chat(_) => "rate_limit_exceeded",
+            Dialect::Anthropic | Dialect::Gemini => "rate_limit_error",
+        };
+        Own {
+            retry_after: wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            ..Own::error(Some(provider.dialect), 429, kind, &why)
+        }
+    }
+
+    /// A text.
+    pub(crate) fn text(kind: &'static str, body: String) -> Own {
+        Own {
+            status: 200,
+            kind,
+            body,
+            retry_after: None,
+        }
+    }
+
+    /// Head and body as they go to the client; to a `HEAD` request the head alone.
+    pub(crate) fn bytes(&self, keep_alive: bool, to_head: bool) -> Vec<u8> {
+        let reason = http::StatusCode::from_u16(self.status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or("Error");
+        let mut text = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+            self.status,
+            self.kind,
+            self.body.len()
+        );
+        if let Some(seconds) = self.retry_after {
+            let _ = write!(text, "Retry-After: {seconds}\r\n");
+        }
+        if self.status == 429 && self.retry_after.is_none() {
+            // Nothing changes by asking again (facts/providers.md §1.1).
+            text.push_str("x-should-retry: false\r\n");
+        }
+        if !keep_alive {
+            text.push_str("Connection: close\r\n");
+        }
+        text.push_str("\r\n");
+        if !to_head {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
+/// Numbers of the proxy as a whole, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) connections: usize,
+    pub(crate) requests: u64,
+    /// Attempts beyond the first one of a request.
+    pub(crate) retries: u64,
+    /// Requests that waited for a reset.
+    pub(crate) held: u64,
+}
+
+/// How things stand, as JSON.
+pub(crate) fn status<'a>(
+    counts: Counts,
+    reports: impl Iterator<Item = Report<'a>>,
+    now: Now,
+) -> String {
+    let tokens: Vec<Value> = reports
+        .map(|report| {
+            let windows = report.usage.windows.iter().map(|window| {
+                json!({
+                    "name": window.name,
+                    "limit": window.limit,
+                    "remaining": window.remaining,
+                    "utilization": window.utilization,
+                    "resets_at": window.resets_at.map(seconds),
+                })
+            });
+            json!({
+                "provider": report.provider.name,
+                "token": report.index + 1,
+                "in_use": report.in_use,
+                "condition": word(report.condition),
+                "until": report.condition.until().map(|until| seconds(until.wall)),
+                "quota_group": report.group,
+                "windows": windows.collect::<Vec<_>>(),
+                "under_way": report.under_way,
+                "served": report.served,
+                "refused": report.refused,
+            })
+        })
+        .collect();
+    let status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "now": seconds(now.wall),
+        "connections": counts.connections,
+        "requests": counts.requests,
+        "retries": counts.retries,
+        "held": counts.held,
+        "tokens": tokens,
+    });
+    format!("{status:#}\n")
+}
+
+/// The same in Prometheus' text format.
+pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'a>>) -> String {
+    let mut text = String::new();
+    for (name, kind, value) in [
+        ("connections", "gauge", counts.connections as u64),
+        ("requests_total", "counter", counts.requests),
+        ("retries_total", "counter", counts.retries),
+        ("held_total", "counter", counts.held),
+    ] {
+        let _ = writeln!(text, "# TYPE ddollar_{name} {kind}\nddollar_{name} {value}");
+    }
+    let reports: Vec<Report<'_>> = reports.collect();
+    type Sample = fn(&Report<'_>) -> f64;
+    let samples: [(&str, &str, Sample); 5] = [
+        ("token_usable", "gauge", |report| {
+            let usable = matches!(word(report.condition), "unknown" | "usable" | "near_limit");
+            f64::from(u8::from(usable))
+        }),
+        ("token_utilization", "gauge", |report| {
+            report
+                .usage
+                .binding()
+                .map_or(0.0, |window| window.utilization)
+        }),
+        ("token_in_use", "gauge", |report| {
+            f64::from(u8::from(report.in_use))
+        }),
+        ("token_served_total", "counter", |report| {
+            report.served as f64
+        }),
+        ("token_refused_total", "counter", |report| {
+            report.refused as f64
+        }),
+    ];
+    for (name, kind, sample) in samples {
+        let _ = writeln!(text, "# TYPE ddollar_{name} {kind}");
+        for report in &reports {
+            let _ = writeln!(
+                text,
+                "ddollar_{name}{{provider=\"{}\",token=\"{}\"}} {}",
+                report.provider.name,
+                report.index + 1,
+                sample(report)
+            );
+        }
+    }
+    text
+}
+
+/// A condition as a program reads it.
+fn word(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Unknown => "unknown",
+        Condition::Usable => "usable",
+        Condition::NearLimit { .. } => "near_limit",
+        Condition::Limited { .. } => "limited",
+        Condition::SpendCapped { .. } => "spend_capped",
+        Condition::Rejected => "rejected",
+    }
+}
+
+/// Seconds since 1970.
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::by_name;
+
+    #[test]
+    fn a_refusal_has_the_shape_of_the_provider() {
+        let of = |name: &str, wait| {
+            let own = Own::exhausted(by_name(name).unwrap(), wait);
+            let body: Value = serde_json::from_str(&own.body).unwrap();
+            (own, body)
+        };
+        let (own, body) = of("anthropic", Some(Duration::from_millis(1500)));
+        assert_eq!((own.status, own.retry_after), (429, Some(2)));
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["type"], "rate_limit_error");
+        let head = String::from_utf8(own.bytes(false, true)).unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nRetry-After: 2\r\n"), "{head}");
+        assert!(head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+        let (own, body) = of("openai", None);
+        assert_eq!(body["error"]["code"], "insufficient_quota");
+        let whole = String::from_utf8(own.bytes(true, false)).unwrap();
+        assert!(
+            whole.contains("\r\nx-should-retry: false\r\n\r\n{"),
+            "{whole}"
+        );
+    }
+}

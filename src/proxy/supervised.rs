@@ -1,0 +1,292 @@
+//! The proxy of one supervised command: what `supervise --proxy` puts between the command and its
+//! providers.
+//!
+//! The command gets one stand-in for all tokens of a provider, the proxy's secret, and the session
+//! sees one token a provider, which is usable as long as any of them is. So nothing is ever rotated
+//! by a restart, and the command is paused only when a reset is too far away to hold its requests.
+//! It promises that the command sees no limit as long as a token can recover. It decides nothing.
+
+use super::access_key::Key;
+use super::balancer::is_same_end;
+use super::{Place, Proxy, Strategy, Told};
+use crate::cli::config::Endpoint;
+use crate::clients::{self, Client, Line};
+use crate::common::error::Error;
+use crate::events::message::Notice;
+use crate::providers::usage::Usage;
+use crate::providers::{Finding, Reading};
+use crate::supervisor::event::{Event, Step};
+use crate::tokens::policy::{Answer, Now, Rules};
+use crate::tokens::store::Records;
+use crate::tokens::{Token, TokenId, TokenPool};
+use crossbeam_channel::Receiver;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+/// A running proxy for one command.
+pub(crate) struct Gate {
+    proxy: Proxy,
+    /// For each ring, the end of the wait that the session knows of.
+    told: Vec<Option<SystemTime>>,
+}
+
+impl Gate {
+    /// Listens on a free port of this machine, with a secret of its own.
+    ///
+    /// # Errors
+    /// When the system refuses a port, a thread or randomness.
+    pub(crate) fn open(
+        rings: Vec<(TokenPool, Endpoint)>,
+        rules: &Rules,
+        hold: Duration,
+    ) -> Result<Gate, Error> {
+        let place = Place {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            strategy: Strategy::Sticky,
+            hold,
+            waits_for_ever: true,
+        };
+        Ok(Gate {
+            told: vec![None; rings.len()],
+            proxy: Proxy::start(rings, rules.clone(), place, Key::new()?)?,
+        })
+    }
+
+    /// What the proxy has to tell.
+    pub(crate) fn told(&self) -> Receiver<Told> {
+        self.proxy.told.clone()
+    }
+
+    /// Puts it behind all that is told by now.
+    pub(crate) fn tell_later(&self, told: Told) {
+        let _ = self.proxy.shared.tell.send(told);
+    }
+
+    /// Where it listens.
+    pub(crate) fn notice(&self) -> Notice {
+        Notice::ProxyListening {
+            address: self.proxy.address.to_string(),
+        }
+    }
+
+    /// For each pool, one with a single token that stands for all of its own.
+    pub(crate) fn stand_ins(&self, pools: Vec<TokenPool>, client: &Client) -> Vec<TokenPool> {
+        let stand_in = |pool: &TokenPool| {
+            let mut token: Token = self.proxy.shared.key.stand_in(pool.current());
+            let is_hooked = client.has_hooks && token.provider.name == clients::HOOKED_PROVIDER;
+            // As an API key it would meet the dialog about keys that the client has not seen.
+            if is_hooked && !token.variables.is_empty() {
+                token.variables = vec![clients::HOOKED_TOKEN_VARIABLE];
+            }
+            TokenPool::new(vec![token])
+        };
+        pools.iter().filter_map(stand_in).collect()
+    }
+
+    /// Leads the command here: base URLs, and what its client wants besides. What was changed is in
+    /// the notice.
+    pub(crate) fn lead(
+        &self,
+        environment: &mut Vec<(OsString, OsString)>,
+        command: &mut Line,
+    ) -> Notice {
+        let client = command.client();
+        let upstreams = || self.proxy.shared.upstreams.iter().map(|up| up.provider);
+        let url_of = |name: &str| {
+            let provider = upstreams().find(|provider| provider.name == name)?;
+            Some(self.proxy.base_url(provider))
+        };
+        let mut added: Vec<(&str, String)> = upstreams()
+            .filter_map(|provider| {
+                Some((provider.base_url_variable?, self.proxy.base_url(provider)))
+            })
+            .collect();
+        let own = client.base_url_variables.iter();
+        added.extend(own.filter_map(|(name, provider)| Some((*name, url_of(provider)?))));
+        for (name, value) in client.behind_proxy {
+            if !environment.iter().any(|(known, _)| known == name) {
+                added.push((name, (*value).to_owned()));
+            }
+        }
+        // A credential of the user's own would go to the proxy in the place of the secret.
+        environment.retain(|(known, _)| {
+            known != clients::HOOKED_TOKEN_VARIABLE && !added.iter().any(|(name, _)| known == name)
+        });
+        let set = added
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        environment.extend(set);
+        bypass_proxies(environment);
+
+        // Where it listens has been said.
+        let is_address = |value: &str| value.starts_with("http://");
+        let mut shown: Vec<String> = added
+            .iter()
+            .map(|(name, value)| match is_address(value) {
+                true => (*name).to_owned(),
+                false => format!("{name}={value}"),
+            })
+            .collect();
+        if let Some((provider, arguments)) = client.base_url_argument
+            && let Some(url) = url_of(provider)
+        {
+            let arguments = arguments(&url);
+            let words = arguments.iter().map(|word| word.to_string_lossy());
+            shown.push(words.collect::<Vec<_>>().join(" "));
+            *command = command.clone().with_arguments(arguments);
+        }
+        Notice::ThroughProxy {
+            added: shown.join(", "),
+            does_without: client.does_without,
+        }
+    }
+
+    /// What the session is to hear of what the proxy tells.
+    pub(crate) fn event(&mut self, told: Told, now: Now) -> Option<Event> {
+        match told {
+            Told::Say(notice) => Some(Event::Say(Box::new(notice))),
+            Told::Closed => None,
+            Told::Exhausted { ring, wait } => {
+                let end = now.wall + wait.unwrap_or_default();
+                let known = self.told.get_mut(ring)?;
+                // Each waiting request tells it, again and again.
+                let is_known = known.is_some_and(|known| is_same_end(known, end));
+                if is_known && wait.is_some() {
+                    return None;
+                }
+                *known = wait.map(|_| end);
+                let finding = match wait {
+                    Some(_) => Finding::Limited { retry_after: wait },
+                    None => Finding::SpendCapped { until: None },
+                };
+                Some(stands(ring, finding, now))
+            }
+        }
+    }
+
+    /// Takes in what a probe found about a real token: what there is to say, and what it means for
+    /// the one that stands for all.
+    pub(crate) fn heard(&self, token: TokenId, answer: Answer, now: Now) -> (Vec<Notice>, Event) {
+        let asked = answer.asked;
+        let kept = match &answer.reading {
+            Err(why) => Some(Err(why.clone())),
+            Ok(reading) => match &reading.finding {
+                finding @ (Finding::Overloaded { .. } | Finding::Unclear { .. }) => {
+                    Some(Ok(bare(finding.clone())))
+                }
+                _ => None,
+            },
+        };
+        let mut say = Vec::new();
+        if let Ok(reading) = &answer.reading {
+            say.push(Notice::Monitor {
+                provider: self.proxy.shared.upstreams[token.ring].provider.label,
+                index: token.index,
+                served: reading.finding == Finding::Served,
+                usage: reading.usage.clone(),
+            });
+        }
+        say.extend(self.proxy.learn(token, answer));
+        // The session says these itself.
+        say.retain(|notice| !matches!(notice, Notice::Silent { .. } | Notice::AnswersAgain { .. }));
+        let reading =
+            kept.unwrap_or_else(|| Ok(bare(self.proxy.shared.brain().outlook(token.ring, now))));
+        let token = TokenId {
+            ring: token.ring,
+            index: 0,
+        };
+        let answer = Answer { asked, reading };
+        (say, Event::Answer { token, answer })
+    }
+
+    /// What the session says of the token that stands for all, as it is true of all.
+    pub(crate) fn reword(&self, notice: Notice, step: Step, now: Now) -> Option<Notice> {
+        match notice {
+            // The proxy has said which token, and why. Its own words come alone.
+            Notice::Limit { .. } if step != Step::Nothing => None,
+            // The windows are those of the real token, and were told with it.
+            Notice::Monitor { usage, .. } if usage.windows.is_empty() => None,
+            Notice::NoNextToken => Some(Notice::AllExhausted),
+            Notice::WaitingForReset {
+                provider,
+                span,
+                at,
+                now: said,
+                held: false,
+                ..
+            } => {
+                let brain = self.proxy.shared.brain();
+                let (index, len) = brain.first_reset(provider, now).unwrap_or((0, 1));
+                Some(Notice::WaitingForReset {
+                    provider,
+                    span,
+                    index,
+                    len,
+                    at,
+                    now: said,
+                    held: false,
+                })
+            }
+            notice => Some(notice),
+        }
+    }
+
+    /// The tokens to ask when the session asks about the one that stands for all.
+    pub(crate) fn whom_to_ask(&self, ring: usize, now: Now) -> impl Iterator<Item = usize> {
+        let asked = self.proxy.shared.brain().whom_to_ask(ring, now);
+        asked.into_iter()
+    }
+
+    /// How full each real token is by now: its provider's label, its place and its windows.
+    pub(crate) fn levels(&self, now: Now) -> Vec<(&'static str, usize, Usage)> {
+        let brain = self.proxy.shared.brain();
+        let levels = brain.report(now);
+        levels
+            .map(|token| (token.provider.label, token.index, token.usage.clone()))
+            .collect()
+    }
+
+    /// Keeps what is known of the real tokens.
+    pub(crate) fn keep(&self, records: &mut Records, now: Now) {
+        records.keep(self.proxy.shared.brain().pools(), now);
+    }
+}
+
+/// An event about the token that stands for all.
+fn stands(ring: usize, finding: Finding, now: Now) -> Event {
+    Event::Answer {
+        token: TokenId { ring, index: 0 },
+        answer: Answer {
+            asked: now.tick,
+            reading: Ok(bare(finding)),
+        },
+    }
+}
+
+/// A reading without windows: those of one token say nothing about all.
+fn bare(finding: Finding) -> Reading {
+    Reading {
+        usage: Usage::default(),
+        finding,
+        quota_group: None,
+    }
+}
+
+/// Makes programs that use a proxy of the network go straight to this machine.
+fn bypass_proxies(environment: &mut Vec<(OsString, OsString)>) {
+    let proxied = environment.iter().any(|(name, _)| {
+        let name = name.to_string_lossy().to_ascii_lowercase();
+        matches!(&*name, "http_proxy" | "all_proxy")
+    });
+    if !proxied {
+        return;
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        let known = environment.iter_mut().find(|(known, _)| known == name);
+        match known {
+            Some((_, value)) => value.push(",127.0.0.1"),
+            None => environment.push((name.into(), "127.0.0.1".into())),
+        }
+    }
+}

@@ -1,0 +1,1371 @@
+//! The state machine without a process and without a clock.
+
+use super::*;
+use crate::providers::Reading;
+use crate::providers::usage::{Usage, Window};
+use crate::tokens::pool_of;
+use proptest::prelude::*;
+use std::time::SystemTime;
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// A session and the two clocks that it is told.
+struct Night {
+    session: Session,
+    now: Now,
+}
+
+impl Night {
+    fn with(tokens: &[&str], change: impl FnOnce(&mut Rules)) -> Night {
+        let now = Now {
+            wall: SystemTime::UNIX_EPOCH + seconds(1_800_000_000),
+            tick: Instant::now(),
+        };
+        let mut rules = Rules {
+            threshold: 0.95,
+            patience: seconds(5),
+            max_wait: None,
+            retries: 0,
+            interactive: false,
+            grace: seconds(10),
+            jitter: Duration::ZERO,
+        };
+        change(&mut rules);
+        let mut session = Session::new(vec![pool_of(tokens)], rules, now);
+        assert_eq!(session.start(now).step, Step::Launch { again: false });
+        Night { session, now }
+    }
+
+    /// A night with these tokens that has run for a minute.
+    fn of(tokens: &[&str]) -> Night {
+        let mut night = Night::with(tokens, |_| {});
+        night.pass(60);
+        night
+    }
+
+    fn pass(&mut self, count: u64) {
+        self.now.wall += seconds(count);
+        self.now.tick += seconds(count);
+    }
+
+    /// Takes in an event; what the child has started is gone whenever somebody looks.
+    fn event(&mut self, event: Event) -> Reply {
+        let mut reply = self.session.handle(event, self.now);
+        if let Step::Sweep { .. } = reply.step {
+            let gone = Event::Tree {
+                group: 0,
+                beyond: 0,
+            };
+            let then = self.session.handle(gone, self.now);
+            reply.say.extend(then.say);
+            reply.step = then.step;
+        }
+        reply
+    }
+
+    fn answer(&mut self, index: usize, reading: Result<Reading, String>) -> Reply {
+        let token = TokenId { ring: 0, index };
+        let answer = Answer {
+            asked: self.now.tick,
+            reading,
+        };
+        self.event(Event::Answer { token, answer })
+    }
+
+    fn signal(&mut self, signal: Signal) -> Step {
+        self.event(Event::Signal(signal)).step
+    }
+
+    fn ends(&mut self, how: How, asked: bool) -> Reply {
+        self.event(Event::Child(Change::Exited { how, asked }))
+    }
+
+    fn used(&self, share: f64, reset: u64) -> Result<Reading, String> {
+        Ok(Reading {
+            usage: Usage {
+                windows: vec![Window {
+                    name: "requests".into(),
+                    limit: None,
+                    remaining: None,
+                    utilization: share,
+                    resets_at: Some(self.now.wall + seconds(reset)),
+                }],
+            },
+            finding: Finding::Served,
+            quota_group: None,
+        })
+    }
+
+    fn limited(&self, span: u64) -> Result<Reading, String> {
+        found(Finding::Limited {
+            retry_after: Some(seconds(span)),
+        })
+    }
+
+    /// The wait of a single token that is spent for `span` seconds, the child being stopped.
+    fn paused(span: u64) -> Night {
+        let mut night = Night::of(&["a"]);
+        let reply = night.answer(
+            0,
+            found(Finding::Limited {
+                retry_after: Some(seconds(span)),
+            }),
+        );
+        assert_eq!(reply.step, Step::Pause);
+        assert_eq!(night.event(stopped()).step, Step::Hold);
+        night
+    }
+
+    /// A night in the middle of a rotation: SIGTERM is on its way.
+    fn rotating() -> Night {
+        let mut night = Night::of(&["a", "b"]);
+        assert_eq!(night.answer(0, night.used(0.97, 900)).step, ask(1));
+        let reply = night.answer(1, night.used(0.1, 900));
+        assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+        night
+    }
+}
+
+fn stopped() -> Event {
+    Event::Child(Change::Stopped {
+        by: Signal::SIGTSTP,
+    })
+}
+
+fn ask(index: usize) -> Step {
+    Step::Ask(TokenId { ring: 0, index })
+}
+
+fn found(finding: Finding) -> Result<Reading, String> {
+    Ok(Reading {
+        usage: Usage::default(),
+        finding,
+        quota_group: None,
+    })
+}
+
+fn words(reply: &Reply) -> String {
+    reply
+        .say
+        .iter()
+        .map(|notice| notice.words().1)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn as_child(how: How) -> Step {
+    Step::Finish(Outcome::AsChild(how))
+}
+
+#[test]
+fn a_rotation_reads_as_in_the_transcript() {
+    let mut night = Night::of(&["a", "b", "c"]);
+    let reply = night.answer(0, night.used(0.5, 60));
+    assert_eq!(
+        reply.step,
+        ask(1),
+        "each token is asked once after the start"
+    );
+    assert_eq!(night.answer(1, night.used(0.1, 60)).step, ask(2));
+    assert_eq!(night.answer(2, night.used(0.1, 60)).step, Step::Nothing);
+    night.pass(60);
+    assert_eq!(night.answer(0, night.used(0.957, 900)).step, ask(1));
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    assert!(
+        words(&reply)
+            .ends_with("Token limit approaching (95% used)\nAuto-rotating to next token..."),
+        "{}",
+        words(&reply)
+    );
+    let reply = night.ends(How::Signal(15), true);
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(words(&reply), "Switched to token 2/3");
+}
+
+#[test]
+fn a_child_that_finished_before_the_order_reached_it_has_finished() {
+    let mut night = Night::rotating();
+    let reply = night.ends(How::Code(0), false);
+    assert_eq!(reply.step, as_child(How::Code(0)));
+    assert_eq!(words(&reply), "Process completed successfully");
+    // One that ends well because it was told to has not finished its work.
+    let mut night = Night::rotating();
+    assert_eq!(
+        night.ends(How::Code(0), true).step,
+        Step::Launch { again: true }
+    );
+}
+
+#[test]
+fn grace_ends_in_a_kill_and_only_one() {
+    let mut night = Night::rotating();
+    night.pass(9);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(1);
+    let reply = night.event(Event::Deadline);
+    assert_eq!(reply.step, Step::Kill);
+    assert_eq!(
+        words(&reply),
+        "Subprocess didn't exit cleanly, forcing kill..."
+    );
+    assert_eq!(night.session.timeout(night.now), None);
+    assert_eq!(
+        night.ends(How::Signal(9), true).step,
+        Step::Launch { again: true }
+    );
+}
+
+#[test]
+fn a_wait_pauses_asks_and_resumes() {
+    let mut night = Night::of(&["a"]);
+    let reply = night.answer(0, night.used(0.95001, 1103));
+    assert_eq!(reply.step, Step::Pause);
+    for sentence in [
+        "No next token available",
+        "(approximately 18m 23s)...",
+        "Pausing subprocess for 18m 23s...",
+    ] {
+        assert!(words(&reply).contains(sentence), "{}", words(&reply));
+    }
+    // A group that does not listen to SIGTSTP is stopped all the same.
+    assert_eq!(night.session.timeout(night.now), Some(STOP_PATIENCE));
+    night.now.tick += STOP_PATIENCE;
+    assert_eq!(night.event(Event::Deadline).step, Step::Freeze);
+    assert_eq!(night.event(stopped()).step, Step::Hold);
+    // In slices, because of suspend.
+    assert_eq!(night.session.timeout(night.now), Some(SLICE));
+    night.pass(15);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(1103);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(
+        night.event(Event::Deadline).step,
+        Step::Nothing,
+        "one question at a time"
+    );
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Resume);
+    assert!(words(&reply).ends_with("Resuming subprocess...\nSession continued"));
+}
+
+#[test]
+fn signals_reach_a_running_child_and_end_a_waiting_one() {
+    for (signal, running, paused) in [
+        (
+            Signal::SIGINT,
+            Step::Forward(Signal::SIGINT),
+            Step::Terminate(Signal::SIGTERM),
+        ),
+        (
+            Signal::SIGQUIT,
+            Step::Forward(Signal::SIGQUIT),
+            Step::Terminate(Signal::SIGTERM),
+        ),
+        (
+            Signal::SIGTERM,
+            Step::Terminate(Signal::SIGTERM),
+            Step::Terminate(Signal::SIGTERM),
+        ),
+        (
+            Signal::SIGHUP,
+            Step::Terminate(Signal::SIGHUP),
+            Step::Terminate(Signal::SIGHUP),
+        ),
+        (
+            Signal::SIGUSR1,
+            Step::Forward(Signal::SIGUSR1),
+            Step::Forward(Signal::SIGUSR1),
+        ),
+        (Signal::SIGCONT, Step::Continue, Step::Nothing),
+        (
+            Signal::SIGTSTP,
+            Step::Forward(Signal::SIGTSTP),
+            Step::SuspendSelf,
+        ),
+    ] {
+        assert_eq!(Night::of(&["a"]).signal(signal), running, "{signal}");
+        assert_eq!(Night::paused(900).signal(signal), paused, "{signal}");
+    }
+}
+
+#[test]
+fn whoever_asks_twice_does_not_wait_for_the_grace() {
+    let fatal = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ];
+    for second in fatal {
+        let mut night = Night::of(&["a"]);
+        assert_eq!(
+            night.signal(Signal::SIGTERM),
+            Step::Terminate(Signal::SIGTERM)
+        );
+        assert_eq!(night.signal(second), Step::Kill);
+        assert_eq!(
+            night.ends(How::Signal(9), true).step,
+            as_child(How::Signal(9))
+        );
+
+        let mut night = Night::rotating();
+        assert_eq!(night.signal(second), Step::Kill);
+        let step = night.ends(How::Signal(9), true).step;
+        assert_eq!(step, Step::Finish(Outcome::BySignal(second)));
+    }
+}
+
+#[test]
+fn after_sigterm_the_end_is_the_childs() {
+    for how in [How::Code(0), How::Code(3), How::Code(143), How::Signal(15)] {
+        let mut night = Night::of(&["a"]);
+        assert_eq!(
+            night.signal(Signal::SIGTERM),
+            Step::Terminate(Signal::SIGTERM)
+        );
+        assert_eq!(night.ends(how, true).step, as_child(how));
+    }
+}
+
+#[test]
+fn a_failure_with_a_good_token_is_the_childs_own() {
+    let mut night = Night::of(&["a", "b"]);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    let reply = night.answer(0, night.used(0.2, 60));
+    assert_eq!(reply.step, as_child(How::Code(3)));
+    assert!(words(&reply).ends_with("Process exited with status 3"));
+}
+
+#[test]
+fn a_failure_with_a_spent_token_goes_on_with_the_next() {
+    let mut night = Night::of(&["a", "b"]);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let limited = found(Finding::Limited {
+        retry_after: Some(seconds(900)),
+    });
+    assert_eq!(night.answer(0, limited).step, ask(1));
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert!(
+        words(&reply).contains("Switched to token 2/2"),
+        "{}",
+        words(&reply)
+    );
+}
+
+#[test]
+fn a_failure_with_every_token_spent_waits_and_starts_again() {
+    let mut night = Night::of(&["a"]);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let reply = night.answer(
+        0,
+        found(Finding::Limited {
+            retry_after: Some(seconds(30)),
+        }),
+    );
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(words(&reply).contains("Waiting for limits to reset (approximately 30s)"));
+    night.pass(30);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+}
+
+#[test]
+fn a_failure_in_an_outage_waits_until_it_is_over() {
+    for silent in [
+        found(Finding::Overloaded { retry_after: None }),
+        Err("refused".to_owned()),
+    ] {
+        let mut night = Night::of(&["a", "b"]);
+        let _ = night.answer(1, night.used(0.1, 60));
+        assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+        assert_eq!(night.answer(0, silent).step, Step::Nothing);
+        assert_eq!(night.session.timeout(night.now), Some(seconds(5)));
+        night.pass(5);
+        assert_eq!(night.event(Event::Deadline).step, ask(0));
+        let reply = night.answer(0, night.used(0.1, 60));
+        assert_eq!(reply.step, Step::Launch { again: true });
+    }
+}
+
+#[test]
+fn a_provider_that_never_answered_is_not_waited_for_all_night() {
+    let mut night = Night::of(&["a"]);
+    let mut step = night.ends(How::Code(7), false).step;
+    for _ in 0..10 {
+        match step {
+            Step::Ask(_) => step = night.answer(0, Err("refused".into())).step,
+            Step::Nothing => {
+                let span = night.session.timeout(night.now).unwrap();
+                night.now.wall += span;
+                night.now.tick += span;
+                step = night.event(Event::Deadline).step;
+            }
+            other => {
+                assert_eq!(other, as_child(How::Code(7)));
+                return;
+            }
+        }
+    }
+    let mut tries = 0;
+    while step != as_child(How::Code(7)) {
+        tries += 1;
+        assert!(tries < 30, "{step:?}");
+        night.pass(15);
+        step = match step {
+            Step::Ask(_) => night.answer(0, Err("refused".into())).step,
+            _ => night.event(Event::Deadline).step,
+        };
+    }
+}
+
+#[test]
+fn someone_who_ends_the_child_is_not_contradicted() {
+    for how in [
+        How::Signal(2),
+        How::Signal(15),
+        How::Signal(9),
+        How::Code(130),
+        How::Code(143),
+    ] {
+        let mut night = Night::of(&["a", "b"]);
+        assert_eq!(night.ends(how, false).step, as_child(how), "{how:?}");
+    }
+}
+
+#[test]
+fn retries_are_counted_and_spaced() {
+    let mut night = Night::with(&["a"], |rules| rules.retries = 2);
+    let mut starts = 0;
+    for _ in 0..3 {
+        night.pass(10);
+        assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+        let reply = night.answer(0, night.used(0.1, 60));
+        if starts == 2 {
+            assert_eq!(reply.step, as_child(How::Code(1)));
+            return;
+        }
+        assert_eq!(reply.step, Step::Nothing);
+        starts += 1;
+        assert!(
+            words(&reply).contains(&format!("retry {starts} of 2")),
+            "{}",
+            words(&reply)
+        );
+        let span = night.session.timeout(night.now).unwrap();
+        assert!(span >= BETWEEN_STARTS * starts);
+        night.now.wall += span;
+        night.now.tick += span;
+        let reply = night.event(Event::Deadline);
+        assert_eq!(reply.step, Step::Launch { again: true });
+    }
+    panic!("no end");
+}
+
+#[test]
+fn three_short_lives_end_the_run() {
+    let mut night = Night::with(&["a"], |rules| rules.retries = 100);
+    for life in 1..=3 {
+        let reply = night.ends(How::Code(9), false);
+        if life == 3 {
+            assert_eq!(reply.step, as_child(How::Code(9)));
+            assert!(words(&reply).contains("Three starts"));
+            return;
+        }
+        let _ = night.answer(0, night.used(0.1, 60));
+        night.pass(100);
+        let reply = night.event(Event::Deadline);
+        assert_eq!(reply.step, Step::Launch { again: true });
+    }
+}
+
+#[test]
+fn all_rejected_is_try_again_later() {
+    let mut night = Night::of(&["a"]);
+    let reply = night.answer(0, found(Finding::Rejected));
+    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    assert!(words(&reply).contains("rejected"), "{}", words(&reply));
+    let reply = night.ends(How::Signal(15), true);
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+}
+
+#[test]
+fn without_a_monitor_the_child_just_runs() {
+    let mut night = Night::of(&["a", "b"]);
+    let reply = night.event(Event::MonitorLost { ring: 0 });
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(words(&reply).contains("goes on without it"));
+    assert_eq!(night.ends(How::Code(3), false).step, as_child(How::Code(3)));
+}
+
+#[test]
+fn an_outage_is_told_once_and_so_is_its_end() {
+    let mut night = Night::of(&["a"]);
+    let first = night.answer(0, Err("refused".into()));
+    assert!(words(&first).contains("Anthropic cannot be reached (refused)"));
+    night.pass(60);
+    assert_eq!(words(&night.answer(0, Err("refused".into()))), "");
+    night.pass(60);
+    let back = night.answer(0, night.used(0.1, 60));
+    assert!(words(&back).contains("Anthropic answers again"));
+}
+
+#[test]
+fn tokens_of_one_quota_are_told_as_soon_as_they_are_known() {
+    let mut night = Night::of(&["a", "b", "c"]);
+    for index in 0..3 {
+        let mut reading = night.used(0.1, 60).unwrap();
+        reading.quota_group = Some("org".into());
+        let reply = night.answer(index, Ok(reading));
+        let told = words(&reply).contains("3 tokens, 1 quota: rotating cannot help");
+        assert_eq!(told, index == 2, "{}", words(&reply));
+    }
+}
+
+#[test]
+fn the_worst_of_several_rings_speaks_and_unused_ones_do_not() {
+    let night = Night::of(&["a"]);
+    let mut session = Session::new(
+        vec![pool_of(&["a", "b"]), pool_of(&["x"])],
+        night.session.rules.clone(),
+        night.now,
+    );
+    let _ = session.start(night.now);
+    let mut tell = |ring, index, reading| {
+        let token = TokenId { ring, index };
+        let answer = Answer {
+            asked: night.now.tick,
+            reading,
+        };
+        session
+            .handle(Event::Answer { token, answer }, night.now)
+            .step
+    };
+    // The second ring's only token never worked: the command does not live on it.
+    let _ = tell(0, 0, night.used(0.1, 60));
+    assert_eq!(tell(1, 0, found(Finding::Rejected)), Step::Nothing);
+    // Once it has worked, it counts.
+    let _ = tell(1, 0, night.used(0.1, 60));
+    assert_eq!(tell(1, 0, night.used(0.99, 900)), Step::Pause);
+}
+
+#[test]
+fn one_restart_serves_all_rings_that_have_to_move() {
+    let mut night = Night::of(&["a"]);
+    let mut session = Session::new(
+        vec![pool_of(&["a", "b"]), pool_of(&["x", "y"])],
+        night.session.rules.clone(),
+        night.now,
+    );
+    let _ = session.start(night.now);
+    let tell = |session: &mut Session, night: &Night, ring, index, share| {
+        let token = TokenId { ring, index };
+        let asked = night.now.tick;
+        let reading = night.used(share, 900);
+        let answer = Answer { asked, reading };
+        session.handle(Event::Answer { token, answer }, night.now)
+    };
+    for (ring, index) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+        let _ = tell(&mut session, &night, ring, index, 0.1);
+    }
+    night.pass(60);
+    let _ = tell(&mut session, &night, 0, 0, 0.97);
+    let _ = tell(&mut session, &night, 1, 0, 0.98);
+    // The last answer that is needed before anything can move.
+    let _ = tell(&mut session, &night, 0, 1, 0.1);
+    let reply = tell(&mut session, &night, 1, 1, 0.1);
+    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    let said = words(&reply);
+    assert!(said.contains("97%") && said.contains("98%"), "{said}");
+    let current: Vec<usize> = session.pools().map(TokenPool::current_index).collect();
+    assert_eq!(current, [1, 1]);
+}
+
+proptest! {
+    /// Whatever happens in whatever order: a child is started only when none is left, and after
+    /// the end nothing else is.
+    #[test]
+    fn there_is_never_a_second_child(
+        retries in 0_u32..3,
+        events in proptest::collection::vec((0_u8..13, 0_usize..3, 0_u64..40), 1..80)
+    ) {
+        let mut night = Night::with(&["a", "b", "c"], |rules| rules.retries = retries);
+        let mut child = true;
+        let mut told = false;
+        for (kind, index, number) in events {
+            night.pass(number);
+            let ended = |how| Event::Child(Change::Exited { how, asked: told });
+            let answer = |night: &Night, reading| Event::Answer {
+                token: TokenId { ring: 0, index },
+                answer: Answer { asked: night.now.tick, reading },
+            };
+            let event = match kind {
+                11 => Event::Told {
+                    provider: "anthropic",
+                    trouble: [Trouble::Limited, Trouble::Overloaded, Trouble::Account][index],
+                },
+                0 => answer(&night, night.used(0.2, 60)),
+                1 => answer(&night, night.used(0.97, number)),
+                2 => answer(&night, found(Finding::Limited { retry_after: Some(seconds(number)) })),
+                3 => answer(&night, found(Finding::Rejected)),
+                4 => answer(&night, Err("refused".into())),
+                5 if child => ended(How::Code(1)),
+                6 if child => ended(How::Signal(11)),
+                7 if child => stopped(),
+                8 => Event::Signal(Signal::SIGTERM),
+                9 => Event::Signal(Signal::SIGINT),
+                10 if child && told => ended(How::Code(0)),
+                _ => Event::Deadline,
+            };
+            if matches!(event, Event::Child(Change::Exited { .. })) {
+                child = false;
+                told = false;
+            }
+            match night.event(event).step {
+                Step::Launch { again } => {
+                    prop_assert!(again && !child);
+                    child = true;
+                }
+                Step::Terminate(_) => {
+                    prop_assert!(child);
+                    told = true;
+                }
+                Step::Kill => {
+                    prop_assert!(child && told);
+                }
+                Step::Pause | Step::Freeze | Step::Resume | Step::Hold | Step::Mirror { .. } => {
+                    prop_assert!(child);
+                }
+                Step::Sweep { .. } => prop_assert!(!child),
+                Step::Finish(_) => {
+                    prop_assert!(!child);
+                    return Ok(());
+                }
+                Step::Prompt => prop_assert!(false, "nobody is to be asked"),
+                Step::Forward(_)
+                | Step::HandOver
+                | Step::Continue
+                | Step::SuspendSelf
+                | Step::Reap
+                | Step::Ask(_)
+                | Step::Nothing => {}
+            }
+            if let Some(timeout) = night.session.timeout(night.now) {
+                prop_assert!(timeout <= SLICE.max(seconds(10)));
+            }
+        }
+    }
+}
+
+fn line(text: &str) -> Event {
+    Event::Line(text.into())
+}
+
+/// An interactive night at the prompt, with another token usable or not.
+fn asked(tokens: &[&str]) -> Night {
+    let mut night = Night::with(tokens, |rules| rules.interactive = true);
+    night.pass(60);
+    let mut reply = night.answer(0, night.used(0.97, 1103));
+    if tokens.len() > 1 {
+        assert_eq!(reply.step, ask(1));
+        reply = night.answer(1, night.used(0.1, 60));
+    }
+    assert_eq!(reply.step, Step::Pause);
+    // Nothing is asked before the child has stopped and given the terminal back.
+    assert_eq!(night.event(stopped()).step, Step::Prompt);
+    night
+}
+
+#[test]
+fn the_prompt_reads_as_in_the_transcript() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    let _ = night.answer(0, night.used(0.97, 1103));
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert!(words(&reply).ends_with("Token limit approaching (97% used)"));
+    let reply = night.event(stopped());
+    assert_eq!(
+        words(&reply),
+        "\nWhat would you like to do?\n  \
+         1) Rotate to next token and continue\n  \
+         2) Wait for limit to reset (18m 23s)\n  \
+         3) Exit and save state\n  \
+         4) Keep going (may hit 429 errors)\n\nChoice [1]: "
+    );
+    let reply = asked(&["a"]).event(line("x"));
+    assert_eq!(
+        words(&reply),
+        "No such choice\n\nWhat would you like to do?\n  \
+         1) Wait for limits to reset\n  2) Exit and save state\n\nChoice [1]: "
+    );
+}
+
+#[test]
+fn each_choice_does_what_it_says() {
+    for choice in ["", "1"] {
+        let mut night = asked(&["a", "b"]);
+        let step = night.event(line(choice)).step;
+        assert_eq!(step, Step::Terminate(Signal::SIGTERM));
+        let reply = night.ends(How::Signal(15), true);
+        assert_eq!(reply.step, Step::Launch { again: true });
+        assert_eq!(words(&reply), "Switched to token 2/2");
+    }
+    let mut night = asked(&["a", "b"]);
+    let step = night.event(line("3")).step;
+    assert_eq!(step, Step::Terminate(Signal::SIGTERM));
+    let step = night.ends(How::Code(143), true).step;
+    assert_eq!(step, Step::Finish(Outcome::TryAgainLater));
+    for choice in ["5", "yes", "rotate", "11"] {
+        let mut night = asked(&["a", "b"]);
+        assert_eq!(night.event(line(choice)).step, Step::Prompt, "{choice}");
+    }
+}
+
+#[test]
+fn whoever_chooses_to_wait_waits_for_that_token() {
+    let mut night = asked(&["a", "b"]);
+    let reply = night.event(line("2"));
+    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(words(&reply), "Pausing subprocess for 18m 23s...");
+    night.pass(600);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(600);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.answer(0, night.used(0.0, 60)).step, Step::Resume);
+}
+
+#[test]
+fn keeping_on_is_quiet_until_the_token_is_refused_or_the_window_resets() {
+    let mut night = asked(&["a", "b"]);
+    assert_eq!(night.event(line("4")).step, Step::Resume);
+    night.pass(60);
+    assert_eq!(night.answer(0, night.used(0.99, 900)).step, Step::Nothing);
+    let limited = found(Finding::Limited {
+        retry_after: Some(seconds(900)),
+    });
+    assert_ne!(night.answer(0, limited).step, Step::Nothing);
+
+    let mut night = asked(&["a", "b"]);
+    assert_eq!(night.event(line("4")).step, Step::Resume);
+    night.pass(60);
+    assert_eq!(night.answer(0, night.used(0.1, 900)).step, Step::Nothing);
+    night.pass(60);
+    assert_eq!(night.answer(0, night.used(0.97, 900)).step, ask(1));
+}
+
+#[test]
+fn an_open_question_is_ended_by_an_answer_or_an_end_only() {
+    let mut night = asked(&["a", "b"]);
+    assert_eq!(night.session.timeout(night.now), None);
+    assert_eq!(night.answer(0, night.used(0.0, 60)).step, Step::Nothing);
+    assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
+    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt);
+    assert_eq!(
+        night.ends(How::Signal(9), false).step,
+        as_child(How::Signal(9))
+    );
+    let mut night = asked(&["a", "b"]);
+    assert_eq!(
+        night.signal(Signal::SIGINT),
+        Step::Terminate(Signal::SIGTERM)
+    );
+    let step = night.ends(How::Code(0), true).step;
+    assert_eq!(step, Step::Finish(Outcome::BySignal(Signal::SIGINT)));
+}
+
+/// The same for a child that has failed for its limit, which is gone.
+fn asked_after_a_failure(tokens: &[&str]) -> Night {
+    let mut night = Night::with(tokens, |rules| rules.interactive = true);
+    night.pass(60);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let mut reply = night.answer(0, night.limited(1103));
+    if tokens.len() > 1 {
+        assert_eq!(reply.step, ask(1));
+        reply = night.answer(1, night.used(0.1, 60));
+    }
+    assert_eq!(reply.step, Step::Prompt);
+    let said = words(&reply);
+    let cause = "Process exited with status 1\nToken limit reached\n";
+    assert!(said.contains(cause), "{said}");
+    assert_eq!(said.contains("limit to reset (18m 23s)"), tokens.len() > 1);
+    night
+}
+
+#[test]
+fn a_child_that_failed_for_a_limit_is_not_started_again_unasked() {
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    // Nothing but an answer or a signal ends the question.
+    assert_eq!(night.session.timeout(night.now), None);
+    assert!(night.session.waits_until().is_none());
+    night.pass(3600);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.answer(0, night.used(0.1, 60)).step, Step::Nothing);
+    assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
+    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt);
+    assert_eq!(night.event(line("5")).step, Step::Prompt);
+    let ended = Step::Finish(Outcome::BySignal(Signal::SIGINT));
+    assert_eq!(night.signal(Signal::SIGINT), ended);
+}
+
+#[test]
+fn each_choice_after_a_failure_does_what_it_says() {
+    // Rotate: what was answered before the question may be hours old.
+    for choice in ["", "1"] {
+        let mut night = asked_after_a_failure(&["a", "b"]);
+        night.pass(600);
+        assert_eq!(night.event(line(choice)).step, ask(0));
+        assert_eq!(night.answer(0, night.limited(503)).step, ask(1));
+        let reply = night.answer(1, night.used(0.1, 60));
+        assert_eq!(reply.step, Step::Launch { again: true });
+        let said = words(&reply);
+        let wanted = "\nAuto-rotating to next token...\nSwitched to token 2/2";
+        assert!(said.ends_with(wanted), "{said}");
+    }
+    // Wait for this token, and nobody is asked again.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    night.pass(3);
+    assert_eq!(night.event(line("2")).step, ask(0));
+    let reply = night.answer(0, night.limited(1100));
+    assert_eq!(reply.step, Step::Nothing);
+    let said = words(&reply);
+    assert!(
+        said.contains("(approximately 18m 20s)... token 1/2"),
+        "{said}"
+    );
+    night.pass(600);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(500);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    // Exit.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    let reply = night.event(line("3"));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    // Keep going: with the same token, until it fails again.
+    let mut night = asked_after_a_failure(&["a", "b"]);
+    let reply = night.event(line("4"));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
+    night.pass(60);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
+}
+
+#[test]
+fn keeping_on_after_a_failure_at_once_keeps_the_time_between_starts() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
+    assert_eq!(night.event(line("4")).step, Step::Nothing);
+    night.pass(1);
+    let reply = night.event(Event::Deadline);
+    assert_eq!(reply.step, Step::Launch { again: true });
+    assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
+}
+
+#[test]
+fn after_a_failure_with_every_token_spent_there_are_two_choices() {
+    let mut night = asked_after_a_failure(&["a"]);
+    assert_eq!(night.event(line("4")).step, Step::Prompt);
+    let reply = night.event(line("1"));
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(!words(&reply).contains("Pausing"), "{}", words(&reply));
+    assert!(night.session.waits_until().is_some());
+    night.pass(1103);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: true });
+    let reply = asked_after_a_failure(&["a"]).event(line("2"));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+}
+
+#[test]
+fn a_failure_that_no_limit_explains_is_not_asked_about() {
+    let interactive = |rules: &mut Rules| rules.interactive = true;
+    // Its own.
+    let mut night = Night::with(&["a", "b"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    let reply = night.answer(0, night.used(0.1, 60));
+    assert_eq!(reply.step, as_child(How::Code(3)));
+    // An outage, which is waited for.
+    let mut night = Night::with(&["a", "b"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    let silent = found(Finding::Overloaded { retry_after: None });
+    assert_eq!(night.answer(0, silent).step, Step::Nothing);
+    assert!(night.session.waits_until().is_some());
+    // A reset within the patience.
+    let mut night = Night::with(&["a"], interactive);
+    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(3)).step, Step::Nothing);
+}
+
+#[test]
+fn a_child_that_tells_its_limit_is_asked_about_once_it_is_gone() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    night.pass(60);
+    let told = Event::Told {
+        provider: "anthropic",
+        trouble: Trouble::Limited,
+    };
+    assert_eq!(night.event(told).step, ask(0));
+    night.pass(2);
+    let step = night.answer(0, night.limited(1103)).step;
+    assert_eq!(step, Step::Terminate(Signal::SIGTERM));
+    night.pass(1);
+    assert_eq!(night.ends(How::Code(143), true).step, ask(0));
+    assert_eq!(night.answer(0, night.limited(1103)).step, ask(1));
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert_eq!(reply.step, Step::Prompt);
+    assert!(
+        !words(&reply).contains("Auto-rotating"),
+        "{}",
+        words(&reply)
+    );
+}
+
+#[test]
+fn a_reset_within_the_patience_is_not_asked_about() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    let reply = night.answer(
+        0,
+        found(Finding::Limited {
+            retry_after: Some(seconds(3)),
+        }),
+    );
+    assert_eq!(reply.step, Step::Pause);
+    assert!(!words(&reply).contains("exhausted"), "{}", words(&reply));
+    assert_eq!(night.event(stopped()).step, Step::Hold);
+}
+
+#[test]
+fn the_stop_of_a_running_child_is_answered_as_a_shell_would() {
+    let scene = |front, orphaned| Scene { front, orphaned };
+    let shell = scene(Front::Other, false);
+    let none = scene(Front::Other, true);
+    let ours = scene(Front::Ours, false);
+    let childs = scene(Front::Child, false);
+    let mirror = |for_terminal, in_background| Step::Mirror {
+        for_terminal,
+        in_background,
+    };
+    for (by, scene, step) in [
+        (Signal::SIGTSTP, shell, mirror(false, true)),
+        (Signal::SIGSTOP, shell, mirror(false, true)),
+        (Signal::SIGTTIN, shell, mirror(true, true)),
+        (Signal::SIGTTOU, ours, Step::HandOver),
+        (Signal::SIGTSTP, ours, mirror(false, false)),
+        (Signal::SIGTSTP, childs, mirror(false, false)),
+        // The terminal was given while the stop for it was on its way.
+        (Signal::SIGTTIN, childs, Step::Continue),
+        (Signal::SIGTSTP, none, Step::Continue),
+        (Signal::SIGSTOP, none, Step::Nothing),
+        (Signal::SIGTTIN, none, Step::Continue),
+    ] {
+        let mut night = Night::of(&["a"]);
+        assert_eq!(
+            night.event(Event::Stopped { by, scene }).step,
+            step,
+            "{by} {scene:?}"
+        );
+    }
+    // Nobody can give it the terminal: rather stopped than spinning.
+    let mut night = Night::of(&["a"]);
+    let by = Signal::SIGTTIN;
+    for wanted in [Step::Continue, Step::Continue, Step::Nothing] {
+        assert_eq!(night.event(Event::Stopped { by, scene: none }).step, wanted);
+    }
+    // Nor does it help one that stops for a terminal that it has.
+    let mut night = Night::of(&["a"]);
+    for wanted in [Step::Continue, Step::Continue, mirror(true, false)] {
+        let scene = childs;
+        assert_eq!(night.event(Event::Stopped { by, scene }).step, wanted);
+    }
+}
+
+#[test]
+fn an_operator_may_end_a_pause() {
+    let mut night = Night::paused(900);
+    let step = night.event(Event::Child(Change::Continued)).step;
+    assert_eq!(step, Step::Resume);
+    assert_eq!(
+        night.signal(Signal::SIGUSR1),
+        Step::Forward(Signal::SIGUSR1)
+    );
+}
+
+/// A rotation whose child is gone, with a tree still to look at.
+fn sweeping() -> Night {
+    let mut night = Night::rotating();
+    let exited = Event::Child(Change::Exited {
+        how: How::Signal(15),
+        asked: true,
+    });
+    let signal = Some(Signal::SIGTERM);
+    assert_eq!(
+        night.session.handle(exited, night.now).step,
+        Step::Sweep { signal }
+    );
+    night
+}
+
+fn kill() -> Step {
+    Step::Sweep {
+        signal: Some(Signal::SIGKILL),
+    }
+}
+
+#[test]
+fn the_next_child_waits_for_the_old_tree() {
+    let mut night = sweeping();
+    let tree = |group, beyond| Event::Tree { group, beyond };
+    assert_eq!(night.event(tree(2, 0)).step, Step::Nothing);
+    assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
+    let look = night
+        .session
+        .handle(Event::Signal(Signal::SIGCHLD), night.now);
+    assert_eq!(look.step, Step::Sweep { signal: None });
+    assert_eq!(night.event(tree(1, 0)).step, Step::Nothing);
+    assert_eq!(night.event(tree(0, 0)).step, Step::Launch { again: true });
+}
+
+#[test]
+fn what_outlives_the_grace_is_killed_and_strays_sooner() {
+    for (group, span) in [(1, seconds(10)), (0, STRAY_GRACE)] {
+        let mut night = sweeping();
+        let tree = Event::Tree { group, beyond: 1 };
+        assert_eq!(night.event(tree).step, Step::Nothing);
+        assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
+        night.now.tick += span - BETWEEN_LOOKS;
+        let reply = night.session.handle(Event::Deadline, night.now);
+        assert_eq!(reply.step, Step::Sweep { signal: None });
+        night.now.tick += BETWEEN_LOOKS;
+        let reply = night.session.handle(Event::Deadline, night.now);
+        assert_eq!(reply.step, kill());
+    }
+}
+
+#[test]
+fn nothing_is_started_beside_what_survives_a_kill() {
+    let mut night = sweeping();
+    let tree = || Event::Tree {
+        group: 1,
+        beyond: 0,
+    };
+    let _ = night.event(tree());
+    night.pass(10);
+    assert_eq!(
+        night.session.handle(Event::Deadline, night.now).step,
+        kill()
+    );
+    assert_eq!(night.event(tree()).step, Step::Nothing);
+    night.pass(5);
+    let reply = night.event(tree());
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(
+        words(&reply).contains("survive SIGKILL"),
+        "{}",
+        words(&reply)
+    );
+    // Whoever wants to leave can.
+    let reply = night
+        .session
+        .handle(Event::Signal(Signal::SIGTERM), night.now);
+    assert_eq!(reply.step, kill());
+    night.pass(5);
+    let step = night.event(tree()).step;
+    assert_eq!(step, Step::Finish(Outcome::BySignal(Signal::SIGTERM)));
+}
+
+#[test]
+fn a_question_under_way_is_waited_for_and_not_spun_on() {
+    let mut night = Night::paused(30);
+    night.pass(30);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.session.timeout(night.now), Some(SLICE));
+}
+
+#[test]
+fn a_client_that_gives_up_after_its_pause_is_started_again_once() {
+    let mut night = Night::paused(30);
+    night.pass(30);
+    let _ = night.event(Event::Deadline);
+    let good = night.used(0.0, 60);
+    assert_eq!(night.answer(0, good).step, Step::Resume);
+    night.pass(3);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let good = night.used(0.0, 60);
+    assert_eq!(night.answer(0, good).step, Step::Launch { again: true });
+    // The next failure is its own.
+    night.pass(30);
+    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    let good = night.used(0.0, 60);
+    assert_eq!(night.answer(0, good).step, as_child(How::Code(1)));
+}
+
+#[test]
+fn a_start_that_fails_for_want_of_room_is_tried_again() {
+    let mut night = Night::rotating();
+    assert_eq!(
+        night.ends(How::Signal(15), true).step,
+        Step::Launch { again: true }
+    );
+    night.pass(1);
+    let reply = night.event(Event::NotStarted {
+        why: "too many open files".into(),
+    });
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(words(&reply).contains("too many open files"));
+    night.pass(5);
+    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    let good = night.used(0.1, 60);
+    assert_eq!(night.answer(1, good).step, Step::Launch { again: true });
+}
+
+#[test]
+fn a_stale_key_of_another_provider_ends_nothing() {
+    let first = |night: &Night| {
+        [
+            night.used(0.97, 900),
+            found(Finding::Overloaded { retry_after: None }),
+            found(Finding::Limited {
+                retry_after: Some(seconds(20)),
+            }),
+            found(Finding::Unclear {
+                why: "no such model",
+            }),
+        ]
+    };
+    for case in 0..4 {
+        let night = Night::of(&["a"]);
+        let pools = vec![pool_of(&["a", "b"]), pool_of(&["x"])];
+        let mut session = Session::new(pools, night.session.rules.clone(), night.now);
+        let _ = session.start(night.now);
+        let mut tell = |ring, reading| {
+            let token = TokenId { ring, index: 0 };
+            let answer = Answer {
+                asked: night.now.tick,
+                reading,
+            };
+            session
+                .handle(Event::Answer { token, answer }, night.now)
+                .step
+        };
+        let [near, over, limited, unclear] = first(&night);
+        let _ = tell(
+            0,
+            [near, over, limited, unclear]
+                .into_iter()
+                .nth(case)
+                .unwrap(),
+        );
+        let step = tell(1, found(Finding::Rejected));
+        assert!(
+            !matches!(step, Step::Terminate(_) | Step::Finish(_)),
+            "{case}: {step:?}"
+        );
+    }
+}
+
+/// A session whose tokens an earlier run found spent, for so many seconds each, at its start.
+fn remembered(ends: &[u64], change: impl FnOnce(&mut Rules)) -> (Night, Reply) {
+    let mut night = Night::with(&["x"], change);
+    let mut pool = pool_of(&["a", "b", "c"][..ends.len()]);
+    for (index, span) in ends.iter().enumerate() {
+        let until = Until::after(seconds(*span), night.now);
+        let condition = Condition::Limited { until };
+        pool.standing_mut(index).recall(condition, None);
+    }
+    night.session = Session::new(vec![pool], night.session.rules.clone(), night.now);
+    let reply = night.session.start(night.now);
+    (night, reply)
+}
+
+#[test]
+fn a_run_starts_with_the_first_token_that_is_not_known_to_be_spent() {
+    let (mut night, reply) = remembered(&[600, 0, 600], |_| {});
+    assert_eq!(reply.step, Step::Launch { again: false });
+    assert!(words(&reply).starts_with("Starting with token 2/3: "));
+    // Those that are known already are not asked again.
+    let reply = night.answer(1, night.used(0.1, 60));
+    assert_eq!(reply.step, Step::Nothing);
+    // But before a wait each is asked.
+    night.pass(60);
+    assert_eq!(night.answer(1, night.used(0.97, 900)).step, ask(2));
+}
+
+#[test]
+fn with_every_token_known_to_be_spent_it_waits_asks_and_starts() {
+    let (mut night, reply) = remembered(&[600, 300], |_| {});
+    assert_eq!(reply.step, Step::Nothing);
+    let story = "Token limit reached\nAll tokens exhausted!\n\
+                 Waiting for limits to reset (approximately 5m)... token 2/2 at ";
+    assert!(words(&reply).starts_with(story), "{}", words(&reply));
+    assert!(!words(&reply).contains("Pausing"));
+    night.pass(299);
+    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    night.pass(1);
+    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    let reply = night.answer(1, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: false });
+    assert!(words(&reply).ends_with("Switched to token 2/2"));
+    // From here on it is a run like any other.
+    night.pass(5);
+    let again = night.ends(How::Code(1), false);
+    assert_eq!(again.step, ask(1));
+}
+
+#[test]
+fn a_rest_that_was_too_short_is_waited_for_again_and_none_is_asked_before_its_end() {
+    let (mut night, _) = remembered(&[600, 300], |_| {});
+    night.pass(300);
+    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    let later = found(Finding::Limited {
+        retry_after: Some(seconds(900)),
+    });
+    let reply = night.answer(1, later);
+    assert_eq!(reply.step, Step::Nothing);
+    assert!(words(&reply).contains("(approximately 5m)... token 1/2"));
+    assert_eq!(night.session.timeout(night.now), Some(SLICE));
+    night.pass(300);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: false });
+}
+
+#[test]
+fn an_outage_at_the_end_of_the_rest_is_waited_for() {
+    let (mut night, _) = remembered(&[300], |_| {});
+    night.pass(300);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, Err("connection refused".into()));
+    assert_eq!(reply.step, Step::Nothing);
+    night.pass(5);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    let reply = night.answer(0, night.used(0.0, 60));
+    assert_eq!(reply.step, Step::Launch { again: false });
+}
+
+#[test]
+fn a_run_that_is_not_started_ends_without_a_child() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let (mut night, _) = remembered(&[300], |_| {});
+        assert_eq!(night.signal(Signal::SIGUSR2), Step::Nothing);
+        assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
+        let ended = Step::Finish(Outcome::BySignal(signal));
+        assert_eq!(night.signal(signal), ended);
+    }
+    let (_, reply) = remembered(&[300], |rules| rules.max_wait = Some(seconds(60)));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    let interactive = |rules: &mut Rules| rules.interactive = true;
+    let (mut night, reply) = remembered(&[300], interactive);
+    assert_eq!(reply.step, Step::Prompt);
+    assert_eq!(night.session.timeout(night.now), None);
+    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt, "asked again");
+    let reply = night.event(Event::Line("2".into()));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    let (mut night, _) = remembered(&[300], interactive);
+    assert_eq!(night.event(Event::Line("4".into())).step, Step::Prompt);
+    assert_eq!(night.event(Event::Line("1".into())).step, Step::Nothing);
+    night.pass(300);
+    assert_eq!(night.event(Event::Deadline).step, ask(0));
+}
+
+#[test]
+fn a_remembered_rejection_is_asked_about_before_the_start() {
+    let mut night = Night::of(&["x"]);
+    let mut pool = pool_of(&["a", "b"]);
+    for index in 0..2 {
+        pool.standing_mut(index).recall(Condition::Rejected, None);
+    }
+    night.session = Session::new(vec![pool], night.session.rules.clone(), night.now);
+    assert_eq!(night.session.start(night.now).step, ask(0));
+    assert_eq!(night.answer(0, found(Finding::Rejected)).step, ask(1));
+    // Together they may be refused for the provider's own trouble, so they are asked some more.
+    for pause in [5, 10] {
+        assert_eq!(
+            night.answer(1, found(Finding::Rejected)).step,
+            Step::Nothing
+        );
+        night.pass(pause);
+        assert_eq!(night.event(Event::Deadline).step, ask(0));
+        assert_eq!(night.answer(0, found(Finding::Rejected)).step, ask(1));
+    }
+    let reply = night.answer(1, found(Finding::Rejected));
+    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+}
+
+/// How often the child is started in eight hours in which it is refused so many seconds after each
+/// start, says so, and fails, and in which no probe sees anything of that.
+fn starts_in_a_night_of_told_limits(tokens: &[&str], life: u64) -> u32 {
+    let mut night = Night::of(tokens);
+    let began = night.now.tick;
+    let mut starts = 1;
+    while night.now.tick - began < seconds(8 * 3600) {
+        night.pass(life);
+        let mut step = night
+            .event(Event::Told {
+                provider: "anthropic",
+                trouble: Trouble::Limited,
+            })
+            .step;
+        while let Step::Ask(token) = step {
+            let good = night.used(0.1, 60);
+            step = night.answer(token.index, good).step;
+        }
+        step = night.ends(How::Code(1), false).step;
+        while step != (Step::Launch { again: true }) {
+            step = match step {
+                Step::Ask(token) => {
+                    let good = night.used(0.1, 60);
+                    night.answer(token.index, good).step
+                }
+                Step::Nothing => {
+                    let span = night.session.timeout(night.now).unwrap();
+                    night.now.wall += span;
+                    night.now.tick += span;
+                    night.event(Event::Deadline).step
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        starts += 1;
+    }
+    starts
+}
+
+#[test]
+fn a_limit_that_only_the_child_tells_does_not_burn_the_night_in_restarts() {
+    for (tokens, most) in [(&["a"][..], 40), (&["a", "b"], 80)] {
+        for life in [3, 60, 184] {
+            let starts = starts_in_a_night_of_told_limits(tokens, life);
+            assert!((20..=most).contains(&starts), "{tokens:?} {life}: {starts}");
+        }
+    }
+}
+
+/// One wait, one time: what counts down ends when it was said to, and the jitter comes after it.
+#[test]
+fn the_countdown_is_to_the_time_that_was_promised() {
+    let jitter = Duration::from_millis(300);
+    let mut night = Night::with(&["a"], |rules| rules.jitter = jitter);
+    night.pass(60);
+    let limited = Finding::Limited {
+        retry_after: Some(seconds(20)),
+    };
+    let reply = night.answer(0, found(limited));
+    let promised = reply.say.iter().find_map(|notice| match notice {
+        Notice::WaitingForReset { at, .. } => Some(*at),
+        _ => None,
+    });
+    let shown = night.session.waits_until().map(|until| until.wall);
+    assert_eq!(shown, Some(promised.unwrap()));
+    assert_eq!(night.event(stopped()).step, Step::Hold);
+    night.pass(20);
+    assert_eq!(night.session.timeout(night.now), Some(jitter));
+}

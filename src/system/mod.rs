@@ -1,0 +1,11 @@
+//! system.
+
+pub(crate) mod child;
+pub(crate) mod descendants;
+pub(crate) mod exec_shim;
+pub(crate) mod job;
+pub(crate) mod os;
+pub(crate) mod prompt;
+pub(crate) mod signals;
+pub(crate) mod terminal;
+pub(crate) mod watchdog;

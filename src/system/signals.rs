@@ -1,0 +1,138 @@
+//! Signals to ddollar: a thread that turns them into events, and the death by a signal.
+//!
+//! It promises not to take over a signal that was ignored when ddollar was started (`nohup`, `&`
+//! in a script), so that the child keeps ignoring it. Keeps what else the child is to have as ddollar
+//! had it. It does not decide what a signal means.
+
+use crate::common::error::Error;
+use crate::system::os as system;
+use crossbeam_channel::{Receiver, unbounded};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use signal_hook::iterator::Signals;
+use std::process::ExitCode;
+
+/// The signals that are heard (facts/supervision.md T8, J5, R7). Faults such as SEGV end ddollar
+/// itself.
+const HEARD: [Signal; 11] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGWINCH,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGCHLD,
+];
+
+/// What ddollar was started with and changes for itself, which the child gets unchanged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inherited {
+    /// The signals that were blocked: bit n-1 for signal n.
+    pub(crate) blocked: u64,
+    /// How many files it could open (the soft limit). The proxy raises it; a program with `select`
+    /// breaks above 1024 (select(2)).
+    pub(crate) files: rlim_t,
+}
+
+/// Takes the signals over, as the first thing in main, so that every thread inherits it: the
+/// terminal's stop signals are blocked, those that are heard are not. Blocked, not handled: a
+/// blocked SIGTTOU lets `tcsetpgrp` and writes proceed (facts/supervision.md §1.0).
+pub(crate) fn take_over() -> Inherited {
+    let blocked = SigSet::thread_get_mask().map_or(0, |mask| bits(&mask));
+    let stops = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU]);
+    if let Err(errno) = stops
+        .thread_block()
+        .and_then(|()| SigSet::from_iter(HEARD).thread_unblock())
+    {
+        log::warn!("cannot set the signal mask: {errno}");
+    }
+    Inherited {
+        blocked,
+        files: getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft),
+    }
+}
+
+/// Sets how many files this process, and what it starts, can open: at most so many as the hard limit
+/// lets it.
+pub(crate) fn limit_files(files: rlim_t) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft > files
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, files, hard);
+    }
+}
+
+/// Does something that no signal may come between: what it starts inherits the blocked mask.
+pub(crate) fn undisturbed<T>(action: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let result = action();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+/// Sets this thread's mask: bit n-1 for signal n.
+pub(crate) fn set_mask(blocked: u64) {
+    let mask: SigSet = Signal::iterator()
+        .filter(|signal| blocked & bit(*signal as i32) != 0)
+        .collect();
+    let _ = mask.thread_set_mask();
+}
+
+fn bits(mask: &SigSet) -> u64 {
+    mask.iter()
+        .fold(0, |bits, signal| bits | bit(signal as i32))
+}
+
+fn bit(number: i32) -> u64 {
+    1 << (number - 1).clamp(0, 63)
+}
+
+/// Starts the thread. A signal that was ignored when ddollar was started stays so, but for the
+/// two without which there is no supervision.
+///
+/// # Errors
+/// When the system refuses handlers or the thread.
+pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
+    let refused = |why: std::io::Error| Error::System {
+        what: "cannot listen to signals",
+        why: why.to_string(),
+    };
+    let ignored = system::ignored_signals();
+    let wanted = HEARD.iter().copied().filter(|signal| {
+        ignored & bit(*signal as i32) == 0 || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT)
+    });
+    let mut signals = Signals::new(wanted.map(|signal| signal as i32)).map_err(refused)?;
+    let (sender, receiver) = unbounded();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            for number in signals.forever() {
+                let Ok(signal) = Signal::try_from(number) else {
+                    continue;
+                };
+                if sender.send(signal).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(refused)?;
+    Ok(receiver)
+}
+
+/// Ends ddollar as the child ended: by the same signal, without a second core file; where that is
+/// not possible (PID 1, a real-time signal) with 128 + its number.
+pub(crate) fn die_by(number: i32) -> ExitCode {
+    let own = Signal::try_from(number).is_ok() && std::process::id() != 1;
+    if own {
+        system::leave_no_core();
+        let _ = signal_hook::low_level::emulate_default_handler(number);
+    }
+    ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,850 @@
+//! The table of DESIGN §3, row by row, and what must hold for any history.
+
+use super::*;
+use crate::providers::usage::Window;
+use crate::tokens::{pool_of, pool_over};
+use proptest::prelude::*;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn rules() -> Rules {
+    Rules {
+        threshold: 0.95,
+        patience: Duration::from_secs(5),
+        max_wait: None,
+        retries: 0,
+        interactive: false,
+        grace: Duration::from_secs(10),
+        jitter: Duration::ZERO,
+    }
+}
+
+fn start() -> Now {
+    Now {
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        tick: Instant::now(),
+    }
+}
+
+fn later(now: Now, span: Duration) -> Now {
+    Now {
+        wall: now.wall + span,
+        tick: now.tick + span,
+    }
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// One window, this full, that resets so far ahead.
+fn usage(used: f64, reset: Option<Duration>, now: Now) -> Usage {
+    Usage {
+        windows: vec![Window {
+            name: "requests".into(),
+            limit: Some(1000),
+            remaining: None,
+            utilization: used,
+            resets_at: reset.map(|span| now.wall + span),
+        }],
+    }
+}
+
+fn reading(finding: Finding, usage: Usage) -> Result<Reading, String> {
+    Ok(Reading {
+        usage,
+        finding,
+        quota_group: None,
+    })
+}
+
+fn used(share: f64, reset: u64, now: Now) -> Result<Reading, String> {
+    reading(Finding::Served, usage(share, Some(seconds(reset)), now))
+}
+
+fn limited(seconds_ahead: u64) -> Result<Reading, String> {
+    reading(
+        Finding::Limited {
+            retry_after: Some(seconds(seconds_ahead)),
+        },
+        Usage::default(),
+    )
+}
+
+fn of_group(group: &str, reading: Result<Reading, String>) -> Result<Reading, String> {
+    reading.map(|reading| Reading {
+        quota_group: Some(group.into()),
+        ..reading
+    })
+}
+
+fn unreachable() -> Result<Reading, String> {
+    Err("connection refused".into())
+}
+
+/// Takes in an answer to a question that was put at this moment.
+fn tell(pool: &mut TokenPool, index: usize, now: Now, reading: Result<Reading, String>) {
+    let answer = Answer {
+        asked: now.tick,
+        reading,
+    };
+    record(pool, index, &answer, &rules(), now);
+}
+
+fn running(pool: &TokenPool, now: Now) -> Decision {
+    decide(pool, &rules(), Held::No, now)
+}
+
+fn assert_waits(decision: Decision, index: usize, span: Duration, now: Now) {
+    match decision {
+        Decision::Wait {
+            until,
+            index: Some(found),
+        } => {
+            assert_eq!((found, until.wall), (index, now.wall + span));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_strictly_above_the_threshold_is_near() {
+    let now = start();
+    for (share, near) in [
+        (0.0, false),
+        (0.95, false),
+        (0.9501, true),
+        (1.0, true),
+        (1.7, true),
+    ] {
+        let mut pool = pool_of(&["a", "b"]);
+        tell(&mut pool, 0, now, used(share, 600, now));
+        let wanted = if near {
+            Decision::Ask { index: 1 }
+        } else {
+            Decision::GoOn
+        };
+        assert_eq!(running(&pool, now), wanted, "{share}");
+    }
+}
+
+#[test]
+fn a_candidate_answers_before_it_is_used() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    tell(&mut pool, 1, now, used(0.1, 600, now));
+    let now = later(now, seconds(1));
+    tell(&mut pool, 0, now, used(0.97, 600, now));
+    // What it said before it was needed does not count.
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    let asked = later(now, seconds(1));
+    tell(&mut pool, 1, asked, used(0.1, 600, now));
+    assert_eq!(running(&pool, asked), Decision::Rotate { index: 1 });
+}
+
+#[test]
+fn the_first_usable_one_in_ring_order_is_next_and_the_ring_goes_round() {
+    let mut now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    for (spent, next) in [(0, 1), (1, 2), (2, 0)] {
+        now = later(now, seconds(700));
+        assert_eq!(pool.current_index(), spent);
+        tell(&mut pool, spent, now, used(0.99, 600, now));
+        assert_eq!(running(&pool, now), Decision::Ask { index: next });
+        tell(&mut pool, next, now, used(0.0, 600, now));
+        assert_eq!(running(&pool, now), Decision::Rotate { index: next });
+        pool.next(next);
+        assert_eq!(running(&pool, now), Decision::GoOn);
+    }
+}
+
+#[test]
+fn a_spent_candidate_is_passed_over() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    tell(&mut pool, 0, now, limited(600));
+    tell(&mut pool, 1, now, limited(300));
+    tell(&mut pool, 2, now, used(0.2, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 2 });
+}
+
+#[test]
+fn patience_is_for_near_limits_only() {
+    let now = start();
+    let mut near = pool_of(&["a", "b"]);
+    tell(&mut near, 0, now, used(0.97, 5, now));
+    assert_eq!(running(&near, now), Decision::GoOn);
+    let mut spent = pool_of(&["a", "b"]);
+    tell(&mut spent, 0, now, limited(5));
+    assert_waits(running(&spent, now), 0, seconds(5), now);
+}
+
+#[test]
+fn one_token_waits_for_its_reset_and_is_asked_before_it_goes_on() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, used(0.96, 600, now));
+    assert_waits(running(&pool, now), 0, seconds(600), now);
+    let held = Held::Paused { since: now };
+    assert_waits(decide(&pool, &rules(), held, now), 0, seconds(600), now);
+    let reset = later(now, seconds(600));
+    assert_eq!(
+        decide(&pool, &rules(), held, reset),
+        Decision::Ask { index: 0 }
+    );
+    tell(&mut pool, 0, reset, used(0.0, 60, reset));
+    assert_eq!(decide(&pool, &rules(), held, reset), Decision::GoOn);
+}
+
+#[test]
+fn a_reset_that_did_not_come_is_waited_for_again() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, limited(60));
+    let held = Held::Paused { since: now };
+    let reset = later(now, seconds(60));
+    tell(&mut pool, 0, reset, limited(30));
+    assert_waits(decide(&pool, &rules(), held, reset), 0, seconds(30), reset);
+}
+
+#[test]
+fn the_earliest_reset_of_all_is_waited_for() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    tell(&mut pool, 0, now, limited(600));
+    tell(&mut pool, 1, now, limited(200));
+    tell(&mut pool, 2, now, limited(400));
+    assert_waits(running(&pool, now), 1, seconds(200), now);
+    // Then the token that resets first is asked, and the child moves to it.
+    let held = Held::Paused { since: now };
+    let reset = later(now, seconds(200));
+    assert_eq!(
+        decide(&pool, &rules(), held, reset),
+        Decision::Ask { index: 1 }
+    );
+    tell(&mut pool, 1, reset, used(0.0, 60, reset));
+    assert_eq!(
+        decide(&pool, &rules(), held, reset),
+        Decision::Rotate { index: 1 }
+    );
+}
+
+#[test]
+fn a_reset_that_is_missing_counts_as_a_minute() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(
+        &mut pool,
+        0,
+        now,
+        reading(Finding::Served, usage(0.99, None, now)),
+    );
+    assert_waits(running(&pool, now), 0, MINUTE, now);
+    let mut pool = pool_of(&["a"]);
+    let bare = Finding::Limited { retry_after: None };
+    tell(&mut pool, 0, now, reading(bare, Usage::default()));
+    assert_waits(running(&pool, now), 0, MINUTE, now);
+}
+
+#[test]
+fn retry_after_beats_the_reset_and_never_is_at_once() {
+    let now = start();
+    for (retry_after, wanted) in [(Some(505), 505), (Some(0), 1), (None, 40)] {
+        let mut pool = pool_of(&["a"]);
+        let finding = Finding::Limited {
+            retry_after: retry_after.map(seconds),
+        };
+        tell(
+            &mut pool,
+            0,
+            now,
+            reading(finding, usage(1.0, Some(seconds(40)), now)),
+        );
+        assert_waits(running(&pool, now), 0, seconds(wanted), now);
+    }
+}
+
+#[test]
+fn a_token_that_was_left_comes_back_only_well_below_the_threshold() {
+    let mut now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    tell(&mut pool, 0, now, used(0.96, 600, now));
+    tell(&mut pool, 1, now, used(0.1, 600, now));
+    pool.next(1);
+    now = later(now, seconds(601));
+    tell(&mut pool, 1, now, used(0.96, 600, now));
+    assert_eq!(running(&pool, now), Decision::Ask { index: 0 });
+    tell(&mut pool, 0, now, used(0.90, 500, now));
+    assert_waits(running(&pool, now), 0, seconds(500), now);
+    now = later(now, seconds(10));
+    tell(&mut pool, 0, now, used(0.84, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 0 });
+}
+
+#[test]
+fn before_a_wait_each_resting_token_is_asked_once() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    tell(&mut pool, 1, now, limited(600));
+    let now = later(now, seconds(10));
+    tell(&mut pool, 0, now, limited(900));
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    tell(&mut pool, 1, now, limited(590));
+    assert_waits(running(&pool, now), 1, seconds(590), now);
+}
+
+#[test]
+fn a_rejected_token_is_left_and_all_rejected_is_the_end() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    let rejected = || reading(Finding::Rejected, Usage::default());
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    tell(&mut pool, 1, now, used(0.2, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 1 });
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::NoneLeft);
+    let mut pool = pool_of(&["a"]);
+    let capped = Finding::SpendCapped { until: None };
+    tell(&mut pool, 0, now, reading(capped, Usage::default()));
+    assert_eq!(running(&pool, now), Decision::NoneLeft);
+}
+
+#[test]
+fn a_wait_beyond_the_longest_is_not_begun() {
+    let now = start();
+    let rules = Rules {
+        max_wait: Some(seconds(300)),
+        ..rules()
+    };
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, limited(300));
+    assert!(matches!(
+        decide(&pool, &rules, Held::No, now),
+        Decision::Wait { .. }
+    ));
+    // What has been waited already counts.
+    let held = Held::Paused { since: now };
+    let reset = later(now, seconds(300));
+    tell(&mut pool, 0, reset, limited(10));
+    assert!(matches!(
+        decide(&pool, &rules, held, reset),
+        Decision::TooLong { .. }
+    ));
+}
+
+#[test]
+fn an_outage_never_rotates() {
+    let now = start();
+    let overloaded = || reading(Finding::Overloaded { retry_after: None }, Usage::default());
+    for silent in [overloaded, unreachable as fn() -> _] {
+        let mut pool = pool_of(&["a", "b"]);
+        for second in 0..20 {
+            let now = later(now, seconds(second * 60));
+            tell(&mut pool, 0, now, silent());
+            assert_eq!(running(&pool, now), Decision::GoOn);
+        }
+    }
+}
+
+#[test]
+fn a_failed_question_condemns_no_token() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    tell(&mut pool, 0, now, used(0.97, 600, now));
+    tell(&mut pool, 1, now, unreachable());
+    // Near its limit, the token in use goes on until the other can be asked.
+    match running(&pool, now) {
+        Decision::GoOnUntil { retry } => assert_eq!(retry.wall, now.wall + seconds(5)),
+        other => panic!("{other:?}"),
+    }
+    let now = later(now, seconds(5));
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    tell(&mut pool, 1, now, used(0.2, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 1 });
+}
+
+#[test]
+fn questions_without_answers_are_put_ever_less_often() {
+    let spans: Vec<u64> = (0..8).map(|times| backoff(times).as_secs()).collect();
+    assert_eq!(spans, [5, 10, 20, 40, 80, 160, 300, 300]);
+    assert_eq!(backoff(u32::MAX), seconds(300));
+}
+
+#[test]
+fn tokens_of_one_quota_stand_and_fall_together() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    for index in [0, 1] {
+        tell(&mut pool, index, now, of_group("org-1", used(0.5, 60, now)));
+    }
+    tell(&mut pool, 2, now, of_group("org-2", used(0.5, 60, now)));
+    let now = later(now, seconds(10));
+    tell(&mut pool, 0, now, of_group("org-1", limited(600)));
+    // The one of the same quota is not even asked.
+    assert_eq!(running(&pool, now), Decision::Ask { index: 2 });
+    tell(&mut pool, 2, now, of_group("org-2", limited(900)));
+    assert_waits(running(&pool, now), 0, seconds(600), now);
+}
+
+#[test]
+fn a_rejected_token_says_nothing_of_others_of_its_quota() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    for index in [0, 1] {
+        tell(&mut pool, index, now, of_group("org-1", used(0.5, 60, now)));
+    }
+    let now = later(now, seconds(1));
+    tell(
+        &mut pool,
+        0,
+        now,
+        reading(Finding::Rejected, Usage::default()),
+    );
+    let now = later(now, seconds(1));
+    tell(
+        &mut pool,
+        0,
+        now,
+        reading(Finding::Rejected, Usage::default()),
+    );
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+}
+
+#[test]
+fn after_a_failure_the_token_is_asked_before_anything_else() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    tell(&mut pool, 0, now, used(0.5, 60, now));
+    let ended = later(now, seconds(1));
+    let held = Held::Ended { since: ended };
+    assert_eq!(
+        decide(&pool, &rules(), held, ended),
+        Decision::Ask { index: 0 }
+    );
+    tell(&mut pool, 0, ended, used(0.5, 60, ended));
+    assert_eq!(decide(&pool, &rules(), held, ended), Decision::GoOn);
+    tell(&mut pool, 0, ended, limited(60));
+    assert_eq!(
+        decide(&pool, &rules(), held, ended),
+        Decision::Ask { index: 1 }
+    );
+    tell(&mut pool, 0, ended, unreachable());
+    match decide(&pool, &rules(), held, ended) {
+        Decision::Ask { index: 1 } | Decision::Wait { index: None, .. } => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn late_answers_to_old_questions_are_ignored() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    let then = later(now, seconds(10));
+    tell(&mut pool, 0, then, limited(60));
+    tell(&mut pool, 0, now, used(0.1, 60, now));
+    assert!(matches!(
+        pool.standing(0).condition(then),
+        Condition::Limited { .. }
+    ));
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_prolong_a_wait() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, limited(20));
+    let set_back = Now {
+        wall: now.wall - seconds(3600),
+        tick: now.tick + seconds(80),
+    };
+    assert_eq!(pool.standing(0).condition(set_back), Condition::Unknown);
+}
+
+proptest! {
+    /// Whatever a night brings: no rejected or spent token is rotated to, no wait is over
+    /// before it begins, and a rotation goes to a token that has answered.
+    #[test]
+    fn no_history_leads_astray(
+        steps in proptest::collection::vec((0_usize..3, 0_u8..7, 0_u64..200, 0_u64..120), 1..60)
+    ) {
+        let mut now = start();
+        let mut pool = pool_of(&["a", "b", "c"]);
+        for (index, kind, number, pause) in steps {
+            now = later(now, seconds(pause));
+            let reading = match kind {
+                0 => limited(number),
+                1 => reading(Finding::Rejected, Usage::default()),
+                2 => unreachable(),
+                3 => reading(Finding::Overloaded { retry_after: None }, Usage::default()),
+                4 => reading(Finding::Unclear { why: "test" }, Usage::default()),
+                5 => of_group("org", used(number as f64 / 100.0, number, now)),
+                _ => used(number as f64 / 100.0, number, now),
+            };
+            tell(&mut pool, index, now, reading);
+            let held = match kind {
+                0 | 1 => Held::Paused { since: now },
+                2 => Held::Ended { since: now },
+                _ => Held::No,
+            };
+            match decide(&pool, &rules(), held, now) {
+                Decision::Rotate { index } => {
+                    prop_assert_ne!(index, pool.current_index());
+                    prop_assert_eq!(pool.standing(index).condition(now), Condition::Usable);
+                    prop_assert!(!pool.standing(index).is_unasked());
+                    pool.next(index);
+                }
+                Decision::Wait { until, .. } | Decision::GoOnUntil { retry: until } => {
+                    prop_assert!(until.remaining(now) > Duration::ZERO);
+                }
+                Decision::Ask { index } => prop_assert!(index < 3),
+                Decision::GoOn | Decision::NoneLeft | Decision::TooLong { .. } => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_that_says_nothing_is_asked_again_and_hides_no_reset() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    tell(&mut pool, 0, now, limited(200));
+    tell(
+        &mut pool,
+        1,
+        now,
+        reading(Finding::Unclear { why: "test" }, Usage::default()),
+    );
+    // The reset that is known is what is waited for.
+    assert_waits(running(&pool, now), 0, seconds(200), now);
+    let held = Held::Paused { since: now };
+    let now = later(now, MINUTE);
+    assert_eq!(
+        decide(&pool, &rules(), held, now),
+        Decision::Ask { index: 1 }
+    );
+}
+
+#[test]
+fn of_a_reset_and_the_next_try_the_earlier_is_waited_for() {
+    let now = start();
+    let overloaded = Finding::Overloaded {
+        retry_after: Some(MINUTE),
+    };
+    for (reset, waits_for_reset) in [(20, true), (60, true), (200, false)] {
+        let mut pool = pool_of(&["a", "b"]);
+        tell(&mut pool, 0, now, limited(reset));
+        let answer = reading(overloaded.clone(), Usage::default());
+        tell(&mut pool, 1, now, answer);
+        let decision = running(&pool, now);
+        if waits_for_reset {
+            assert_waits(decision, 0, seconds(reset), now);
+        } else {
+            let until = Until::after(MINUTE, now);
+            assert_eq!(decision, Decision::Wait { until, index: None });
+        }
+    }
+}
+
+#[test]
+fn a_provider_that_keeps_promising_the_next_second_is_asked_ever_less_often() {
+    let mut now = start();
+    let mut pool = pool_of(&["a"]);
+    let mut spans = Vec::new();
+    for _ in 0..9 {
+        tell(&mut pool, 0, now, limited(1));
+        let Condition::Limited { until } = pool.standing(0).condition(now) else {
+            panic!("not limited");
+        };
+        spans.push(until.remaining(now).as_secs());
+        now = later(now, until.remaining(now));
+    }
+    assert_eq!(spans, [1, 1, 4, 8, 16, 32, 60, 60, 60]);
+    // A reset that is honest is honoured, and one good answer starts anew.
+    tell(&mut pool, 0, now, limited(505));
+    assert_waits(running(&pool, now), 0, seconds(505), now);
+    tell(&mut pool, 0, now, used(0.1, 60, now));
+    tell(&mut pool, 0, now, limited(1));
+    assert_waits(running(&pool, now), 0, seconds(1), now);
+}
+
+/// Answers that were under way when the first refusal arrived say nothing new.
+#[test]
+fn refusals_before_the_promised_end_do_not_prolong_the_wait() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    for _ in 0..5 {
+        tell(&mut pool, 0, now, limited(3));
+    }
+    assert_waits(running(&pool, now), 0, seconds(3), now);
+}
+
+/// How long the token rests each time when the child is refused with it after it has worked for so
+/// many seconds, and a probe sees nothing of that.
+fn rests_when_told_after(lives: &[u64]) -> Vec<u64> {
+    let mut now = start();
+    let mut pool = pool_of(&["a"]);
+    let mut rests = Vec::new();
+    for life in lives {
+        tell(&mut pool, 0, now, used(0.1, 600, now));
+        now = later(now, seconds(*life));
+        super::tell(&mut pool, Trouble::Limited, seconds(*life), now);
+        // It may say so for each of its agents.
+        let then = later(now, seconds(1));
+        super::tell(&mut pool, Trouble::Limited, seconds(life + 1), then);
+        tell(&mut pool, 0, now, used(0.1, 600, now));
+        let Condition::Limited { until } = pool.standing(0).condition(now) else {
+            panic!("not limited");
+        };
+        rests.push(until.remaining(now).as_secs());
+        now = later(now, until.remaining(now));
+    }
+    rests
+}
+
+#[test]
+fn a_limit_that_only_the_child_tells_is_waited_for_ever_longer() {
+    let wanted = [60, 120, 240, 480, 900, 900, 900];
+    assert_eq!(rests_when_told_after(&[3; 7]), wanted);
+    // A client may try for minutes before it tells.
+    assert_eq!(rests_when_told_after(&[184; 7]), wanted);
+}
+
+#[test]
+fn a_limit_that_the_child_tells_after_it_has_worked_is_a_new_one() {
+    let rests = rests_when_told_after(&[3, 3, 3, 300, 3, 299, 4000]);
+    assert_eq!(rests, [60, 120, 240, 60, 120, 240, 60]);
+}
+
+#[test]
+fn a_probe_that_sees_the_limit_too_ends_what_the_child_told() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    super::tell(&mut pool, Trouble::Limited, seconds(3), now);
+    tell(&mut pool, 0, now, limited(20));
+    assert_waits(running(&pool, now), 0, seconds(20), now);
+    let now = later(now, seconds(20));
+    super::tell(&mut pool, Trouble::Limited, seconds(3), now);
+    assert_waits(running(&pool, now), 0, MINUTE, now);
+}
+
+#[test]
+fn a_held_child_may_go_on_near_a_limit_that_resets_within_the_patience() {
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, limited(60));
+    let held = Held::Paused { since: now };
+    let now = later(now, seconds(60));
+    tell(&mut pool, 0, now, used(0.97, 3, now));
+    assert_eq!(decide(&pool, &rules(), held, now), Decision::GoOn);
+}
+
+/// Asks whichever token the table says, from now on and for as long as it waits, and answers with
+/// `answer`. How long that took, how often each token was asked, and the first other decision.
+fn hold_out(
+    pool: &mut TokenPool,
+    mut now: Now,
+    mut answer: impl FnMut(usize, Duration) -> Result<Reading, String>,
+) -> (Duration, Vec<u32>, Decision) {
+    let began = now.tick;
+    let held = Held::Paused { since: now };
+    let mut asked = vec![0; pool.len()];
+    loop {
+        match decide(pool, &rules(), held, now) {
+            Decision::Ask { index } => {
+                asked[index] += 1;
+                // A question takes its time.
+                now = later(now, Duration::from_millis(300));
+                let reading = answer(index, now.tick - began);
+                tell(pool, index, now, reading);
+            }
+            Decision::Wait { until, index: None } => now = later(now, until.remaining(now)),
+            other => return (now.tick - began, asked, other),
+        }
+    }
+}
+
+fn rejected() -> Result<Reading, String> {
+    reading(Finding::Rejected, Usage::default())
+}
+
+#[test]
+fn tokens_that_fail_together_are_held_until_the_trouble_is_over() {
+    for trouble in [1, 30, 280] {
+        let now = start();
+        let mut pool = pool_of(&["a", "b", "c"]);
+        for index in 0..3 {
+            tell(&mut pool, index, now, used(0.1, 600, now));
+        }
+        // The running child is left alone at the first rejection, and paused at the second.
+        let now = later(now, MINUTE);
+        tell(&mut pool, 0, now, rejected());
+        assert_eq!(running(&pool, now), Decision::GoOn);
+        let now = later(now, MINUTE);
+        tell(&mut pool, 0, now, rejected());
+        assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+        let (took, _, end) = hold_out(&mut pool, now, |_, passed| match passed.as_secs() {
+            seconds if seconds < trouble => rejected(),
+            _ => used(0.1, 600, now),
+        });
+        assert!(
+            matches!(end, Decision::GoOn | Decision::Rotate { .. }),
+            "{trouble}: {end:?}"
+        );
+        assert!(took < seconds(2 * trouble + 10), "{trouble}: {took:?}");
+    }
+}
+
+#[test]
+fn one_of_those_that_failed_together_may_come_back_alone() {
+    for good in 0..3 {
+        let now = start();
+        let mut pool = pool_of(&["a", "b", "c"]);
+        for index in 0..3 {
+            tell(&mut pool, index, now, used(0.1, 600, now));
+        }
+        let now = later(now, MINUTE);
+        tell(&mut pool, 0, now, rejected());
+        tell(&mut pool, 0, later(now, seconds(1)), rejected());
+        let now = later(now, seconds(1));
+        let (took, _, end) = hold_out(&mut pool, now, |index, passed| {
+            if index == good && passed > MINUTE {
+                used(0.1, 600, now)
+            } else {
+                rejected()
+            }
+        });
+        let wanted = match good {
+            0 => Decision::GoOn,
+            index => Decision::Rotate { index },
+        };
+        assert_eq!(end, wanted);
+        assert!(took < 3 * MINUTE, "{took:?}");
+        // It shows that the others were refused for themselves.
+        pool.next(good);
+        let now = later(now, took + MINUTE);
+        tell(&mut pool, good, now, rejected());
+        tell(&mut pool, good, later(now, seconds(1)), rejected());
+        let (_, asked, end) = hold_out(&mut pool, later(now, seconds(1)), |_, _| rejected());
+        assert_eq!(end, Decision::NoneLeft);
+        let others = asked.iter().enumerate().filter(|(index, _)| *index != good);
+        assert!(
+            others.into_iter().all(|(_, times)| *times == 0),
+            "{asked:?}"
+        );
+    }
+}
+
+#[test]
+fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
+    // Several that worked, one that worked, several that never did.
+    for (tokens, worked, least, most) in
+        [(3, true, 300, 700), (1, true, 300, 700), (2, false, 10, 20)]
+    {
+        let now = start();
+        let texts = ["a", "b", "c"];
+        let mut pool = pool_of(&texts[..tokens]);
+        for index in (0..tokens).filter(|_| worked) {
+            tell(&mut pool, index, now, used(0.1, 600, now));
+        }
+        let now = later(now, seconds(1));
+        tell(&mut pool, 0, now, rejected());
+        let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
+        assert_eq!(end, Decision::NoneLeft);
+        assert!(took >= seconds(least) && took <= seconds(most), "{took:?}");
+        assert!(
+            asked.iter().all(|times| *times <= BELIEVED_AFTER),
+            "{asked:?}"
+        );
+    }
+    // One that never did is told at once.
+    let now = start();
+    let mut pool = pool_of(&["a"]);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::NoneLeft);
+}
+
+/// One ring over two providers, all tokens of which have worked.
+fn mixed(now: Now) -> TokenPool {
+    let mut pool = pool_over(&[("anthropic", "a"), ("anthropic", "b"), ("openai", "x")]);
+    for index in 0..3 {
+        tell(&mut pool, index, now, used(0.1, 600, now));
+    }
+    pool
+}
+
+#[test]
+fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back_to() {
+    let now = start();
+    let mut pool = mixed(now);
+    let now = later(now, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::GoOn);
+    let now = later(now, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    tell(&mut pool, 1, now, rejected());
+    assert_eq!(running(&pool, now), Decision::Ask { index: 2 });
+    tell(&mut pool, 2, now, used(0.1, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 2 });
+    pool.next(2);
+    // That the other provider knows its tokens says nothing of these.
+    let now = later(now, 10 * MINUTE);
+    tell(&mut pool, 2, now, limited(3600));
+    assert_eq!(running(&pool, now), Decision::Ask { index: 0 });
+    tell(&mut pool, 0, now, used(0.1, 600, now));
+    assert_eq!(running(&pool, now), Decision::Rotate { index: 0 });
+}
+
+#[test]
+fn in_one_ring_tokens_that_are_all_rejected_are_held_whoever_was_accepted_last() {
+    let began = start();
+    let mut pool = mixed(began);
+    let mut now = later(began, MINUTE);
+    tell(&mut pool, 0, now, rejected());
+    // The other provider was still well after that.
+    now = later(now, seconds(1));
+    tell(&mut pool, 2, now, used(0.1, 600, now));
+    now = later(now, seconds(1));
+    let good_again = |index: usize, passed: Duration| match (index, passed >= 2 * MINUTE) {
+        (0, true) => used(0.1, 600, began),
+        _ => rejected(),
+    };
+    let (took, _, end) = hold_out(&mut pool.clone(), now, good_again);
+    assert_eq!(end, Decision::GoOn);
+    assert!(took < 5 * MINUTE, "{took:?}");
+    let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
+    assert_eq!(end, Decision::NoneLeft);
+    assert!(took >= 5 * MINUTE && took <= 12 * MINUTE, "{took:?}");
+    assert!(
+        asked.iter().all(|times| *times <= BELIEVED_AFTER),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_rejection_that_names_the_organization_is_believed() {
+    let now = start();
+    let mut pool = pool_of(&["a", "b"]);
+    for index in 0..2 {
+        tell(&mut pool, index, now, used(0.1, 600, now));
+    }
+    let now = later(now, seconds(1));
+    for index in [0, 0, 1, 1] {
+        tell(&mut pool, index, now, of_group("org", rejected()));
+    }
+    assert_eq!(running(&pool, now), Decision::NoneLeft);
+}
+
+#[test]
+fn a_limit_of_all_tokens_at_once_is_waited_for() {
+    // No organization is named: an address or a whole provider may be limited. No token of it is
+    // worse than another, and none is given up.
+    let now = start();
+    let mut pool = pool_of(&["a", "b", "c"]);
+    for index in 0..3 {
+        tell(&mut pool, index, now, limited(30));
+    }
+    assert_waits(running(&pool, now), 0, seconds(30), now);
+}

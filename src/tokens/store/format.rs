@@ -1,0 +1,355 @@
+//! What is remembered of tokens from run to run, and between runs on one machine: the format of
+//! the state file, which of two findings counts, and what of them still holds.
+//!
+//! Owns the format. It promises that what is printed is read back as it was; that a file that is
+//! damaged in part costs that part, and no file a panic; that nothing holds beyond its own end; and
+//! that a clock that was set back stretches no wait. It reads no file and no clock (`state.rs` and
+//! the supervisor do), and never sees a token: only fingerprints.
+
+use crate::common::duration as span;
+use crate::tokens::TokenPool;
+use crate::tokens::policy::{Condition, Now, Standing, Until};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+/// The version of the format. A higher number is for what this code must not touch.
+const VERSION: u64 = 1;
+const DAY: Duration = Duration::from_secs(86_400);
+/// A finding without an end, such as a rejection, counts for so long: somebody may mend it.
+const ENDLESS: Duration = DAY;
+/// A token that no run has seen for so long is forgotten, and its quota group with it.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 86_400);
+/// No machine has more tokens; the newest are kept.
+const MOST: usize = 1000;
+/// Names of quota groups are identifiers of some 40 characters.
+const LONGEST_GROUP: usize = 256;
+/// Ends of one limit that are no farther apart are the same: `retry-after` counts whole seconds.
+const SAME_END: Duration = Duration::from_secs(1);
+
+/// What a run found out about one token.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    /// When the provider was asked.
+    seen: SystemTime,
+    verdict: Verdict,
+    /// The quota group, as the provider names it.
+    group: Option<String>,
+}
+
+/// A condition on the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    Usable,
+    /// `used` is the utilization of the fullest window: whether that is near depends on a run's
+    /// own threshold.
+    NearLimit {
+        used: f64,
+        until: SystemTime,
+    },
+    Limited {
+        until: SystemTime,
+    },
+    SpendCapped {
+        until: Option<SystemTime>,
+    },
+    Rejected,
+}
+
+/// All that is remembered, by the fingerprints of tokens.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Memory {
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Why a text is no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unusable {
+    /// It is cut off, or something else altogether.
+    Damaged,
+    /// A later ddollar wrote it.
+    Newer,
+}
+
+impl Verdict {
+    fn until(self) -> Option<SystemTime> {
+        match self {
+            Verdict::NearLimit { until, .. } | Verdict::Limited { until } => Some(until),
+            Verdict::SpendCapped { until } => until,
+            Verdict::Usable | Verdict::Rejected => None,
+        }
+    }
+
+    /// Whether it is about the quota, which a group shares.
+    fn is_of_the_group(self) -> bool {
+        self.until().is_some() || matches!(self, Verdict::SpendCapped { .. })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Verdict::Usable => "usable",
+            Verdict::NearLimit { .. } => "near-limit",
+            Verdict::Limited { .. } => "limited",
+            Verdict::SpendCapped { .. } => "spend-capped",
+            Verdict::Rejected => "rejected",
+        }
+    }
+}
+
+impl Entry {
+    /// What this run has found out about a token; `None` when it has not, or when that no longer
+    /// holds.
+    pub(crate) fn of(standing: &Standing, now: Now) -> Option<Entry> {
+        let verdict = match standing.condition(now) {
+            Condition::Unknown => return None,
+            Condition::Usable => Verdict::Usable,
+            Condition::NearLimit { until } => Verdict::NearLimit {
+                used: rounded(standing.used().unwrap_or(1.0)),
+                until: until.wall,
+            },
+            Condition::Limited { until } => Verdict::Limited { until: until.wall },
+            Condition::SpendCapped { until } => Verdict::SpendCapped {
+                until: until.map(|until| until.wall),
+            },
+            Condition::Rejected => Verdict::Rejected,
+        };
+        let group = standing.named_group().filter(|name| is_a_group(name));
+        Some(Entry {
+            seen: standing.seen()?,
+            verdict,
+            group: group.map(str::to_owned),
+        })
+    }
+
+    /// How much longer it holds; `None` when it says nothing, or no longer. A finding from the
+    /// future was made before the clock was set back: it holds for as long as it did then.
+    fn left(&self, now: SystemTime) -> Option<Duration> {
+        let end = match (self.verdict, self.verdict.until()) {
+            (Verdict::Usable, _) => return None,
+            (_, Some(until)) => until,
+            (_, None) => self.seen.checked_add(ENDLESS)?,
+        };
+        let left = end.duration_since(self.seen.max(now)).ok()?;
+        (!left.is_zero() && left <= span::LONGEST).then_some(left)
+    }
+
+    /// What holds of it now for a run with this threshold, and the utilization.
+    fn condition(&self, threshold: f64, now: Now) -> Option<(Condition, Option<f64>)> {
+        let until = Until::after(self.left(now.wall)?, now);
+        Some(match self.verdict {
+            Verdict::NearLimit { used, .. } if used > threshold => {
+                (Condition::NearLimit { until }, Some(used))
+            }
+            Verdict::Usable | Verdict::NearLimit { .. } => return None,
+            Verdict::Limited { .. } => (Condition::Limited { until }, None),
+            Verdict::SpendCapped { until: end } => {
+                let until = end.map(|_| until);
+                (Condition::SpendCapped { until }, None)
+            }
+            Verdict::Rejected => (Condition::Rejected, None),
+        })
+    }
+
+    /// Whether writing this in the place of the other would be worth it.
+    fn says_the_same_as(&self, other: &Entry) -> bool {
+        let close = match (self.verdict.until(), other.verdict.until()) {
+            (Some(one), Some(other)) => {
+                let apart = one.duration_since(other);
+                apart.unwrap_or_else(|error| error.duration()) <= SAME_END
+            }
+            (one, other) => one == other,
+        };
+        let age = self.seen.duration_since(other.seen).unwrap_or_default();
+        close
+            && self.verdict.name() == other.verdict.name()
+            && self.group == other.group
+            && age < ENDLESS / 2
+    }
+
+    fn to_json(&self) -> Value {
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Value| {
+            fields.insert(name.into(), value);
+        };
+        put("seen", time(self.seen));
+        put("condition", self.verdict.name().into());
+        if let Some(until) = self.verdict.until() {
+            put("until", time(until));
+        }
+        if let Verdict::NearLimit { used, .. } = self.verdict {
+            put("used", used.into());
+        }
+        if let Some(group) = &self.group {
+            put("group", group.as_str().into());
+        }
+        Value::Object(fields)
+    }
+
+    fn from_json(value: &Value) -> Option<Entry> {
+        let moment = |name: &str| -> Option<SystemTime> {
+            let text = value.get(name)?.as_str()?;
+            Some(text.parse::<Timestamp>().ok()?.into())
+        };
+        let verdict = match value.get("condition")?.as_str()? {
+            "usable" => Verdict::Usable,
+            "near-limit" => Verdict::NearLimit {
+                used: rounded(value.get("used")?.as_f64().filter(|used| *used >= 0.0)?),
+                until: moment("until")?,
+            },
+            "limited" => Verdict::Limited {
+                until: moment("until")?,
+            },
+            "spend-capped" => Verdict::SpendCapped {
+                until: moment("until"),
+            },
+            "rejected" => Verdict::Rejected,
+            _ => return None,
+        };
+        let group = value.get("group").and_then(Value::as_str);
+        Some(Entry {
+            seen: moment("seen")?,
+            verdict,
+            group: group.filter(|name| is_a_group(name)).map(str::to_owned),
+        })
+    }
+}
+
+impl Memory {
+    /// Reads a state file.
+    ///
+    /// # Errors
+    /// When it is none, or not one of ours to touch. A damaged entry costs only itself.
+    pub(crate) fn parse(text: &[u8]) -> Result<Memory, Unusable> {
+        let file: Value = serde_json::from_slice(text).map_err(|_| Unusable::Damaged)?;
+        match file.get("version").and_then(Value::as_u64) {
+            Some(VERSION) => {}
+            Some(version) if version > VERSION => return Err(Unusable::Newer),
+            _ => return Err(Unusable::Damaged),
+        }
+        let tokens = file.get("tokens").and_then(Value::as_object);
+        let tokens = tokens.ok_or(Unusable::Damaged)?;
+        let entries = tokens
+            .iter()
+            .filter(|(fingerprint, _)| is_a_fingerprint(fingerprint))
+            .filter_map(|(fingerprint, entry)| {
+                Some((fingerprint.clone(), Entry::from_json(entry)?))
+            })
+            .collect();
+        Ok(Memory { entries })
+    }
+
+    /// The state file.
+    pub(crate) fn text(&self) -> String {
+        let tokens: Map<String, Value> = self
+            .entries
+            .iter()
+            .map(|(fingerprint, entry)| (fingerprint.clone(), entry.to_json()))
+            .collect();
+        let mut file = Map::new();
+        file.insert("version".into(), VERSION.into());
+        file.insert("tokens".into(), Value::Object(tokens));
+        format!("{:#}\n", Value::Object(file))
+    }
+
+    /// Takes in what a run has found out: of two findings the newer one counts. What has ended is
+    /// dropped. Whether anything has changed that another run would want to know.
+    pub(crate) fn merge(&mut self, findings: Vec<(String, Entry)>, now: SystemTime) -> bool {
+        let mut changed = false;
+        for (fingerprint, mut entry) in findings {
+            match self.entries.get(&fingerprint) {
+                // What comes from the future is no newer: the clock was set back.
+                Some(old) if old.seen > entry.seen && old.seen <= now => continue,
+                Some(old) => {
+                    entry.group = entry.group.or_else(|| old.group.clone());
+                    if entry.says_the_same_as(old) {
+                        continue;
+                    }
+                }
+                None if entry.verdict == Verdict::Usable && entry.group.is_none() => continue,
+                None => {}
+            }
+            changed = true;
+            self.entries.insert(fingerprint, entry);
+        }
+        self.forget(now);
+        changed
+    }
+
+    /// Drops what nobody will want to know: conditions that have ended, tokens that nobody has seen
+    /// for long, and whatever is beyond [`MOST`]. That a token was seen, and when, stays against
+    /// older findings that another run still holds.
+    fn forget(&mut self, now: SystemTime) {
+        self.entries.retain(|_, entry| {
+            let held = entry.left(now).is_some();
+            if !held {
+                entry.verdict = Verdict::Usable;
+            }
+            let age = now.duration_since(entry.seen).unwrap_or_default();
+            held || age < FORGOTTEN
+        });
+        if self.entries.len() > MOST {
+            let mut ages: Vec<SystemTime> = self.entries.values().map(|entry| entry.seen).collect();
+            ages.sort_unstable_by(|one, other| other.cmp(one));
+            let oldest = ages.get(MOST - 1).copied();
+            self.entries.retain(|_, entry| Some(entry.seen) >= oldest);
+        }
+    }
+
+    /// Tells the tokens of a pool, whose fingerprints are given in its order, what still holds of
+    /// them: their own last finding, or a newer one about a token that shares their quota.
+    pub(crate) fn recall(
+        &self,
+        pool: &mut TokenPool,
+        fingerprints: &[String],
+        threshold: f64,
+        now: Now,
+    ) {
+        let known: Vec<Option<&Entry>> = fingerprints
+            .iter()
+            .map(|fingerprint| self.entries.get(fingerprint))
+            .collect();
+        for (index, entry) in known.iter().enumerate() {
+            if let Some(group) = entry.and_then(|entry| entry.group.as_deref()) {
+                pool.standing_mut(index).recall_group(group);
+            }
+        }
+        for (index, own) in known.iter().enumerate() {
+            let group = pool.standing(index).group();
+            let siblings = known.iter().enumerate().filter(|(other, _)| {
+                *other != index && group.is_some() && pool.standing(*other).group() == group
+            });
+            let newest = siblings
+                .filter_map(|(_, entry)| *entry)
+                .filter(|entry| entry.verdict.is_of_the_group())
+                .chain(*own)
+                .max_by_key(|entry| entry.seen);
+            if let Some((condition, used)) = newest.and_then(|e| e.condition(threshold, now)) {
+                pool.standing_mut(index).recall(condition, used);
+            }
+        }
+    }
+}
+
+/// A moment as RFC 3339 has it; one beyond the calendar is the end of it.
+fn time(moment: SystemTime) -> Value {
+    let moment = Timestamp::try_from(moment).unwrap_or(Timestamp::MAX);
+    moment.to_string().into()
+}
+
+/// To the millionth, and at most a million: serde_json reads a fraction of more than 15 digits one
+/// bit off now and then, and what is printed must be read back as it was.
+fn rounded(used: f64) -> f64 {
+    (used.min(1e6) * 1e6).round() / 1e6
+}
+
+fn is_a_fingerprint(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn is_a_group(text: &str) -> bool {
+    (1..=LONGEST_GROUP).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests;

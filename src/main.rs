@@ -28,22 +28,19 @@ use clients::hook_server as callback;
 use commands::report::{self, Night, Unusable};
 use commands::{rehearse as rehearsal, status};
 use common::error::{Error, TRY_AGAIN_LATER};
-use common::logging;
+use common::{Environment, logging};
 use events::console::{self, Console};
 use events::message::Notice;
 use events::{fact as facts, journal, notify};
 use jiff::tz::TimeZone;
 use providers::monitor;
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
-use supervisor::event::{How, Outcome};
+use supervisor::event::Outcome;
+use system::exit_status::How;
 use system::signals::{self, Inherited};
 use system::watchdog;
-
-/// Names and values, as the system has them.
-type Environment = Vec<(OsString, OsString)>;
 
 fn main() -> ExitCode {
     match run(signals::take_over()) {

@@ -11,9 +11,11 @@ use crate::events::journal::{self, Place};
 use crate::events::message::Notice;
 use crate::events::reporter::Wishes;
 use crate::events::systemd as service;
-use crate::providers::monitor;
+use crate::providers::endpoint::Endpoint;
+use crate::providers::tls;
 use crate::providers::{PROVIDERS, Provider, by_name};
 use crate::system::os::{self as system, PrivateFile};
+use crate::tokens::Asked;
 use crate::tokens::policy::Rules;
 use crate::tokens::{
     ONE_A_LINE, Source, Token, TokenFile, TokenPool, Unreadable, discover, is_token_variable,
@@ -68,23 +70,6 @@ pub(crate) struct Options {
     pub(crate) notices: Vec<Notice>,
 }
 
-/// Where a provider is asked, and what for.
-#[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
-    /// https, or http on loopback; without a slash at its end.
-    pub(crate) base_url: String,
-    /// Whether it is http, which only an address on this machine may be: no proxy may see it.
-    pub(crate) plain: bool,
-    /// Who is asked.
-    pub(crate) provider: &'static Provider,
-    /// The models that probes ask for: the first that the provider knows. Empty when none is known.
-    pub(crate) models: Vec<String>,
-    /// More certificates to trust (`SSL_CERT_FILE`).
-    pub(crate) certificates: Option<PathBuf>,
-    /// Sent with each probe (`ANTHROPIC_WORKSPACE_ID`).
-    pub(crate) workspace: Option<String>,
-}
-
 /// The tokens that there are, and what is worth telling about where they were found.
 struct Found {
     providers: Vec<&'static Provider>,
@@ -102,9 +87,6 @@ impl Found {
             .cloned()
     }
 }
-
-/// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
-pub(crate) type Asked = (TokenPool, Vec<Endpoint>);
 
 /// Every token that there is, in rings, for a look without a command; and what is worth telling.
 ///
@@ -163,7 +145,7 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
 
     let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
     if let Some(path) = &certificates
-        && let Err(why) = monitor::certificates(path)
+        && let Err(why) = tls::certificates(path)
     {
         notices.push(Notice::UnusedFile {
             variable: "SSL_CERT_FILE",

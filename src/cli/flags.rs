@@ -6,7 +6,7 @@ use super::{Args, Command, Resume, StateFile};
 use crate::clients;
 use crate::common::duration as span;
 use crate::events::console::Verbosity;
-use crate::proxy::Strategy;
+use crate::tokens::strategy::Strategy;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -13,14 +13,17 @@ pub(crate) use help::{general_help, help_of};
 
 use crate::common::error::Error;
 use crate::events::console::Verbosity;
-use crate::proxy::{PORT, Strategy};
 use crate::system::exec_shim::Orders;
+use crate::tokens::strategy::Strategy;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
 use help::ENTRIES;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Where the proxy listens when it is not told.
+pub(crate) const PORT: u16 = 4141;
 
 /// A subcommand that takes options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

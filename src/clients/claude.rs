@@ -4,6 +4,7 @@
 
 use super::args::{Grammar, Part, Takes};
 use super::{Client, GENERIC, GO_ON, is_dashes, subcommand, words_of};
+use crate::tokens::policy::Trouble;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 
@@ -256,17 +257,6 @@ pub(crate) struct Report {
     pub(crate) transcript: Option<String>,
     /// What the turn failed with, in the client's word.
     pub(crate) error: Option<String>,
-}
-
-/// What a turn failed with, as far as it concerns ddollar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    /// A limit.
-    Limited,
-    /// The provider is overloaded.
-    Overloaded,
-    /// The token or its account: a probe says more.
-    Account,
 }
 
 /// Reads what the client hands to a hook. `None`: nothing that a hook of ours is called for.

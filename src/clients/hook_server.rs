@@ -6,9 +6,9 @@
 //! caller that is slow or wrong costs itself an answer and nobody else more than [`PATIENCE`].
 
 use crate::clients::{self, Report};
+use crate::common::secret::Secret;
 use crate::supervisor::event::Event;
 use crate::system::os::{self as system, Address};
-use crate::tokens::Secret;
 use crossbeam_channel::Sender;
 use nix::unistd::{geteuid, getpid};
 use std::io::{self, Read, Write};

@@ -13,7 +13,7 @@ mod detect;
 pub(crate) mod hook_server;
 pub(crate) mod session_file;
 
-pub(crate) use claude::{Merged, Report, Trouble, merge, report, trouble_of};
+pub(crate) use claude::{Merged, Report, merge, report, trouble_of};
 
 use crate::providers::Provider;
 use args::{Grammar, Part, Takes, parts};

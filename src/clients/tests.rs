@@ -1,6 +1,7 @@
 //! Command lines before and after, settings and hooks of known clients.
 
 use super::*;
+use crate::tokens::policy::Trouble;
 
 fn words(line: &str) -> Vec<OsString> {
     shlex::split(line)

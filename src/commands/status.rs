@@ -5,14 +5,16 @@
 
 mod view;
 
-use crate::Environment;
 use crate::cli::Args;
-use crate::cli::config::{self as options, Asked};
+use crate::cli::config::{self as options};
+use crate::common::Environment;
 use crate::common::error::{Error, TRY_AGAIN_LATER};
+use crate::common::time::Now;
 use crate::events::console::{self, Console};
 use crate::providers::monitor::ask_all;
+use crate::tokens::Asked;
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{self, Decision, Held, Now, Rules};
+use crate::tokens::policy::{self, Decision, Held, Rules};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};

@@ -5,4 +5,11 @@ pub(crate) mod error;
 pub(crate) mod http;
 pub(crate) mod json;
 pub(crate) mod logging;
+pub(crate) mod secret;
 pub(crate) mod style;
+pub(crate) mod time;
+
+use std::ffi::OsString;
+
+/// Names and values, as the system has them.
+pub(crate) type Environment = Vec<(OsString, OsString)>;

@@ -6,9 +6,9 @@
 
 use crate::common::error::Error;
 use crate::common::style::{NARROWEST, Style, WIDEST};
+use crate::common::time::{Now, Until};
 use crate::events::message::{Mark, Notice, Weight};
 use crate::system::terminal;
-use crate::tokens::policy::{Now, Until};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::collections::VecDeque;

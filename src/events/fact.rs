@@ -32,7 +32,7 @@ pub(crate) use observed::{Observer, level};
 
 use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
 use crate::common::json::{Object, list};
-use crate::supervisor::event::How;
+use crate::system::exit_status::How;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::time::SystemTime;

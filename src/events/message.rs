@@ -6,7 +6,7 @@
 
 use crate::common::duration::{compact, spaced};
 use crate::providers::usage::{Usage, Window};
-use crate::supervisor::event::How;
+use crate::system::exit_status::How;
 use crate::tokens::TokenPool;
 use crate::tokens::policy::{Condition, Silence};
 use jiff::Timestamp;
@@ -1086,12 +1086,12 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_near_never_reads_as_full() {
-        let now = crate::tokens::policy::Now {
+        let now = crate::common::time::Now {
             wall: SystemTime::UNIX_EPOCH,
             tick: std::time::Instant::now(),
         };
         let near = Condition::NearLimit {
-            until: crate::tokens::policy::Until::after(Duration::ZERO, now),
+            until: crate::common::time::Until::after(Duration::ZERO, now),
         };
         let says = |used| Limit::of(near, Some(used)).words(0);
         for (used, text) in [(0.952, "95%"), (0.9999, "99%"), (0.97, "97%")] {

@@ -4,6 +4,7 @@
 //! the same facts. It promises not to block and not to fail.
 
 use crate::common::error::Error;
+use crate::common::time::Now;
 use crate::events::fact::{Fact, Observer, millis};
 use crate::events::journal::{Journal, Place};
 use crate::events::notify::Notifier;
@@ -13,7 +14,7 @@ use crate::supervisor::event::{Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
 use crate::system::signals::Inherited;
 use crate::tokens::TokenId;
-use crate::tokens::policy::{Answer, Now};
+use crate::tokens::policy::Answer;
 use crossbeam_channel::Sender;
 use nix::unistd::Pid;
 use std::ffi::OsString;

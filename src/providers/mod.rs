@@ -11,11 +11,13 @@
 
 mod account; // free endpoints: is the token accepted, what is left of the money
 mod anthropic;
+pub(crate) mod endpoint;
 mod gemini;
 pub(crate) mod monitor;
 mod openai; // and all that speak like it
 pub(crate) mod schedule;
 mod table;
+pub(crate) mod tls;
 pub(crate) mod usage; // who they are
 
 use std::fmt;

@@ -5,13 +5,17 @@
 //! time, and that an answer is reported as it came: what it means is `provider/`'s and `policy.rs`'s
 //! to say.
 
-use crate::cli::config::{Asked, Endpoint};
+use super::tls::certificates;
 use crate::common::error::Error;
+use crate::common::secret::Secret;
+use crate::common::time::Now;
+use crate::providers::endpoint::Endpoint;
 use crate::providers::schedule::Pace;
 use crate::providers::{Attempt, Finding, Provider, Reading, Reply, Subject};
 use crate::supervisor::event::Event;
-use crate::tokens::policy::{self, Answer, Now};
-use crate::tokens::{Secret, Token, TokenId, TokenPool};
+use crate::tokens::Asked;
+use crate::tokens::policy::{self, Answer};
+use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use std::any::Any;
 use std::io::{ErrorKind, Read};
@@ -19,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 
 /// A probe is given up after this time; the providers answer one in well under two seconds.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -519,21 +523,6 @@ fn agent(endpoint: &Endpoint, roots: RootCerts) -> Agent {
         config
     };
     config.build().new_agent()
-}
-
-/// The certificates in a PEM file; the proxy trusts the same.
-pub(crate) fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        return Err("it holds no certificate".into());
-    }
-    Ok(certificates)
 }
 
 fn is_about_certificates(error: &ureq::Error) -> bool {

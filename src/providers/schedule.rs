@@ -6,8 +6,8 @@
 //! hundredth of any limit. It asks nobody and reads
 //! no clock; `monitor.rs` does.
 
+use crate::common::time::Now;
 use crate::providers::usage::{Usage, Window};
-use crate::tokens::policy::Now;
 use std::time::{Duration, Instant};
 
 /// Checks do not follow each other faster, however steep the trend is (DESIGN §3).

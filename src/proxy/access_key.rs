@@ -5,7 +5,8 @@
 //! Like a token, it is never printed but in the lines that are there to hand it over.
 
 use crate::common::error::Error;
-use crate::tokens::{Secret, Token};
+use crate::common::secret::Secret;
+use crate::tokens::Token;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};

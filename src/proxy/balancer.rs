@@ -6,11 +6,13 @@
 //! token that is new, or comes back from a limit, gets a few requests first; and that a limit seen
 //! by many requests at once counts once. It decides and does not act: no socket, no clock. Pure.
 
+use crate::common::time::{Now, Until};
 use crate::events::message::{Limit, Notice};
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Provider};
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{self, Answer, Condition, Now, Rules, Until};
+use crate::tokens::policy::{self, Answer, Condition, Rules};
+use crate::tokens::strategy::Strategy;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Two ends of a wait that are no farther apart are the same one.
@@ -19,18 +21,6 @@ const SAME_END: Duration = Duration::from_secs(1);
 const PIONEERS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
 const REVIEW: Duration = Duration::from_secs(600);
-
-/// How the token of a request is chosen among those that are good.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Strategy {
-    /// The same as long as it is good, which keeps the provider's prompt cache.
-    #[default]
-    Sticky,
-    /// One after the other.
-    RoundRobin,
-    /// The one that is used least.
-    Headroom,
-}
 
 /// What a request is to do.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,8 +3,9 @@
 //! It promises that no token and no part of a request is in any of it. Pure.
 
 use super::balancer::Report;
+use crate::common::time::Now;
 use crate::providers::{Dialect, Provider};
-use crate::tokens::policy::{Condition, Now};
+use crate::tokens::policy::Condition;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -23,21 +23,24 @@ mod stream_prelude; // errors in the first events of a stream (pure)
 mod supervised; // the proxy of one supervised command
 mod upstream; // connections to a provider
 
-pub(crate) use balancer::Strategy;
 pub(crate) use supervised::Gate;
 
 use crate::cli::Args;
-use crate::cli::config::{self as options, Endpoint};
+use crate::cli::PORT;
+use crate::cli::config::{self as options};
 use crate::common::error::Error;
+use crate::common::time::Now;
 use crate::events::console::Console;
 use crate::events::message::Notice;
 use crate::providers::Provider;
+use crate::providers::endpoint::Endpoint;
 use crate::providers::monitor::Monitor;
 use crate::providers::schedule::Pace;
 use crate::supervisor::event::Event;
 use crate::system::signals;
-use crate::tokens::policy::{Answer, Now, Rules};
+use crate::tokens::policy::{Answer, Rules};
 use crate::tokens::store::Records;
+use crate::tokens::strategy::Strategy;
 use crate::tokens::{TokenId, TokenPool};
 use access_key::Key;
 use balancer::Brain;
@@ -55,8 +58,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use upstream::Upstream;
 
-/// Where it listens when it is not told.
-pub(crate) const PORT: u16 = 4141;
 /// Answers under way may take so long to end once the proxy is to stop.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -308,7 +309,7 @@ impl Proxy {
 /// What keeps it from being started.
 pub(crate) fn run(
     args: Args,
-    environment: crate::Environment,
+    environment: crate::common::Environment,
     console: &Console,
 ) -> Result<ExitCode, Error> {
     let (listen, strategy, hold) = (args.listen, args.strategy, args.hold);

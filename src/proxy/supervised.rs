@@ -8,16 +8,18 @@
 
 use super::access_key::Key;
 use super::balancer::is_same_end;
-use super::{Place, Proxy, Strategy, Told};
-use crate::cli::config::Endpoint;
+use super::{Place, Proxy, Told};
 use crate::clients::{self, Client, Line};
 use crate::common::error::Error;
+use crate::common::time::Now;
 use crate::events::message::Notice;
+use crate::providers::endpoint::Endpoint;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
 use crate::supervisor::event::{Event, Step};
-use crate::tokens::policy::{Answer, Now, Rules};
+use crate::tokens::policy::{Answer, Rules};
 use crate::tokens::store::Records;
+use crate::tokens::strategy::Strategy;
 use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
 use std::ffi::OsString;

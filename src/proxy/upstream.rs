@@ -6,12 +6,13 @@
 //! and what comes back is not its business.
 
 use super::redact::Mask;
-use crate::cli::config::Endpoint;
 use crate::common::http::reader::{FIELDS_MAX, Reader};
 use crate::common::http::stream::MOMENT;
+use crate::common::secret::Secret;
 use crate::providers::Provider;
-use crate::providers::monitor;
-use crate::tokens::{Secret, TokenPool};
+use crate::providers::endpoint::Endpoint;
+use crate::providers::tls as trust;
+use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -249,7 +250,7 @@ fn tls(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     if let Some(path) = &endpoint.certificates {
-        match monitor::certificates(path) {
+        match trust::certificates(path) {
             Ok(certificates) => {
                 let all = certificates.iter();
                 roots.add_parsable_certificates(

@@ -3,10 +3,12 @@
 //! Owns the one event enum and the one enum of steps. It holds no behaviour beyond what a value
 //! says about itself.
 
-use crate::clients::Trouble;
 use crate::events::message::Notice;
+use crate::system::exit_status::{Change, How};
+use crate::system::terminal::Scene;
 use crate::tokens::TokenId;
 use crate::tokens::policy::Answer;
+use crate::tokens::policy::Trouble;
 use nix::sys::signal::Signal;
 
 /// Something that happened.
@@ -51,46 +53,6 @@ impl Event {
             self,
             Event::Answer { .. } | Event::Told { .. } | Event::Say(_)
         )
-    }
-}
-
-/// A change of the child's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// It is gone. `asked` says whether ddollar had sent SIGTERM or SIGKILL before it ended.
-    Exited { how: How, asked: bool },
-    /// It is stopped, by this signal.
-    Stopped { by: Signal },
-    /// It was continued.
-    Continued,
-}
-
-/// How a child ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
-    /// With this status, 0 to 255.
-    Code(u8),
-    /// By this signal; a number, because real-time signals have no name.
-    Signal(i32),
-}
-
-impl How {
-    /// Whether someone ended it on purpose: an end by INT, TERM, HUP, QUIT or KILL, also as the
-    /// code that a shell makes of it.
-    pub(crate) fn is_deliberate(self) -> bool {
-        let signal = match self {
-            How::Signal(signal) => signal,
-            How::Code(code) => i32::from(code) - 128,
-        };
-        [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGKILL,
-        ]
-        .iter()
-        .any(|deliberate| *deliberate as i32 == signal)
     }
 }
 
@@ -150,24 +112,4 @@ pub(crate) enum Step {
     Sweep { signal: Option<Signal> },
     /// The run is over.
     Finish(Outcome),
-}
-
-/// How things stand around the terminal at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scene {
-    pub(crate) front: Front,
-    /// No shell would wake ddollar if it stopped itself.
-    pub(crate) orphaned: bool,
-}
-
-/// Whose group is in the foreground of the terminal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Front {
-    /// ddollar's own.
-    Ours,
-    /// The child's.
-    Child,
-    /// Any other, or there is no terminal.
-    #[default]
-    Other,
 }

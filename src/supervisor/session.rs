@@ -5,12 +5,16 @@
 //! when none is left; and that graces are deadlines, never sleeps. It decides and does not act: no
 //! process, no clock, no thread is touched here. Which token is good is `policy.rs`'s to say.
 
-use crate::clients::Trouble;
 use crate::common::error::OWN_FAILURE;
+use crate::common::time::{Now, Until};
 use crate::events::message::{Limit, Notice};
 use crate::providers::{Finding, Reading};
-use crate::supervisor::event::{Change, END_OF_INPUT, Event, Front, How, Outcome, Scene, Step};
-use crate::tokens::policy::{self, Answer, Condition, Decision, Held, Now, Rules, Silence, Until};
+use crate::supervisor::event::{END_OF_INPUT, Event, Outcome, Step};
+use crate::system::exit_status::Change;
+use crate::system::exit_status::How;
+use crate::system::terminal::{Front, Scene};
+use crate::tokens::policy::Trouble;
+use crate::tokens::policy::{self, Answer, Condition, Decision, Held, Rules, Silence};
 use crate::tokens::{TokenId, TokenPool};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};

@@ -5,8 +5,9 @@
 //! merely looks (`waitid` with `WNOWAIT`), so no signal can reach a process that reuses the pid.
 
 use crate::common::error::Error;
-use crate::supervisor::event::{Change, How};
 use crate::system::exec_shim::{self as trampoline, ExecReport};
+use crate::system::exit_status::Change;
+use crate::system::exit_status::How;
 use crate::system::os as system;
 use crate::system::signals::{self, Inherited};
 use crate::system::watchdog::Watchdog;

@@ -7,11 +7,13 @@
 use crate::common::error::Error;
 use crate::events::console::Console;
 use crate::events::message::Notice;
-use crate::supervisor::event::{Change, Event, Front};
+use crate::supervisor::event::Event;
 use crate::system::child::Child;
 use crate::system::descendants::Tree;
+use crate::system::exit_status::Change;
 use crate::system::os as system;
 use crate::system::signals::Inherited;
+use crate::system::terminal::Front;
 use crate::system::terminal::{self, Terminal};
 use crate::system::watchdog::{COOKIE, Watchdog};
 use crate::tokens::Token;

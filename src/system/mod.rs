@@ -3,6 +3,7 @@
 pub(crate) mod child;
 pub(crate) mod descendants;
 pub(crate) mod exec_shim;
+pub(crate) mod exit_status;
 pub(crate) mod job;
 pub(crate) mod os;
 pub(crate) mod prompt;

@@ -5,7 +5,7 @@
 //! promises never to take the terminal from a foreground that is neither ours nor the child's, and
 //! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
 
-use crate::supervisor::event::{Front, How, Scene};
+use crate::system::exit_status::How;
 use crate::system::os as system;
 use nix::libc::tcflag_t;
 use nix::sys::signal::killpg;
@@ -16,6 +16,26 @@ use nix::sys::termios::{
 use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid, tcgetpgrp, tcsetpgrp};
 use std::fs::{File, OpenOptions};
 use std::io::{Write, stderr, stdin, stdout};
+
+/// How things stand around the terminal at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scene {
+    pub(crate) front: Front,
+    /// No shell would wake ddollar if it stopped itself.
+    pub(crate) orphaned: bool,
+}
+
+/// Whose group is in the foreground of the terminal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Front {
+    /// ddollar's own.
+    Ours,
+    /// The child's.
+    Child,
+    /// Any other, or there is no terminal.
+    #[default]
+    Other,
+}
 
 /// Ends every mode that a full-screen program may have left on. Each piece is harmless when its
 /// mode was off (facts/supervision.md M5, which says why each is there and in this order).

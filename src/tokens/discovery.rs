@@ -4,8 +4,9 @@
 //! duplicates are dropped, order is kept, and that no message holds a token's text. It does not
 //! read files: the caller hands it a function that does.
 
-use super::{Secret, Token};
+use super::Token;
 use crate::common::error::Error;
+use crate::common::secret::Secret;
 use crate::providers::{PROVIDERS, Provider};
 use std::path::{Path, PathBuf};
 

@@ -5,7 +5,7 @@
 //! (`now` is handed in), never to condemn a token for a failed probe, and to name as the next token
 //! only one that has answered since it was needed. It knows nothing of processes.
 
-use crate::clients::Trouble;
+use crate::common::time::{Now, SHORTEST_REST, Until};
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
 use crate::tokens::TokenPool;
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A reset that is missing or already past says nothing, and counts as this far ahead (DESIGN §3).
 const UNKNOWN_RESET: Duration = Duration::from_secs(60);
-/// No prediction ends sooner than this, so that "retry-after: 0" cannot make a busy loop.
-const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// A token that was left is a candidate again only this far below the threshold (DESIGN §3).
 const HYSTERESIS: f64 = 0.10;
 /// First pause after a question without an answer; doubles up to [`LONGEST_BACKOFF`] (DESIGN §3).
@@ -34,68 +32,16 @@ const LONGEST_TOLD: Duration = Duration::from_secs(15 * 60);
 /// A child that has worked so long before it tells of a limit tells of a new one. Longer than a client
 /// goes on trying by itself before it tells (184 s: facts/providers.md §4.1).
 const HAS_WORKED: Duration = Duration::from_secs(5 * 60);
-/// When the wall clock was set back, a prediction ends at the latest this long after its span on
-/// the monotonic clock (facts/supervision.md K3).
-const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
-/// One moment on both clocks: resets are wall-clock, graces and freshness are monotonic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    pub(crate) wall: SystemTime,
-    pub(crate) tick: Instant,
-}
-
-/// A moment in the future that neither suspend nor a changed wall clock can push away.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Until {
-    /// When it is on the wall clock.
-    pub(crate) wall: SystemTime,
-    /// When it is over at the latest, on the monotonic clock.
-    bound: Instant,
-}
-
-impl Until {
-    /// The moment `wall`, but at least [`SHORTEST_REST`] ahead.
-    pub(crate) fn at(wall: SystemTime, now: Now) -> Until {
-        let ahead = wall
-            .duration_since(now.wall)
-            .unwrap_or_default()
-            .max(SHORTEST_REST);
-        Until::after(ahead, now)
-    }
-
-    /// The moment `ahead` from now.
-    pub(crate) fn after(ahead: Duration, now: Now) -> Until {
-        // Spans that no clock can hold end the addition, not the program: a century is for ever.
-        let century = Duration::from_secs(100 * 365 * 86_400);
-        let ahead = ahead.min(century);
-        Until {
-            wall: now.wall.checked_add(ahead).unwrap_or(now.wall),
-            bound: now
-                .tick
-                .checked_add(ahead + CLOCK_SLACK)
-                .unwrap_or(now.tick),
-        }
-    }
-
-    /// So much later.
-    pub(crate) fn later(self, by: Duration) -> Until {
-        Until {
-            wall: self.wall.checked_add(by).unwrap_or(self.wall),
-            bound: self.bound.checked_add(by).unwrap_or(self.bound),
-        }
-    }
-
-    /// Whether it has come.
-    pub(crate) fn is_over(&self, now: Now) -> bool {
-        now.wall >= self.wall || now.tick >= self.bound
-    }
-
-    /// How long it is until then; zero when it has come.
-    pub(crate) fn remaining(&self, now: Now) -> Duration {
-        let wall = self.wall.duration_since(now.wall).unwrap_or_default();
-        wall.min(self.bound.saturating_duration_since(now.tick))
-    }
+/// What a turn failed with, as far as it concerns ddollar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// A limit.
+    Limited,
+    /// The provider is overloaded.
+    Overloaded,
+    /// The token or its account: a probe says more.
+    Account,
 }
 
 /// What we know of a token.

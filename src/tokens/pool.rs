@@ -4,7 +4,11 @@
 //! It does not decide which token comes next; `policy.rs` does.
 
 use super::Token;
+use crate::providers::endpoint::Endpoint;
 use crate::tokens::policy::Standing;
+
+/// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
+pub(crate) type Asked = (TokenPool, Vec<Endpoint>);
 
 /// A ring of at least one token.
 #[derive(Clone, Debug)]
@@ -99,8 +103,8 @@ impl TokenPool {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::common::secret::Secret;
     use crate::providers::by_name;
-    use crate::tokens::Secret;
 
     /// A pool of Anthropic tokens with these texts.
     pub(crate) fn pool_of(texts: &[&str]) -> TokenPool {

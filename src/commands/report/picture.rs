@@ -7,7 +7,7 @@ use crate::common::duration::spaced;
 use crate::common::style::Colour;
 use crate::events::fact::{Cause, Ending, Millis, Who};
 use crate::events::message::how_it_ended;
-use crate::supervisor::event::How;
+use crate::system::exit_status::How;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;

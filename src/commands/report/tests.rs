@@ -3,7 +3,7 @@
 use super::timeline::{Chapter, Doing, End};
 use super::*;
 use crate::events::fact::{Ending, Fact, Level, Millis, Ring, Run, Verdict, Who};
-use crate::supervisor::event::How;
+use crate::system::exit_status::How;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@
 use crate::events::fact::{
     Cause, Ending, Fact, Level, Millis, Run, SCHEMA, Unread, Verdict, Who, read,
 };
-use crate::supervisor::event::How;
+use crate::system::exit_status::How;
 
 /// Tokens that are told of: ten times as many as anyone has. A head may claim any number.
 const MOST_TRACKS: usize = 1000;

@@ -3,11 +3,12 @@
 use crate::common::duration::spaced;
 use crate::common::json::{Object, list};
 use crate::common::style::{Colour, Style, ascii};
+use crate::common::time::{Now, Until};
 use crate::events::fact::{Level, level, millis, time};
 use crate::events::message::local;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
-use crate::tokens::policy::{Condition, Decision, Now, Silence, Until};
+use crate::tokens::policy::{Condition, Decision, Silence};
 use crate::tokens::{Token, TokenPool};
 use std::time::SystemTime;
 

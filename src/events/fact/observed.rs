@@ -2,12 +2,14 @@
 
 use super::{Cause, Ending, Fact, Level, Ring, Run, SCHEMA, Verdict, Who, millis};
 use crate::common::error::Error;
+use crate::common::time::Now;
 use crate::events::message::{Limit, Notice, Weight};
 use crate::providers::Finding;
 use crate::providers::usage::{Usage, Window};
-use crate::supervisor::event::{Change, Event, Outcome, Step};
+use crate::supervisor::event::{Event, Outcome, Step};
 use crate::supervisor::session::{Reply, Session};
-use crate::tokens::policy::{Answer, Condition, Now};
+use crate::system::exit_status::Change;
+use crate::tokens::policy::{Answer, Condition};
 use crate::tokens::{TokenId, TokenPool};
 
 /// Follows one run.

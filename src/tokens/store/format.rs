@@ -7,8 +7,9 @@
 //! the supervisor do), and never sees a token: only fingerprints.
 
 use crate::common::duration as span;
+use crate::common::time::{Now, Until};
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{Condition, Now, Standing, Until};
+use crate::tokens::policy::{Condition, Standing};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

@@ -8,9 +8,9 @@
 //! the run goes on without. What is in the file is `memory.rs`'s to say.
 
 pub(crate) mod format;
-use crate::cli::config::Endpoint;
+use crate::common::time::Now;
+use crate::providers::endpoint::Endpoint;
 use crate::supervisor::event::Event;
-use crate::tokens::policy::Now;
 use crate::tokens::store::format::{Entry, Memory, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};

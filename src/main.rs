@@ -22,10 +22,10 @@ mod supervisor;
 mod system;
 mod tokens;
 
-use cli::config as options;
+use cli::config;
 use cli::{Args, Request};
-use clients::hook_server as callback;
-use commands::report::{self, Night, Unusable};
+use clients::hook_server;
+use commands::report::{self, Timeline, Unusable};
 use commands::{rehearse as rehearsal, status};
 use common::error::{Error, TRY_AGAIN_LATER};
 use common::{Environment, logging};
@@ -38,7 +38,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 use supervisor::event::Outcome;
-use system::exit_status::How;
+use system::exit_status::ExitStatus;
 use system::signals::{self, Inherited};
 use system::watchdog;
 
@@ -54,12 +54,12 @@ fn main() -> ExitCode {
 
 fn run(inherited: Inherited) -> Result<ExitCode, Error> {
     match cli::parse(std::env::args_os().skip(1))? {
-        Request::Child(orders) => Ok(orders.carry_out()),
+        Request::Child(spec) => Ok(spec.exec()),
         Request::Supervise(args) => supervise(args, environment(), inherited),
         Request::Proxy(args) => proxy(args, environment()),
         Request::Rehearse(args) => rehearse_night(args, environment(), inherited),
-        Request::Hook => Ok(callback::hook()),
-        Request::Token => Ok(callback::token()),
+        Request::Hook => Ok(hook_server::hook()),
+        Request::Token => Ok(hook_server::token()),
         Request::Notify { files, command } => Ok(notify::help(files, command)),
         Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
         Request::Status(args) => {
@@ -89,7 +89,7 @@ fn supervise(
     inherited: Inherited,
 ) -> Result<ExitCode, Error> {
     let console = begin(&args, &environment)?;
-    let options = options::resolve(args, environment)?;
+    let options = config::resolve(args, environment)?;
     Ok(exit_code(supervisor::supervise(
         options, &console, inherited,
     )?))
@@ -118,26 +118,26 @@ fn rehearse_night(
 
 /// What happened in a run, as text, SVG or JSON.
 fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
-    let texts = options::readable(environment);
-    let variable = |name: &str| options::lookup(&texts, name);
-    let folder = options::state_folder(environment).map(|folder| journal::runs(&folder));
+    let texts = config::readable(environment);
+    let variable = |name: &str| config::lookup(&texts, name);
+    let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
     let run = args.command.first().map(Path::new);
     let journal = journal::find(run, folder.as_deref())?;
     let now = journal.going_on.then(|| facts::millis(SystemTime::now()));
-    let night = Night::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
+    let timeline = Timeline::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
         path: journal.path,
         empty: why == Unusable::Empty,
     })?;
     let zone = TimeZone::system();
     if args.json {
-        return print(&(report::json(&night) + "\n"));
+        return print(&(report::json(&timeline) + "\n"));
     }
     let Some(path) = &args.svg else {
         let mut style = console::style(variable);
         style.utf8 &= !args.ascii;
-        return print(&report::text(&night, zone, style));
+        return print(&report::text(&timeline, zone, style));
     };
-    let svg = report::svg(&night, zone);
+    let svg = report::svg(&timeline, zone);
     if path.as_os_str() == "-" {
         return print(&svg);
     }
@@ -152,8 +152,8 @@ fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
 
 /// Log and voice.
 fn begin(args: &Args, environment: &Environment) -> Result<Console, Error> {
-    let texts = options::readable(environment);
-    let variable = |name: &str| options::lookup(&texts, name);
+    let texts = config::readable(environment);
+    let variable = |name: &str| config::lookup(&texts, name);
     let level = variable("DDOLLAR_LOG").or_else(|| variable("RUST_LOG"));
     logging::start(args.log.as_deref(), level.as_deref())?;
     mind_panics();
@@ -177,8 +177,8 @@ fn mind_panics() {
 
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
-        Outcome::AsChild(How::Code(code)) => ExitCode::from(code),
-        Outcome::AsChild(How::Signal(number)) => signals::die_by(number),
+        Outcome::AsChild(ExitStatus::Code(code)) => ExitCode::from(code),
+        Outcome::AsChild(ExitStatus::Signal(number)) => signals::die_by(number),
         Outcome::BySignal(signal) => signals::die_by(signal as i32),
         Outcome::TryAgainLater => ExitCode::from(TRY_AGAIN_LATER),
     }

@@ -42,16 +42,16 @@ mount! {
 mod facts;
 mod session;
 
-use early::{Early, Seen};
-use fields::Fields;
-use http1::{ReadError, Reader, Rest};
+use early::{StreamPrelude, Seen};
+use fields::Headers;
+use http1::{ReadError, Reader, BodyFraming};
 use jiff::tz::TimeZone;
-use mask::Mask;
-use memory::Memory;
+use mask::Redactor;
+use memory::StoredTokens;
 use paint::Style;
 use policy::{Answer, Now, Rules};
-use provider::{Attempt, Finding, PROVIDERS, Provider, Reading, Reply, Subject};
-use report::Night;
+use provider::{ProbeForm, Finding, PROVIDERS, Provider, Reading, Reply, ProbeTarget};
+use report::Timeline;
 use request::Request;
 use response::{Framing, Response};
 use route::Route;
@@ -130,8 +130,8 @@ pub fn limits(bytes: &[u8]) {
         .and_then(|word| word.parse().ok())
         .unwrap_or(429);
     let subject = match words.next() {
-        None => Subject::Model,
-        Some(_) => Subject::Account,
+        None => ProbeTarget::Model,
+        Some(_) => ProbeTarget::Account,
     };
     let fields = fields.iter().filter_map(|field| field.split_once(": "));
     let reply = Reply {
@@ -141,7 +141,7 @@ pub fn limits(bytes: &[u8]) {
             .collect(),
         body: body.to_vec(),
     };
-    let _ = provider.next_attempt(subject, Attempt::First, &reply);
+    let _ = provider.next_attempt(subject, ProbeForm::First, &reply);
     let reading = provider.read(subject, &reply, at(NOW));
     assert_eq!(
         reading,
@@ -218,16 +218,16 @@ fn take_in(reading: Reading) {
     policy::record(&mut pool, 0, &answer, &rules, now);
     let _ = policy::decide(&pool, &rules, policy::Held::No, now);
     let _ = policy::decide(&pool, &rules, policy::Held::Paused { since: now }, now);
-    let until = pool.standing(0).condition(now).until();
+    let until = pool.state(0).condition(now).until();
     assert!(
         until.is_none_or(|until| until.remaining(now) <= 2 * FARTHEST),
         "{until:?}"
     );
-    if let Some(entry) = memory::Entry::of(pool.standing(0), now) {
-        let mut memory = Memory::default();
+    if let Some(entry) = memory::StoredToken::of(pool.state(0), now) {
+        let mut memory = StoredTokens::default();
         memory.merge(vec![("0".repeat(64), entry)], now.wall);
         assert_eq!(
-            Memory::parse(memory.text().as_bytes()).as_ref(),
+            StoredTokens::parse(memory.text().as_bytes()).as_ref(),
             Ok(&memory)
         );
     }
@@ -253,7 +253,7 @@ pub fn reset(bytes: &[u8]) {
         }
     }
     let names = ["retry-after", "retry-after-ms", "date"];
-    let headers: Fields = names.iter().map(|name| (name.as_bytes(), bytes)).collect();
+    let headers: Headers = names.iter().map(|name| (name.as_bytes(), bytes)).collect();
     let clock = Clock::from_headers(&headers, at(NOW));
     let span = usage::retry_after(&headers, clock);
     assert!(
@@ -333,21 +333,21 @@ pub fn tokens(bytes: &[u8]) {
 
 /// A state file.
 pub fn state(bytes: &[u8]) {
-    let Ok(mut memory) = Memory::parse(bytes) else {
+    let Ok(mut memory) = StoredTokens::parse(bytes) else {
         return;
     };
     let text = memory.text();
     assert_eq!(
-        Memory::parse(text.as_bytes()).as_ref(),
+        StoredTokens::parse(text.as_bytes()).as_ref(),
         Ok(&memory),
         "what is printed is read"
     );
     let (now, names) = (now(), [1, 2].map(|number| format!("{number:064x}")));
-    let recalled = |memory: &Memory, names: &[String]| {
+    let recalled = |memory: &StoredTokens, names: &[String]| {
         let mut pool = pool();
         memory.recall(&mut pool, names, 0.95, now);
         [0, 1].map(|index| {
-            let condition = pool.standing(index).condition(now);
+            let condition = pool.state(index).condition(now);
             let until = condition.until();
             let soon = until.is_none_or(|until| until.remaining(now) <= FARTHEST);
             assert!(soon, "{until:?}");
@@ -356,11 +356,11 @@ pub fn state(bytes: &[u8]) {
     };
     let _ = recalled(&memory, &names);
     // Each by itself: a quota group is forgotten with the token that was not seen for a month.
-    let alone = |memory: &Memory| names.clone().map(|name| recalled(memory, &[name]));
+    let alone = |memory: &StoredTokens| names.clone().map(|name| recalled(memory, &[name]));
     let before = alone(&memory);
     memory.merge(Vec::new(), now.wall);
     assert_eq!(before, alone(&memory), "what holds is not forgotten");
-    assert_eq!(Memory::parse(memory.text().as_bytes()), Ok(memory));
+    assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
 }
 
 /// A journal.
@@ -381,7 +381,7 @@ pub fn journal(bytes: &[u8]) {
         Some(0),
         Some(253_402_207_200_999),
     ] {
-        let Ok(night) = Night::read(&text, now) else {
+        let Ok(night) = Timeline::read(&text, now) else {
             continue;
         };
         for (width, utf8) in [(20, true), (20, false), (37, true), (80, false), (80, true)] {
@@ -473,7 +473,7 @@ fn check_request(request: &Request) {
     );
     assert!(!again.waits && again.modern);
     assert!(
-        matches!(again.body, Rest::Length(0 | 7)),
+        matches!(again.body, BodyFraming::Length(0 | 7)),
         "{:?}",
         again.body
     );
@@ -526,9 +526,9 @@ pub fn response(bytes: &[u8]) {
             headers: headers.clone(),
             body: body.clone(),
         };
-        check_reading(&provider_of(name).read(Subject::Model, &reply, at(NOW)));
+        check_reading(&provider_of(name).read(ProbeTarget::Model, &reply, at(NOW)));
     }
-    let mask = Mask::of(TOKEN.as_bytes());
+    let mask = Redactor::of(TOKEN.as_bytes());
     for framing in [
         Framing::AsItCame,
         Framing::Length(3),
@@ -543,8 +543,8 @@ pub fn response(bytes: &[u8]) {
             .expect("whole");
         assert_eq!((again.status, length), (response.status, head.len()));
         assert!(!again.keep_alive);
-        if framing == Framing::Length(3) && again.body != Rest::NONE {
-            assert_eq!(again.body, Rest::Length(3));
+        if framing == Framing::Length(3) && again.body != BodyFraming::NONE {
+            assert_eq!(again.body, BodyFraming::Length(3));
         }
     }
     masked(&body);
@@ -553,10 +553,10 @@ pub fn response(bytes: &[u8]) {
 /// However a body is cut, no token comes through, and no length changes.
 fn masked(body: &[u8]) {
     let mut whole = body.to_vec();
-    Mask::of(TOKEN.as_bytes()).all(&mut whole);
+    Redactor::of(TOKEN.as_bytes()).all(&mut whole);
     assert!(!whole.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()));
     for step in [1, 3, 16] {
-        let (mut mask, mut out) = (Mask::of(TOKEN.as_bytes()), Vec::new());
+        let (mut mask, mut out) = (Redactor::of(TOKEN.as_bytes()), Vec::new());
         for piece in body.chunks(step) {
             out.extend(mask.piece(piece).unwrap_or_else(|| piece.to_vec()));
         }
@@ -570,7 +570,7 @@ pub fn stream(bytes: &[u8]) {
     let (name, bytes) = first_line(bytes);
     let provider = provider_of(&name);
     let look = |step: usize| {
-        let mut early = Early::new(provider.dialect);
+        let mut early = StreamPrelude::new(provider.dialect);
         for piece in bytes.chunks(step) {
             match early.look(piece) {
                 Seen::Prelude => {}
@@ -590,9 +590,9 @@ pub fn stream(bytes: &[u8]) {
         assert!(value["error"].is_object());
         let reply = Reply {
             status,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body,
         };
-        check_reading(&provider.read(Subject::Model, &reply, at(NOW)));
+        check_reading(&provider.read(ProbeTarget::Model, &reply, at(NOW)));
     }
 }

@@ -5,17 +5,17 @@
 //! starts nothing and asks no provider.
 
 use crate::cli::{Args, Resume, StateFile, nearest};
-use crate::clients::{self, Line, Merged};
+use crate::clients::{self, CommandLine, Merged};
 use crate::common::error::{CommandOf, Error};
 use crate::events::journal::{self, Place};
 use crate::events::message::Notice;
-use crate::events::reporter::Wishes;
-use crate::events::systemd as service;
+use crate::events::reporter::ReporterOptions;
+use crate::events::systemd;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::tls;
 use crate::providers::{PROVIDERS, Provider, by_name};
-use crate::system::os::{self as system, PrivateFile};
-use crate::tokens::Asked;
+use crate::system::os::{self, PrivateFile};
+use crate::tokens::Ring;
 use crate::tokens::policy::Rules;
 use crate::tokens::{
     ONE_A_LINE, Source, Token, TokenFile, TokenPool, Unreadable, discover, is_token_variable,
@@ -38,17 +38,17 @@ const LONGEST_JITTER_MS: u64 = 400;
 
 /// A run, ready to start.
 #[derive(Debug)]
-pub(crate) struct Options {
+pub(crate) struct Config {
     /// One ring of tokens per provider, and where to ask about it; or one ring over all.
-    pub(crate) rings: Vec<Asked>,
+    pub(crate) rings: Vec<Ring>,
     pub(crate) rules: Rules,
     pub(crate) interval: Duration,
     /// Where to keep what is learned of tokens, if anywhere.
     pub(crate) state: Option<PathBuf>,
     /// The command, which knows its line for the first start and for the others.
-    pub(crate) command: Line,
+    pub(crate) command: CommandLine,
     /// The user's own line for every start after the first.
-    pub(crate) again: Option<Line>,
+    pub(crate) again: Option<CommandLine>,
     /// What these lines name; each start of the command reads it.
     pub(crate) files: Vec<PrivateFile>,
     /// Whether the command asks for its token by itself (`callback.rs`).
@@ -58,9 +58,9 @@ pub(crate) struct Options {
     /// The child's environment but for the token in use.
     pub(crate) environment: Vec<(OsString, OsString)>,
     /// Tokens that the command gets as well, of providers that it does not ask.
-    pub(crate) handed: Vec<Token>,
+    pub(crate) passthrough: Vec<Token>,
     /// Who wants to be told what happens.
-    pub(crate) wishes: Wishes,
+    pub(crate) wishes: ReporterOptions,
     /// Whether the command's requests go through a proxy of ours, and how long it may hold them
     /// before the command is paused.
     pub(crate) proxied: Option<Duration>,
@@ -71,14 +71,14 @@ pub(crate) struct Options {
 }
 
 /// The tokens that there are, and what is worth telling about where they were found.
-struct Found {
+struct Discovered {
     providers: Vec<&'static Provider>,
     /// At least one.
     tokens: Vec<Token>,
     notices: Vec<Notice>,
 }
 
-impl Found {
+impl Discovered {
     /// The tokens of one provider, in order.
     fn of(&self, provider: &'static Provider) -> impl Iterator<Item = Token> + '_ {
         let tokens = self.tokens.iter();
@@ -95,10 +95,10 @@ impl Found {
 pub(crate) fn rings(
     args: &Args,
     texts: &[(String, String)],
-) -> Result<(Vec<Asked>, Vec<Notice>), Error> {
+) -> Result<(Vec<Ring>, Vec<Notice>), Error> {
     let found = find(args, texts)?;
     let variable = |name: &str| lookup(texts, name);
-    let command = Line::new(Vec::new(), None);
+    let command = CommandLine::new(Vec::new(), None);
     let mut rings = Vec::new();
     for provider in &found.providers {
         if let Some(pool) = TokenPool::new(found.of(provider).collect()) {
@@ -109,7 +109,7 @@ pub(crate) fn rings(
     Ok((rings, found.notices))
 }
 
-fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
+fn find(args: &Args, texts: &[(String, String)]) -> Result<Discovered, Error> {
     let providers = named_providers(&args.providers)?;
     let variable = |name: &str| lookup(texts, name);
 
@@ -162,13 +162,13 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
         let Some(name) = variable_of.filter(doubled) else {
             continue;
         };
-        notices.push(Notice::Degraded {
+        notices.push(Notice::Warning {
             what: format!("{name} ends in /v1, which is added to it: leave that out"),
         });
         break;
     }
 
-    Ok(Found {
+    Ok(Discovered {
         providers,
         tokens: found.tokens,
         notices,
@@ -179,10 +179,7 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Found, Error> {
 ///
 /// # Errors
 /// The first thing that a run could not start with.
-pub(crate) fn resolve(
-    args: Args,
-    environment: Vec<(OsString, OsString)>,
-) -> Result<Options, Error> {
+pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Result<Config, Error> {
     let texts = readable(&environment);
     let variable = |name: &str| lookup(&texts, name);
     let mut found = find(&args, &texts)?;
@@ -200,7 +197,7 @@ pub(crate) fn resolve(
     let mut files = Vec::new();
     let mut hooked = |words| {
         hooked(
-            Line::new(words, client.as_deref()),
+            CommandLine::new(words, client.as_deref()),
             &found.tokens,
             &mut files,
         )
@@ -222,11 +219,13 @@ pub(crate) fn resolve(
     }
     // Behind a proxy no token is handed over, so all of them go through it.
     let narrow = args.providers.is_empty() && !args.proxy;
-    let calls_back = command.has_settings() || again.as_ref().is_some_and(Line::has_settings);
-    let only_calls_back = command.has_settings() && again.as_ref().is_none_or(Line::has_settings);
+    let calls_back =
+        command.has_settings() || again.as_ref().is_some_and(CommandLine::has_settings);
+    let only_calls_back =
+        command.has_settings() && again.as_ref().is_none_or(CommandLine::has_settings);
 
     let mut rings = Vec::new();
-    let mut handed = Vec::new();
+    let mut passthrough = Vec::new();
     for provider in &found.providers {
         let tokens: Vec<Token> = found
             .of(provider)
@@ -234,7 +233,7 @@ pub(crate) fn resolve(
             .collect();
         if narrow && !asks(provider) {
             // In one ring over all, the command sees the token in use and no other.
-            handed.extend(tokens.into_iter().next().filter(|_| !args.mixed));
+            passthrough.extend(tokens.into_iter().next().filter(|_| !args.mixed));
             continue;
         }
         if let Some(pool) = TokenPool::new(tokens) {
@@ -277,7 +276,7 @@ pub(crate) fn resolve(
         }
     };
 
-    Ok(Options {
+    Ok(Config {
         rings,
         state,
         rules: Rules {
@@ -291,16 +290,16 @@ pub(crate) fn resolve(
         },
         interval: args.interval,
         environment: child_environment(environment, &command, again.as_ref()),
-        handed,
+        passthrough,
         command,
         again,
         files,
         calls_back,
         mixed: args.mixed,
-        wishes: Wishes {
+        wishes: ReporterOptions {
             journal,
             notify: args.notify,
-            service: service::Address::from(variable),
+            service: systemd::Address::from(variable),
         },
         proxied: args.proxy.then_some(args.hold),
         name: None,
@@ -309,7 +308,7 @@ pub(crate) fn resolve(
 }
 
 /// Each ring with the one endpoint of its provider; for those that are not mixed.
-pub(crate) fn by_provider(rings: Vec<Asked>) -> Vec<(TokenPool, Endpoint)> {
+pub(crate) fn by_provider(rings: Vec<Ring>) -> Vec<(TokenPool, Endpoint)> {
     rings
         .into_iter()
         .filter_map(|(pool, endpoints)| Some((pool, endpoints.into_iter().next()?)))
@@ -317,7 +316,7 @@ pub(crate) fn by_provider(rings: Vec<Asked>) -> Vec<(TokenPool, Endpoint)> {
 }
 
 /// One ring over all providers, in the order in which they were found.
-fn mixed(rings: Vec<Asked>) -> Vec<Asked> {
+fn mixed(rings: Vec<Ring>) -> Vec<Ring> {
     let mut tokens = Vec::new();
     let mut endpoints = Vec::new();
     for (pool, own) in rings {
@@ -330,7 +329,11 @@ fn mixed(rings: Vec<Asked>) -> Vec<Asked> {
 
 /// The line with ddollar's settings, if its client has hooks, or why it goes without. A file that the
 /// line names joins `files`.
-fn hooked(line: Line, tokens: &[Token], files: &mut Vec<PrivateFile>) -> (Line, Option<Notice>) {
+fn hooked(
+    line: CommandLine,
+    tokens: &[Token],
+    files: &mut Vec<PrivateFile>,
+) -> (CommandLine, Option<Notice>) {
     let is_ours = |token: &Token| token.provider.name == clients::HOOKED_PROVIDER;
     if !line.client().has_hooks || !tokens.iter().any(is_ours) {
         return (line, None);
@@ -339,7 +342,7 @@ fn hooked(line: Line, tokens: &[Token], files: &mut Vec<PrivateFile>) -> (Line, 
         Ok(own) => own,
         Err(why) => return (line, Some(Notice::NoHooks { why })),
     };
-    match clients::merge(&own, &system::own_program_for_others()) {
+    match clients::merge(&own, &os::own_program_for_others()) {
         Merged::Settings(json) if !is_file => (line.with_settings(json), None),
         // What stands in a user's file may be secret, and longer than a word of a command line may
         // be (128 KiB); others can read a command line, but not this.
@@ -359,7 +362,7 @@ fn hooked(line: Line, tokens: &[Token], files: &mut Vec<PrivateFile>) -> (Line, 
 }
 
 /// The text of the user's own `--settings`, which is a path or JSON, and whether it is from a file.
-fn own_settings(line: &Line) -> Result<(String, bool), &'static str> {
+fn own_settings(line: &CommandLine) -> Result<(String, bool), &'static str> {
     let Some(own) = line.own_settings() else {
         return Ok((String::new(), false));
     };
@@ -378,7 +381,7 @@ fn own_settings(line: &Line) -> Result<(String, bool), &'static str> {
 
 /// What is changed for a known client, and what of the user's own will get in its way.
 fn client_notices(
-    line: &Line,
+    line: &CommandLine,
     has_own_resume: bool,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<Notice> {
@@ -413,7 +416,7 @@ fn client_notices(
 }
 
 /// The token with the variables in which this command expects it.
-fn as_expected(mut token: Token, command: &Line, only_calls_back: bool) -> Token {
+fn as_expected(mut token: Token, command: &CommandLine, only_calls_back: bool) -> Token {
     let client = command.client();
     if only_calls_back && token.provider.name == clients::HOOKED_PROVIDER {
         token.variables.clear();
@@ -430,15 +433,15 @@ fn as_expected(mut token: Token, command: &Line, only_calls_back: bool) -> Token
 /// The child's environment but for the tokens, with what its client wants.
 fn child_environment(
     environment: Vec<(OsString, OsString)>,
-    command: &Line,
-    again: Option<&Line>,
+    command: &CommandLine,
+    again: Option<&CommandLine>,
 ) -> Vec<(OsString, OsString)> {
     let mut kept: Vec<(OsString, OsString)> = environment
         .into_iter()
         .filter(|(name, _)| {
             !name
                 .to_str()
-                .is_some_and(|name| is_token_variable(name) || service::VARIABLES.contains(&name))
+                .is_some_and(|name| is_token_variable(name) || systemd::VARIABLES.contains(&name))
         })
         .collect();
     for line in std::iter::once(command).chain(again) {
@@ -514,7 +517,7 @@ fn variables_to_set(named: &[String], providers: &[&'static Provider]) -> String
 fn endpoint(
     provider: &'static Provider,
     model: Option<&str>,
-    command: &Line,
+    command: &CommandLine,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, Error> {
     let (base_url, plain) = match provider.base_url_variable {

@@ -4,7 +4,7 @@
 
 use super::{Args, Command, Resume, StateFile};
 use crate::clients;
-use crate::common::duration as span;
+use crate::common::duration;
 use crate::events::console::Verbosity;
 use crate::tokens::strategy::Strategy;
 use std::ffi::OsStr;
@@ -538,7 +538,7 @@ fn text(value: &OsStr) -> Option<&str> {
 }
 
 fn duration(value: &OsStr) -> Option<Duration> {
-    span::parse(text(value)?)
+    duration::parse(text(value)?)
 }
 
 #[cfg(test)]

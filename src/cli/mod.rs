@@ -13,7 +13,7 @@ pub(crate) use help::{general_help, help_of};
 
 use crate::common::error::Error;
 use crate::events::console::Verbosity;
-use crate::system::exec_shim::Orders;
+use crate::system::exec_shim::ExecSpec;
 use crate::tokens::strategy::Strategy;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
@@ -85,7 +85,7 @@ pub(crate) enum Request {
     /// Print the version.
     Version,
     /// Hidden: become the command.
-    Child(Orders),
+    Child(ExecSpec),
     /// Hidden: run a command of the user's that is told the news, and can open so many files.
     Notify { files: u64, command: OsString },
     /// Hidden: be the watchdog; the words are its own affair.
@@ -251,7 +251,7 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
                 _ => alone(Request::Version, word, "version"),
             }
         }
-        Some("__child") => Orders::parse(words)
+        Some("__child") => ExecSpec::parse(words)
             .map(Request::Child)
             .ok_or_else(|| unknown_subcommand(&first)),
         Some("__watch") => Ok(Request::Watch(words.collect())),

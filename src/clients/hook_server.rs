@@ -8,7 +8,7 @@
 use crate::clients::{self, Report};
 use crate::common::secret::Secret;
 use crate::supervisor::event::Event;
-use crate::system::os::{self as system, Address};
+use crate::system::os::{self, Address};
 use crossbeam_channel::Sender;
 use nix::unistd::{geteuid, getpid};
 use std::io::{self, Read, Write};
@@ -104,9 +104,9 @@ fn answer(
     events: &Sender<Event>,
 ) -> io::Result<()> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
-    let (user, process) = system::caller(&caller)?;
+    let (user, process) = os::caller(&caller)?;
     // Orphans count where they are adopted.
-    if user != geteuid() || !system::descends(process, getpid()) {
+    if user != geteuid() || !os::descends(process, getpid()) {
         return Err(refused(&format!(
             "refused process {process}: not of this command"
         )));
@@ -194,7 +194,7 @@ pub(crate) fn token() -> ExitCode {
 
 fn call(kind: u8, words: &[u8]) -> io::Result<Vec<u8>> {
     let address = std::env::var(VARIABLE).map_err(io::Error::other)?;
-    let mut line = system::call(&address)?;
+    let mut line = os::call(&address)?;
     line.set_read_timeout(Some(2 * PATIENCE))?;
     line.set_write_timeout(Some(PATIENCE))?;
     line.write_all(&[kind])?;

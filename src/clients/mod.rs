@@ -241,7 +241,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 
 /// A command line, and the client that it starts.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct CommandLine {
     words: Vec<OsString>,
     /// The place of the client's first own argument.
     own: usize,
@@ -252,9 +252,9 @@ pub(crate) struct Line {
     arguments: Vec<OsString>,
 }
 
-impl Line {
+impl CommandLine {
     /// Recognises the client of a command line; `name` overrides what it looks like.
-    pub(crate) fn new(words: Vec<OsString>, name: Option<&str>) -> Line {
+    pub(crate) fn new(words: Vec<OsString>, name: Option<&str>) -> CommandLine {
         let found = detect::find(&words);
         let client = match name {
             None => found.map_or(&ANYTHING, |(client, _)| client),
@@ -267,7 +267,7 @@ impl Line {
         let place = found
             .filter(|(found, _)| std::ptr::eq(*found, client))
             .map_or(0, |(_, place)| place);
-        let mut line = Line {
+        let mut line = CommandLine {
             own: place + 1,
             words,
             client,
@@ -330,13 +330,13 @@ impl Line {
     }
 
     /// With these settings, which take the place of the user's own.
-    pub(crate) fn with_settings(mut self, settings: String) -> Line {
+    pub(crate) fn with_settings(mut self, settings: String) -> CommandLine {
         self.settings = Some(settings);
         self
     }
 
     /// With these arguments before its own.
-    pub(crate) fn with_arguments(mut self, arguments: Vec<OsString>) -> Line {
+    pub(crate) fn with_arguments(mut self, arguments: Vec<OsString>) -> CommandLine {
         self.arguments = arguments;
         self
     }

@@ -19,7 +19,7 @@ const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
 /// What a line becomes when it goes on, with `UUID` learned from the hook if `learned`.
 fn again(line: &str, learned: bool) -> String {
-    text(&Line::new(words(line), None).again(learned.then_some(UUID)))
+    text(&CommandLine::new(words(line), None).again(learned.then_some(UUID)))
         .replace(UUID, "U")
         .replace(&format!("'{GO_ON}'"), "GO")
 }
@@ -284,7 +284,7 @@ fn the_first_start_is_the_users_own_line() {
         "aider -- a b",
     ] {
         let line = words(line);
-        assert_eq!(Line::new(line.clone(), None).first(None), line);
+        assert_eq!(CommandLine::new(line.clone(), None).first(None), line);
     }
 }
 
@@ -297,7 +297,7 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
         ("claude -- -p", "claude --session-id U -- -p"),
         ("claude --bare -p x", "claude --session-id U --bare -p x"),
     ] {
-        let line = Line::new(words(line), None);
+        let line = CommandLine::new(words(line), None);
         assert!(line.starts_anew());
         assert_eq!(text(&line.first(Some("U"))), text(&words(wanted)));
         assert_eq!(line.first(None), line.shown_first());
@@ -324,7 +324,7 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
     ] {
         let words = words(line);
         for name in [None, Some("claude").filter(|_| line.starts_with("claude"))] {
-            let line = Line::new(words.clone(), name);
+            let line = CommandLine::new(words.clone(), name);
             assert!(!line.starts_anew());
             assert_eq!(line.first(Some("U")), words);
         }
@@ -333,7 +333,7 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
 
 #[test]
 fn settings_come_first_and_take_the_place_of_the_users() {
-    let line = |text: &str| Line::new(words(text), None).with_settings("{}".into());
+    let line = |text: &str| CommandLine::new(words(text), None).with_settings("{}".into());
     assert_eq!(
         text(&line("nice claude -p x").first(None)),
         "nice claude --settings '{}' -p x"
@@ -363,7 +363,7 @@ fn settings_come_first_and_take_the_place_of_the_users() {
 
 #[test]
 fn a_name_overrides_what_a_line_looks_like() {
-    let line = |name: &str, text: &str| Line::new(words(text), Some(name));
+    let line = |name: &str, text: &str| CommandLine::new(words(text), Some(name));
     assert_eq!(
         text(&line("generic", "claude -c x").again(None)),
         "claude -c x"
@@ -380,7 +380,7 @@ fn a_name_overrides_what_a_line_looks_like() {
 
 #[test]
 fn a_probe_asks_for_the_model_of_the_line() {
-    let model = |text: &str| Line::new(words(text), None).model_on_line();
+    let model = |text: &str| CommandLine::new(words(text), None).model_on_line();
     assert_eq!(model("claude --model opus"), Some("claude-opus-5-5".into()));
     assert_eq!(
         model("claude --model=sonnet[1m] -p x"),
@@ -470,7 +470,7 @@ proptest::proptest! {
     fn any_line_can_go_on(line in proptest::collection::vec("[-a-z= ]{0,12}|claude|codex|gemini|opencode|aider|llm|npx|env|exec|run|--", 0..8)) {
         let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
         for name in [None, Some("claude"), Some("codex"), Some("gemini"), Some("opencode"), Some("aider"), Some("llm")] {
-            let whole = Line::new(line.clone(), name);
+            let whole = CommandLine::new(line.clone(), name);
             let _ = whole.again(Some("U"));
             proptest::prop_assert_eq!(whole.first(None), line.clone());
         }

@@ -6,19 +6,19 @@
 mod view;
 
 use crate::cli::Args;
-use crate::cli::config::{self as options};
+use crate::cli::config;
 use crate::common::Environment;
 use crate::common::error::{Error, TRY_AGAIN_LATER};
 use crate::common::time::Now;
 use crate::events::console::{self, Console};
 use crate::providers::monitor::ask_all;
-use crate::tokens::Asked;
+use crate::tokens::Ring;
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{self, Decision, Held, Rules};
+use crate::tokens::policy::{self, Decision, Rules, Suspension};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
-use view::{Ring, View};
+use view::{RingView, View};
 
 /// No token is usable, and none will be by waiting.
 const HOPELESS: u8 = 1;
@@ -28,9 +28,9 @@ const HOPELESS: u8 = 1;
 /// # Errors
 /// There is nothing to ask about.
 pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
-    let texts = options::readable(environment);
-    let variable = |name: &str| options::lookup(&texts, name);
-    let (rings, notices) = options::rings(args, &texts)?;
+    let texts = config::readable(environment);
+    let variable = |name: &str| config::lookup(&texts, name);
+    let (rings, notices) = config::rings(args, &texts)?;
     let console = Console::new(args.verbosity, variable);
     for notice in &notices {
         console.say(notice);
@@ -72,7 +72,7 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
 }
 
 /// Asks about every token, and lets the table decide as for a command that is to be started.
-fn look<'r>(rings: &'r [Asked], rules: &Rules, began: Now, now: impl Fn() -> Now) -> View<'r> {
+fn look<'r>(rings: &'r [Ring], rules: &Rules, began: Now, now: impl Fn() -> Now) -> View<'r> {
     let answers = ask_all(rings);
     let now = now();
     let rings = rings.iter().enumerate().map(|(number, (pool, _))| {
@@ -86,8 +86,8 @@ fn look<'r>(rings: &'r [Asked], rules: &Rules, began: Now, now: impl Fn() -> Now
                 *reading = Some(&answer.reading);
             }
         }
-        let decision = policy::decide(&asked, rules, Held::Ended { since: began }, now);
-        Some(Ring::new(pool, &asked, &readings, decision, now))
+        let decision = policy::decide(&asked, rules, Suspension::Ended { since: began }, now);
+        Some(RingView::new(pool, &asked, &readings, decision, now))
     });
     View {
         now,
@@ -97,13 +97,13 @@ fn look<'r>(rings: &'r [Asked], rules: &Rules, began: Now, now: impl Fn() -> Now
 
 /// 0 when a command could be started, 75 when one could later.
 fn verdict(view: &View<'_>) -> ExitCode {
-    let code = |ring: &Ring<'_>| match ring.decision {
-        Decision::GoOn
-        | Decision::GoOnUntil { .. }
+    let code = |ring: &RingView<'_>| match ring.decision {
+        Decision::Keep
+        | Decision::KeepUntil { .. }
         | Decision::Rotate { .. }
-        | Decision::Ask { .. } => 0,
-        Decision::Wait { .. } | Decision::TooLong { .. } => TRY_AGAIN_LATER,
-        Decision::NoneLeft => HOPELESS,
+        | Decision::Probe { .. } => 0,
+        Decision::Wait { .. } | Decision::ExceedsMaxWait { .. } => TRY_AGAIN_LATER,
+        Decision::NoUsableToken => HOPELESS,
     };
     // One provider with a usable token is enough; a wait is better than none.
     let order = |code: &u8| {

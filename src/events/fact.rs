@@ -32,7 +32,7 @@ pub(crate) use observed::{Observer, level};
 
 use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
 use crate::common::json::{Object, list};
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::time::SystemTime;
@@ -94,7 +94,7 @@ pub(crate) enum Fact {
     Stop,
     /// The command ended.
     Exit {
-        how: How,
+        how: ExitStatus,
         asked: bool,
     },
     Note {
@@ -170,7 +170,7 @@ pub(crate) enum Cause {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ending {
-    AsCommand(How),
+    AsCommand(ExitStatus),
     BySignal(i32),
     AgainLater,
     /// ddollar itself failed.
@@ -346,8 +346,10 @@ impl Ending {
     /// The exit status, as a shell sees it.
     pub(crate) fn status(&self) -> i32 {
         match self {
-            Ending::AsCommand(How::Code(code)) => (*code).into(),
-            Ending::AsCommand(How::Signal(signal)) | Ending::BySignal(signal) => 128 + signal,
+            Ending::AsCommand(ExitStatus::Code(code)) => (*code).into(),
+            Ending::AsCommand(ExitStatus::Signal(signal)) | Ending::BySignal(signal) => {
+                128 + signal
+            }
             Ending::AgainLater => TRY_AGAIN_LATER.into(),
             Ending::Failure(_) => OWN_FAILURE.into(),
         }
@@ -370,10 +372,10 @@ pub(crate) fn time(object: Object, key: &str, at: Millis) -> Object {
     object.text(key, &stamp(at))
 }
 
-fn how_json(object: Object, how: How) -> Object {
+fn how_json(object: Object, how: ExitStatus) -> Object {
     match how {
-        How::Code(code) => object.raw("code", code),
-        How::Signal(signal) => object.raw("signal", signal),
+        ExitStatus::Code(code) => object.raw("code", code),
+        ExitStatus::Signal(signal) => object.raw("signal", signal),
     }
 }
 
@@ -545,10 +547,10 @@ impl<'v> Fields<'v> {
         i32::try_from(self.number("signal")?).ok()
     }
 
-    fn how(&self) -> Option<How> {
+    fn how(&self) -> Option<ExitStatus> {
         match self.number("code") {
-            Some(code) => u8::try_from(code).ok().map(How::Code),
-            None => self.signal().map(How::Signal),
+            Some(code) => u8::try_from(code).ok().map(ExitStatus::Code),
+            None => self.signal().map(ExitStatus::Signal),
         }
     }
 

@@ -6,9 +6,9 @@
 
 use crate::common::duration::{compact, spaced};
 use crate::providers::usage::{Usage, Window};
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{Condition, Silence};
+use crate::tokens::policy::{Condition, ProbeFailure};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -140,7 +140,7 @@ pub(crate) enum Notice {
         why: String,
     },
     /// Something that the system refuses, and what the run goes on without.
-    Degraded {
+    Warning {
         what: String,
     },
     /// The prompts of interactive mode, and what follows an answer.
@@ -155,7 +155,7 @@ pub(crate) enum Notice {
     Saved,
     Completed,
     Failed {
-        how: How,
+        how: ExitStatus,
     },
     Retrying {
         number: u32,
@@ -174,7 +174,7 @@ pub(crate) enum Notice {
     },
     Silent {
         provider: &'static str,
-        silence: Silence,
+        silence: ProbeFailure,
         /// What the connection said, if that is what failed.
         why: Option<String>,
     },
@@ -314,7 +314,7 @@ impl Notice {
             | Notice::NeedsTerminal
             | Notice::Unkillable { .. }
             | Notice::NotStarted { .. }
-            | Notice::Degraded { .. }
+            | Notice::Warning { .. }
             | Notice::AskRotate { .. }
             | Notice::AskExhausted
             | Notice::NoSuchChoice
@@ -537,7 +537,7 @@ impl Notice {
                     "{left} process(es) of the command survive SIGKILL; nothing more is started"
                 ),
             ),
-            Notice::Degraded { what } => (Mark::Warning, what.clone()),
+            Notice::Warning { what } => (Mark::Warning, what.clone()),
             Notice::NotStarted { why } => (
                 Mark::Warning,
                 format!("The command cannot be started ({why}); trying again"),
@@ -736,12 +736,14 @@ impl Limit {
     }
 }
 
-impl Silence {
+impl ProbeFailure {
     fn words(self) -> &'static str {
         match self {
-            Silence::Overloaded => "is overloaded",
-            Silence::OutOfReach => "cannot be reached",
-            Silence::Doubtful => "rejects a token, perhaps for trouble of its own; asking again",
+            ProbeFailure::Overloaded => "is overloaded",
+            ProbeFailure::OutOfReach => "cannot be reached",
+            ProbeFailure::Doubtful => {
+                "rejects a token, perhaps for trouble of its own; asking again"
+            }
         }
     }
 }
@@ -812,10 +814,10 @@ fn one_window(window: &Window) -> String {
 }
 
 /// How a command ended, as a sentence.
-pub(crate) fn how_it_ended(how: How) -> String {
+pub(crate) fn how_it_ended(how: ExitStatus) -> String {
     match how {
-        How::Code(code) => format!("Process exited with status {code}"),
-        How::Signal(number) => match Signal::try_from(number) {
+        ExitStatus::Code(code) => format!("Process exited with status {code}"),
+        ExitStatus::Signal(number) => match Signal::try_from(number) {
             Ok(signal) => format!("Process was killed by {signal}"),
             Err(_) => format!("Process was killed by signal {number}"),
         },
@@ -928,7 +930,7 @@ mod tests {
             Notice::Saved,
             Notice::Completed,
             Notice::Failed {
-                how: How::Signal(Signal::SIGTERM as i32),
+                how: ExitStatus::Signal(Signal::SIGTERM as i32),
             },
             Notice::Retrying {
                 number: 10,
@@ -1010,7 +1012,11 @@ mod tests {
                 len: 12,
             });
         }
-        for silence in [Silence::Overloaded, Silence::OutOfReach, Silence::Doubtful] {
+        for silence in [
+            ProbeFailure::Overloaded,
+            ProbeFailure::OutOfReach,
+            ProbeFailure::Doubtful,
+        ] {
             all.push(Notice::Silent {
                 provider: "Azure OpenAI",
                 silence,

@@ -8,7 +8,7 @@ use crate::common::time::Now;
 use crate::events::fact::{Fact, Observer, millis};
 use crate::events::journal::{Journal, Place};
 use crate::events::notify::Notifier;
-use crate::events::systemd::{self as service, Service};
+use crate::events::systemd::{self, Service};
 use crate::providers::usage::Usage;
 use crate::supervisor::event::{Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
@@ -22,18 +22,18 @@ use std::time::Duration;
 
 /// Who wants to be told.
 #[derive(Debug)]
-pub(crate) struct Wishes {
+pub(crate) struct ReporterOptions {
     /// Where the run is kept; `None` where there is no folder for it.
     pub(crate) journal: Option<Place>,
     /// A command of the user's, for `sh -c`.
     pub(crate) notify: Option<OsString>,
     /// The service manager.
-    pub(crate) service: Option<service::Address>,
+    pub(crate) service: Option<systemd::Address>,
 }
 
 /// Everyone who is told.
 #[derive(Debug)]
-pub(crate) struct Herald {
+pub(crate) struct Reporter {
     observer: Observer,
     journal: Option<Journal>,
     notifier: Option<Notifier>,
@@ -42,16 +42,16 @@ pub(crate) struct Herald {
     said: String,
 }
 
-impl Herald {
+impl Reporter {
     /// Calls those who are to be told; what goes wrong later is reported to `events`. `inherited` and
     /// `environment` are for the user's command; no token is in them.
     pub(crate) fn call(
         observer: Observer,
-        wishes: Wishes,
+        wishes: ReporterOptions,
         inherited: Inherited,
         environment: &[(OsString, OsString)],
         events: &Sender<Event>,
-    ) -> Herald {
+    ) -> Reporter {
         let kept = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
         let journal = wishes.journal.and_then(|place| {
             let started = Journal::start(place, events.clone());
@@ -61,7 +61,7 @@ impl Herald {
             let opened = Service::open(&address);
             opened.inspect_err(kept).ok()
         });
-        Herald {
+        Reporter {
             observer,
             journal,
             notifier: wishes
@@ -113,7 +113,7 @@ impl Herald {
     }
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
-    pub(crate) fn tend(&mut self, now: Now) -> Option<Duration> {
+    pub(crate) fn tick(&mut self, now: Now) -> Option<Duration> {
         self.service.as_mut()?.sign_of_life(now.tick)
     }
 

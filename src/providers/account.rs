@@ -87,7 +87,7 @@ const DAY: u64 = 24 * 60 * 60;
 #[cfg(test)]
 mod tests {
     use super::super::tests::{now, percents, reply};
-    use super::super::{Subject, by_name};
+    use super::super::{ProbeTarget, by_name};
     use super::*;
 
     const DAY_OF: fn(u64) -> Duration = |days| Duration::from_secs(days * DAY);
@@ -97,10 +97,11 @@ mod tests {
             r#"{{"data":{{"label":"sk-or-v1-0e6...1c9","limit":{limit},"limit_remaining":{left},"limit_reset":{every},
                "usage":25.5,"usage_daily":1.5,"is_free_tier":false}}}}"#
         );
-        let reading =
-            by_name("openrouter")
-                .unwrap()
-                .read(Subject::Account, &reply(200, "", &body), now());
+        let reading = by_name("openrouter").unwrap().read(
+            ProbeTarget::Account,
+            &reply(200, "", &body),
+            now(),
+        );
         let reset = reading
             .usage
             .windows
@@ -155,7 +156,7 @@ mod tests {
         let read = |status, body: &str| {
             let deepseek = by_name("deepseek").unwrap();
             deepseek
-                .read(Subject::Account, &reply(status, "", body), now())
+                .read(ProbeTarget::Account, &reply(status, "", body), now())
                 .finding
         };
         let balance = |available: &str| {

@@ -7,11 +7,11 @@
 
 use std::time::SystemTime;
 
-use crate::common::http::headers::Fields;
+use crate::common::http::headers::Headers;
 use http::Method;
 use serde_json::json;
 
-use super::{Attempt, Authorization, ErrorBody, Finding, ProbeRequest, Reply, identity};
+use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
 use crate::providers::usage::{Clock, Field, reset};
 
 /// How the vendor's 400 for a user-set spend limit begins (facts/providers.md §1.3). No field tells
@@ -33,10 +33,10 @@ const REGAIN: &str = "You will regain access on ";
 
 /// A minimal message. `max_tokens` 0 is legal since 2026 and bills no output; 1 always was
 /// (facts/providers.md §1.4).
-pub(super) fn probe(model: &str, attempt: Attempt) -> ProbeRequest {
+pub(super) fn probe(model: &str, attempt: ProbeForm) -> ProbeRequest {
     let max_tokens = match attempt {
-        Attempt::First => 0,
-        Attempt::Fallback => 1,
+        ProbeForm::First => 0,
+        ProbeForm::Fallback => 1,
     };
     let body = json!({
         "model": model,
@@ -136,14 +136,14 @@ fn regained_at(message: &str, clock: Clock) -> Option<SystemTime> {
 /// The organization alone. Limits are per organization; a workspace can only have lower ones of its
 /// own, and two workspaces still share the organization's bucket (facts/providers.md §1.2). The
 /// price: when only a workspace's lower limit is spent, its sibling is not tried.
-pub(super) fn quota_group(headers: &Fields) -> Option<String> {
+pub(super) fn quota_group(headers: &Headers) -> Option<String> {
     identity(headers, "anthropic-organization-id").map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::tests::{now, percents, reply};
-    use super::super::{Provider, Reading, Subject, by_name};
+    use super::super::{ProbeTarget, Provider, Reading, by_name};
     use super::*;
     use serde_json::Value;
     use std::time::Duration;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn read(status: u16, head: &str, body: &str) -> Reading {
-        anthropic().read(Subject::Model, &reply(status, head, body), now())
+        anthropic().read(ProbeTarget::Model, &reply(status, head, body), now())
     }
 
     /// An error body of the documented shape.
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn the_probe() {
         let probe = anthropic()
-            .probe(Subject::Model, "claude-opus-5-5", Attempt::First)
+            .probe(ProbeTarget::Model, "claude-opus-5-5", ProbeForm::First)
             .unwrap();
         assert_eq!(
             (probe.method.as_str(), probe.path.as_str()),
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(body["max_tokens"], 0);
         assert!(body.get("stream").is_none());
         let probe = anthropic()
-            .probe(Subject::Model, "claude-opus-5-5", Attempt::Fallback)
+            .probe(ProbeTarget::Model, "claude-opus-5-5", ProbeForm::Fallback)
             .unwrap();
         assert_eq!(
             serde_json::from_str::<Value>(&probe.body).unwrap()["max_tokens"],
@@ -198,26 +198,29 @@ mod tests {
     #[test]
     fn falls_back_once_and_only_for_the_form() {
         let next = |attempt, status, body: &str| {
-            anthropic().next_attempt(Subject::Model, attempt, &reply(status, "", body))
+            anthropic().next_attempt(ProbeTarget::Model, attempt, &reply(status, "", body))
         };
         let refused = error(
             "invalid_request_error",
             "max_tokens: must be greater than or equal to 1",
         );
-        assert_eq!(next(Attempt::First, 400, &refused), Some(Attempt::Fallback));
-        assert_eq!(next(Attempt::Fallback, 400, &refused), None);
+        assert_eq!(
+            next(ProbeForm::First, 400, &refused),
+            Some(ProbeForm::Fallback)
+        );
+        assert_eq!(next(ProbeForm::Fallback, 400, &refused), None);
         // Compatible servers.
         assert_eq!(
             next(
-                Attempt::First,
+                ProbeForm::First,
                 422,
                 r#"{"detail":[{"loc":["body","max_tokens"]}]}"#
             ),
-            Some(Attempt::Fallback)
+            Some(ProbeForm::Fallback)
         );
         assert_eq!(
-            next(Attempt::First, 400, "Bad Request"),
-            Some(Attempt::Fallback)
+            next(ProbeForm::First, 400, "Bad Request"),
+            Some(ProbeForm::Fallback)
         );
         for message in [
             "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing",
@@ -227,7 +230,7 @@ mod tests {
         ] {
             assert_eq!(
                 next(
-                    Attempt::First,
+                    ProbeForm::First,
                     400,
                     &error("invalid_request_error", message)
                 ),
@@ -235,9 +238,12 @@ mod tests {
                 "{message}"
             );
         }
-        assert_eq!(next(Attempt::First, 400, &error("billing_error", "")), None);
+        assert_eq!(
+            next(ProbeForm::First, 400, &error("billing_error", "")),
+            None
+        );
         for status in [200, 401, 403, 404, 429, 500, 529] {
-            assert_eq!(next(Attempt::First, status, &refused), None, "{status}");
+            assert_eq!(next(ProbeForm::First, status, &refused), None, "{status}");
         }
     }
 

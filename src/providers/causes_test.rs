@@ -3,7 +3,7 @@
 //! belong to somebody are made up.
 
 use super::tests::{now, percents, reply};
-use super::{Finding, Subject, by_name};
+use super::{Finding, ProbeTarget, by_name};
 use std::time::Duration;
 
 /// What a reply comes to, in a word and a number of seconds from the reply's own time.
@@ -587,7 +587,7 @@ fn every_cause_ends_in_its_condition() {
         let (name, _) = case.split_once(": ").unwrap();
         let provider = by_name(name).unwrap_or_else(|| panic!("{case}"));
         let reply = reply(*status, &format!("{DATE}{head}"), body);
-        let reading = provider.read(Subject::Model, &reply, now());
+        let reading = provider.read(ProbeTarget::Model, &reply, now());
         assert_eq!(outcome(&reading.finding), *wanted, "{case}");
         assert_eq!(percents(&reading.usage), *windows, "{case}");
     }
@@ -601,7 +601,7 @@ fn resets_that_are_told_told_badly_or_not_at_all() {
         let reply = reply(row.1, &format!("{DATE}{}", row.2), row.3);
         let windows = by_name(name)
             .unwrap()
-            .read(Subject::Model, &reply, now())
+            .read(ProbeTarget::Model, &reply, now())
             .usage
             .windows;
         let span = |at: std::time::SystemTime| at.duration_since(now()).unwrap().as_secs();

@@ -85,7 +85,7 @@ fn until_midnight(clock: Clock) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{now, reply};
-    use super::super::{Attempt, Provider, Subject, by_name};
+    use super::super::{ProbeForm, ProbeTarget, Provider, by_name};
     use super::*;
 
     fn gemini() -> &'static Provider {
@@ -95,7 +95,7 @@ mod tests {
     fn read(status: u16, body: &str) -> Finding {
         let head = "date: Thu, 01 Jan 2026 00:00:00 GMT";
         gemini()
-            .read(Subject::Model, &reply(status, head, body), now())
+            .read(ProbeTarget::Model, &reply(status, head, body), now())
             .finding
     }
 
@@ -118,20 +118,20 @@ mod tests {
     fn the_probe() {
         for name in ["gemini-3-flash", "models/gemini-3-flash"] {
             let probe = gemini()
-                .probe(Subject::Model, name, Attempt::First)
+                .probe(ProbeTarget::Model, name, ProbeForm::First)
                 .unwrap();
             assert_eq!(probe.path, "/v1beta/models/gemini-3-flash:generateContent");
             assert_eq!(probe.authorization, Authorization::XGoogApiKey);
         }
         for name in ["a/../b", "a?key=1", "a b", "models/", ""] {
             assert_eq!(
-                gemini().probe(Subject::Model, name, Attempt::First),
+                gemini().probe(ProbeTarget::Model, name, ProbeForm::First),
                 None,
                 "{name}"
             );
         }
         let check = gemini()
-            .probe(Subject::Account, "", Attempt::First)
+            .probe(ProbeTarget::Account, "", ProbeForm::First)
             .unwrap();
         assert_eq!(
             (check.method, check.path.as_str()),

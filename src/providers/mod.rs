@@ -23,7 +23,7 @@ pub(crate) mod usage; // who they are
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::common::http::headers::Fields;
+use crate::common::http::headers::Headers;
 use http::Method;
 use serde_json::Value;
 
@@ -86,7 +86,7 @@ pub(crate) enum Free {
 
 /// What a request is about, and so what its answer can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
+pub(crate) enum ProbeTarget {
     /// A model: a minimal request to it.
     Model,
     /// The token or its account: [`Free`].
@@ -101,7 +101,7 @@ pub(crate) fn by_name(name: &str) -> Option<&'static Provider> {
 /// Which form of the probe to send. A caller that remembers which one worked saves a request at
 /// every interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum ProbeForm {
     /// The cheapest legal form: Anthropic `max_tokens` 0, OpenAI `max_completion_tokens` 16.
     #[default]
     First,
@@ -170,7 +170,7 @@ pub(crate) struct Reply {
     /// The HTTP status.
     pub(crate) status: u16,
     /// All of them.
-    pub(crate) headers: Fields,
+    pub(crate) headers: Headers,
     /// At most 64 KiB, maybe cut off, maybe empty. Looked at on a status of 400 and up, and in the
     /// answer about an account.
     pub(crate) body: Vec<u8>,
@@ -273,14 +273,14 @@ impl Provider {
         base_url: &str,
         model: &str,
         needed: bool,
-    ) -> impl Iterator<Item = Subject> + use<> {
+    ) -> impl Iterator<Item = ProbeTarget> + use<> {
         let has_address = self.has_address(base_url);
         let has_model = !model.is_empty();
         let account = self.free.is_some() && !(self.tells_limits && has_model);
         let asks_model = has_model && (self.tells_limits || needed);
         [
-            (account && has_address).then_some(Subject::Account),
-            (asks_model && has_address).then_some(Subject::Model),
+            (account && has_address).then_some(ProbeTarget::Account),
+            (asks_model && has_address).then_some(ProbeTarget::Model),
         ]
         .into_iter()
         .flatten()
@@ -303,13 +303,13 @@ impl Provider {
     /// The request. `None` when there is nothing to ask, or the model's name cannot be one.
     pub(crate) fn probe(
         &self,
-        subject: Subject,
+        subject: ProbeTarget,
         model: &str,
-        attempt: Attempt,
+        attempt: ProbeForm,
     ) -> Option<ProbeRequest> {
         let authorization = self.authorization();
         match (subject, self.dialect) {
-            (Subject::Account, _) => Some(ProbeRequest {
+            (ProbeTarget::Account, _) => Some(ProbeRequest {
                 method: Method::GET,
                 path: self.free?.path().to_owned(),
                 headers: vec![("accept", "application/json".to_owned())],
@@ -317,9 +317,9 @@ impl Provider {
                 authorization,
             }),
             _ if model.is_empty() => None,
-            (Subject::Model, Dialect::Anthropic) => Some(anthropic::probe(model, attempt)),
-            (Subject::Model, Dialect::Chat(chat)) => Some(openai::probe(&chat, model, attempt)),
-            (Subject::Model, Dialect::Gemini) => gemini::probe(model),
+            (ProbeTarget::Model, Dialect::Anthropic) => Some(anthropic::probe(model, attempt)),
+            (ProbeTarget::Model, Dialect::Chat(chat)) => Some(openai::probe(&chat, model, attempt)),
+            (ProbeTarget::Model, Dialect::Gemini) => gemini::probe(model),
         }
     }
 
@@ -327,13 +327,13 @@ impl Provider {
     /// reply stands.
     pub(crate) fn next_attempt(
         &self,
-        subject: Subject,
-        attempt: Attempt,
+        subject: ProbeTarget,
+        attempt: ProbeForm,
         reply: &Reply,
-    ) -> Option<Attempt> {
+    ) -> Option<ProbeForm> {
         // 422 is how compatible servers with a schema validator say 400.
-        if subject != Subject::Model
-            || attempt != Attempt::First
+        if subject != ProbeTarget::Model
+            || attempt != ProbeForm::First
             || !matches!(reply.status, 400 | 422)
         {
             return None;
@@ -343,11 +343,11 @@ impl Provider {
             Dialect::Chat(chat) => openai::refuses_first_attempt(&chat, reply),
             Dialect::Gemini => false,
         };
-        is_refused_for_its_form.then_some(Attempt::Fallback)
+        is_refused_for_its_form.then_some(ProbeForm::Fallback)
     }
 
     /// What a reply that came in at `now` (local wall clock) tells.
-    pub(crate) fn read(&self, subject: Subject, reply: &Reply, now: SystemTime) -> Reading {
+    pub(crate) fn read(&self, subject: ProbeTarget, reply: &Reply, now: SystemTime) -> Reading {
         let clock = Clock::from_headers(&reply.headers, now);
         let (mut usage, mut particular, quota_group) = match self.dialect {
             Dialect::Anthropic => (
@@ -364,7 +364,7 @@ impl Provider {
             ),
             Dialect::Gemini => (Usage::default(), gemini::finding(reply, clock), None),
         };
-        if let (Subject::Account, Some(free), 200..=299) = (subject, self.free, reply.status) {
+        if let (ProbeTarget::Account, Some(free), 200..=299) = (subject, self.free, reply.status) {
             let (windows, finding) = account::read(free, reply, clock);
             usage.windows.extend(windows);
             particular = finding;
@@ -430,7 +430,7 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
     Finding::Unclear { why }
 }
 
-fn is_html(headers: &Fields) -> bool {
+fn is_html(headers: &Headers) -> bool {
     let kind = headers.get("content-type").and_then(|kind| kind.get(..9));
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
 }
@@ -463,7 +463,7 @@ const LONGEST_IDENTITY: usize = 128;
 
 /// An identity from a header: visible ASCII without spaces, not empty, not long. It may be printed
 /// and stored.
-fn identity<'a>(headers: &'a Fields, name: &str) -> Option<&'a str> {
+fn identity<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     let text = headers.get(name)?.trim();
     let is_fit = !text.is_empty()
         && text.len() <= LONGEST_IDENTITY
@@ -568,7 +568,7 @@ mod tests {
         let url = |name: &str| {
             let provider = by_name(name).unwrap();
             provider
-                .probe(Subject::Model, "m", Attempt::First)
+                .probe(ProbeTarget::Model, "m", ProbeForm::First)
                 .unwrap()
                 .url(&format!("{}/", provider.base_url))
         };
@@ -579,13 +579,13 @@ mod tests {
     #[test]
     fn what_is_asked_follows_from_the_row() {
         const HERE: &str = "https://example.com";
-        let plan = |name: &str, model: &str, needed| -> Vec<Subject> {
+        let plan = |name: &str, model: &str, needed| -> Vec<ProbeTarget> {
             by_name(name)
                 .unwrap()
                 .subjects(HERE, model, needed)
                 .collect()
         };
-        use Subject::{Account, Model};
+        use ProbeTarget::{Account, Model};
         for (name, no_model, check, needed) in [
             ("openai", vec![Account], vec![Model], vec![Model]),
             ("groq", vec![Account], vec![Model], vec![Model]),
@@ -616,7 +616,7 @@ mod tests {
         for provider in PROVIDERS {
             for (model, needed) in [("", false), ("", true), ("m", false), ("m", true)] {
                 for subject in provider.subjects(HERE, model, needed) {
-                    let probe = provider.probe(subject, model, Attempt::First).unwrap();
+                    let probe = provider.probe(subject, model, ProbeForm::First).unwrap();
                     assert!(probe.path.starts_with('/'), "{}", provider.name);
                     assert_eq!(probe.body.is_empty(), probe.method == Method::GET);
                 }
@@ -650,7 +650,7 @@ mod tests {
             1
         );
         let probe = azure
-            .probe(Subject::Model, "my-deployment", Attempt::First)
+            .probe(ProbeTarget::Model, "my-deployment", ProbeForm::First)
             .unwrap();
         assert_eq!(
             probe.url("https://res.openai.azure.com/"),
@@ -694,7 +694,7 @@ mod tests {
         assert_eq!(
             by_name("anthropic")
                 .unwrap()
-                .probe(Subject::Model, "", Attempt::First),
+                .probe(ProbeTarget::Model, "", ProbeForm::First),
             None
         );
     }
@@ -709,7 +709,7 @@ mod tests {
                 by_name(name)
                     .unwrap()
                     .read(
-                        Subject::Model,
+                        ProbeTarget::Model,
                         &reply(status, "retry-after: 7", "garbage"),
                         now(),
                     )
@@ -750,7 +750,7 @@ mod tests {
             assert!(matches!(
                 by_name(name)
                     .unwrap()
-                    .read(Subject::Model, &page, now())
+                    .read(ProbeTarget::Model, &page, now())
                     .finding,
                 Finding::Unclear { .. }
             ));
@@ -772,7 +772,7 @@ mod tests {
             let reply = reply(status, &head, &body);
             assert!(!format!("{reply:?}").contains("SECRET"));
             for provider in PROVIDERS {
-                let reading = provider.read(Subject::Model, &reply, now());
+                let reading = provider.read(ProbeTarget::Model, &reply, now());
                 assert!(
                     !format!("{reading:?}").contains("SECRET"),
                     "{status} {reading:?}"
@@ -784,7 +784,7 @@ mod tests {
     #[test]
     fn identities_are_checked() {
         let of = |value: &[u8]| {
-            let headers: Fields = [(&b"id"[..], value)].into_iter().collect();
+            let headers: Headers = [(&b"id"[..], value)].into_iter().collect();
             identity(&headers, "id").map(str::to_owned)
         };
         assert_eq!(of(b"traceloop").as_deref(), Some("traceloop"));
@@ -867,7 +867,7 @@ mod tests {
             let fields = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
             let reply = Reply { status, headers: fields.collect(), body };
             let provider = &PROVIDERS[row];
-            for subject in [Subject::Model, Subject::Account] {
+            for subject in [ProbeTarget::Model, ProbeTarget::Account] {
                 let reading = provider.read(subject, &reply, now());
                 for window in &reading.usage.windows {
                     prop_assert!(window.utilization.is_finite() && window.utilization >= 0.0, "{window:?}");
@@ -886,8 +886,8 @@ mod tests {
                 if let Some(group) = &reading.quota_group {
                     prop_assert!(group.bytes().all(|byte| byte.is_ascii_graphic()));
                 }
-                prop_assert_eq!(provider.next_attempt(Subject::Model, Attempt::Fallback, &reply), None);
-                let _ = provider.next_attempt(Subject::Model, Attempt::First, &reply);
+                prop_assert_eq!(provider.next_attempt(ProbeTarget::Model, ProbeForm::Fallback, &reply), None);
+                let _ = provider.next_attempt(ProbeTarget::Model, ProbeForm::First, &reply);
             }
         }
 
@@ -896,8 +896,8 @@ mod tests {
             // In a path only plain names can stand.
             let is_in_body = |provider: &&Provider| !matches!(provider.dialect, Dialect::Gemini);
             for provider in PROVIDERS.iter().filter(is_in_body) {
-                for attempt in [Attempt::First, Attempt::Fallback] {
-                    let probe = provider.probe(Subject::Model, &model, attempt).unwrap();
+                for attempt in [ProbeForm::First, ProbeForm::Fallback] {
+                    let probe = provider.probe(ProbeTarget::Model, &model, attempt).unwrap();
                     let body: Value = serde_json::from_str(&probe.body).unwrap();
                     prop_assert_eq!(body["model"].as_str(), Some(model.as_str()));
                 }

@@ -10,10 +10,10 @@ use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::schedule::Pace;
-use crate::providers::{Attempt, Finding, Provider, Reading, Reply, Subject};
+use crate::providers::schedule::ProbeSchedule;
+use crate::providers::{Finding, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use crate::supervisor::event::Event;
-use crate::tokens::Asked;
+use crate::tokens::Ring;
 use crate::tokens::policy::{self, Answer};
 use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
@@ -65,7 +65,7 @@ impl Monitor {
         ring: usize,
         pool: &TokenPool,
         endpoints: Vec<Endpoint>,
-        pace: Pace,
+        schedule: ProbeSchedule,
         events: Sender<Event>,
     ) -> Result<Monitor, Error> {
         let mut asker = Askers::new(pool, endpoints);
@@ -78,7 +78,7 @@ impl Monitor {
                     ring,
                     events: events.clone(),
                 };
-                work(ring, &mut asker, pace, &inbox, &events);
+                work(ring, &mut asker, schedule, &inbox, &events);
                 std::mem::forget(lost);
             })
             .map_err(|error| Error::System {
@@ -125,7 +125,7 @@ impl Drop for Lost {
 fn work(
     ring: usize,
     asker: &mut Askers,
-    mut pace: Pace,
+    mut schedule: ProbeSchedule,
     inbox: &Receiver<Order>,
     events: &Sender<Event>,
 ) {
@@ -141,7 +141,7 @@ fn work(
                     due = after(if at_once {
                         FIRST_QUESTION
                     } else {
-                        pace.interval()
+                        schedule.interval()
                     });
                     continue;
                 }
@@ -164,7 +164,7 @@ fn work(
             tick: answer.asked,
         };
         let usage = answer.reading.as_ref().ok().map(|reading| &reading.usage);
-        let crossing = usage.and_then(|usage| pace.look(index, usage, now));
+        let crossing = usage.and_then(|usage| schedule.look(index, usage, now));
         if watched == Some(index) {
             failures = match &answer.reading {
                 Ok(reading) if !matches!(reading.finding, Finding::Overloaded { .. }) => 0,
@@ -178,10 +178,10 @@ fn work(
                 _ => Duration::ZERO,
             };
             let pause = match (failures, usage) {
-                (0, Some(usage)) => pace.pause(crossing, usage, now),
+                (0, Some(usage)) => schedule.pause(crossing, usage, now),
                 _ => {
                     let backoff = policy::backoff(failures.saturating_sub(1));
-                    pace.interval().max(backoff).max(asked_for)
+                    schedule.interval().max(backoff).max(asked_for)
                 }
             };
             due = after(pause);
@@ -197,7 +197,7 @@ fn work(
 struct Askers {
     /// Of each token: its provider's asker, and its text.
     tokens: Vec<(usize, Secret)>,
-    askers: Vec<Asker>,
+    askers: Vec<Prober>,
 }
 
 impl Askers {
@@ -213,11 +213,11 @@ impl Askers {
             .map(|token| (own(token.provider), token.secret.clone()));
         Askers {
             tokens: tokens.collect(),
-            askers: endpoints.into_iter().map(Asker::new).collect(),
+            askers: endpoints.into_iter().map(Prober::new).collect(),
         }
     }
 
-    fn of(&mut self, index: usize) -> Option<(&mut Asker, Secret)> {
+    fn of(&mut self, index: usize) -> Option<(&mut Prober, Secret)> {
         let (place, secret) = self.tokens.get(index)?;
         Some((self.askers.get_mut(*place)?, secret.clone()))
     }
@@ -260,7 +260,7 @@ pub(crate) fn lacked_a_thread(panic: &(dyn Any + Send)) -> bool {
 }
 
 /// Asks about every token of every ring once, several at a time. The answers are in no order.
-pub(crate) fn ask_all(rings: &[Asked]) -> Vec<(TokenId, Answer)> {
+pub(crate) fn ask_all(rings: &[Ring]) -> Vec<(TokenId, Answer)> {
     let tokens: Vec<TokenId> = rings
         .iter()
         .enumerate()
@@ -281,7 +281,7 @@ pub(crate) fn ask_all(rings: &[Asked]) -> Vec<(TokenId, Answer)> {
                 .find(|endpoint| endpoint.provider.name == provider.name);
             let answer = guarded(|| {
                 let endpoint = own.ok_or("no such provider")?.clone();
-                Asker::new(endpoint).ask(secret, true)
+                Prober::new(endpoint).ask(secret, true)
             });
             let _ = answered.send((*token, answer));
         }
@@ -299,25 +299,25 @@ pub(crate) fn ask_all(rings: &[Asked]) -> Vec<(TokenId, Answer)> {
 }
 
 /// Puts the question for one provider.
-struct Asker {
+struct Prober {
     provider: &'static Provider,
     endpoint: Endpoint,
     /// The user's certificates first, if there are any; the bundled ones after them. A failed
     /// handshake has sent no token yet, so trying the next is safe.
     agents: Vec<Agent>,
     /// The form of the question that the provider took last.
-    attempt: Attempt,
+    attempt: ProbeForm,
     /// Which of the endpoint's models is asked for.
     model: usize,
 }
 
-impl Asker {
-    fn new(endpoint: Endpoint) -> Asker {
-        Asker {
+impl Prober {
+    fn new(endpoint: Endpoint) -> Prober {
+        Prober {
             provider: endpoint.provider,
             endpoint,
             agents: Vec::new(),
-            attempt: Attempt::First,
+            attempt: ProbeForm::First,
             model: 0,
         }
     }
@@ -338,7 +338,7 @@ impl Asker {
             .collect();
     }
 
-    fn subjects(&self, needed: bool) -> impl Iterator<Item = Subject> + use<> {
+    fn subjects(&self, needed: bool) -> impl Iterator<Item = ProbeTarget> + use<> {
         self.provider
             .subjects(&self.endpoint.base_url, self.model(), needed)
     }
@@ -374,14 +374,14 @@ impl Asker {
         }))
     }
 
-    fn question(&mut self, secret: &Secret, subject: Subject) -> Result<Reading, String> {
+    fn question(&mut self, secret: &Secret, subject: ProbeTarget) -> Result<Reading, String> {
         let probe = self.provider.probe(subject, self.model(), self.attempt);
         if probe.is_none() {
             return Ok(Reading::unclear("it has no model of this name"));
         }
         let mut reply = self.exchange(secret, subject, self.attempt)?;
         // A model that was guessed may not be there. The limits of another are better than none.
-        while subject == Subject::Model
+        while subject == ProbeTarget::Model
             && reply.status == 404
             && self.model + 1 < self.endpoint.models.len()
         {
@@ -395,7 +395,7 @@ impl Asker {
                 let reply = self.exchange(secret, subject, attempt)?;
                 // A form that is refused as well was not what was wrong.
                 self.attempt = match reply.status {
-                    400 | 422 => Attempt::First,
+                    400 | 422 => ProbeForm::First,
                     _ => attempt,
                 };
                 reply
@@ -420,8 +420,8 @@ impl Asker {
     fn exchange(
         &self,
         secret: &Secret,
-        subject: Subject,
-        attempt: Attempt,
+        subject: ProbeTarget,
+        attempt: ProbeForm,
     ) -> Result<Reply, String> {
         let mut refused = String::new();
         for agent in &self.agents {
@@ -465,8 +465,8 @@ impl Asker {
         &self,
         agent: &Agent,
         secret: &Secret,
-        subject: Subject,
-        attempt: Attempt,
+        subject: ProbeTarget,
+        attempt: ProbeForm,
     ) -> Result<Reply, ureq::Error> {
         let probe = self
             .provider

@@ -6,11 +6,11 @@
 //! Promises: see the parent; no prose is matched at all.
 //! Does not: read `x-ratelimit-over-limit` (Fireworks): it comes with requests that are served.
 
-use crate::common::http::headers::Fields;
+use crate::common::http::headers::Headers;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Attempt, Authorization, ErrorBody, Finding, ProbeRequest, Reply, identity};
+use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
 use crate::providers::usage::{self, Clock, Field};
 
 /// What differs among those that serve chat completions.
@@ -58,15 +58,15 @@ const NO_MONEY: [&str; 7] = [
 ];
 
 /// A minimal completion, not streamed: streams often come without limits (facts/providers.md §2).
-pub(super) fn probe(chat: &Chat, model: &str, attempt: Attempt) -> ProbeRequest {
+pub(super) fn probe(chat: &Chat, model: &str, attempt: ProbeForm) -> ProbeRequest {
     let mut body = json!({
         "model": model,
         "messages": [{"role": "user", "content": "."}],
     });
     let [first, fallback] = chat.bounds;
     let (name, value) = match attempt {
-        Attempt::First => first,
-        Attempt::Fallback => fallback,
+        ProbeForm::First => first,
+        ProbeForm::Fallback => fallback,
     };
     if let Some(fields) = body.as_object_mut() {
         fields.insert(name.to_owned(), value.into());
@@ -167,7 +167,7 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
 
 /// Limits are per organization and project (facts/providers.md §2). The project is left out where
 /// the reply names none.
-pub(super) fn quota_group(headers: &Fields) -> Option<String> {
+pub(super) fn quota_group(headers: &Headers) -> Option<String> {
     let organization = identity(headers, "openai-organization")?;
     let project = identity(headers, "openai-project").unwrap_or_default();
     Some(format!("{organization}/{project}"))
@@ -176,7 +176,7 @@ pub(super) fn quota_group(headers: &Fields) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{now, percents, reply};
-    use super::super::{Provider, Reading, Subject, by_name};
+    use super::super::{ProbeTarget, Provider, Reading, by_name};
     use super::*;
     use serde_json::Value;
     use std::time::Duration;
@@ -186,7 +186,7 @@ mod tests {
     }
 
     fn read(status: u16, head: &str, body: &str) -> Reading {
-        openai().read(Subject::Model, &reply(status, head, body), now())
+        openai().read(ProbeTarget::Model, &reply(status, head, body), now())
     }
 
     fn error(kind: Value, param: Value, code: Value) -> String {
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn the_probe() {
         let probe = openai()
-            .probe(Subject::Model, "gpt-6.1-sol", Attempt::First)
+            .probe(ProbeTarget::Model, "gpt-6.1-sol", ProbeForm::First)
             .unwrap();
         assert_eq!(
             (probe.method.as_str(), probe.path.as_str()),
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(body["max_completion_tokens"], 16);
         assert!(body.get("stream").is_none() && body.get("max_tokens").is_none());
         let probe = openai()
-            .probe(Subject::Model, "gpt-4", Attempt::Fallback)
+            .probe(ProbeTarget::Model, "gpt-4", ProbeForm::Fallback)
             .unwrap();
         let body: Value = serde_json::from_str(&probe.body).unwrap();
         assert_eq!(body["max_tokens"], 16);
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn falls_back_once_and_only_for_the_parameter() {
         let next = |attempt, status, head: &str, body: &str| {
-            openai().next_attempt(Subject::Model, attempt, &reply(status, head, body))
+            openai().next_attempt(ProbeTarget::Model, attempt, &reply(status, head, body))
         };
         let invalid = || json!("invalid_request_error");
         let named = error(
@@ -229,24 +229,27 @@ mod tests {
         let unnamed = error(invalid(), Value::Null, Value::Null);
         let limits = "x-ratelimit-limit-requests: 500";
         assert_eq!(
-            next(Attempt::First, 400, limits, &named),
-            Some(Attempt::Fallback)
+            next(ProbeForm::First, 400, limits, &named),
+            Some(ProbeForm::Fallback)
         );
         assert_eq!(
-            next(Attempt::First, 400, "", &unnamed),
-            Some(Attempt::Fallback)
+            next(ProbeForm::First, 400, "", &unnamed),
+            Some(ProbeForm::Fallback)
         );
         // "Could not finish the message …" looks the same but carries what we came for.
-        assert_eq!(next(Attempt::First, 400, limits, &unnamed), None);
+        assert_eq!(next(ProbeForm::First, 400, limits, &unnamed), None);
         // vLLM, and servers with a schema validator.
         let vllm =
             r#"{"object":"error","message":"…","type":"BadRequestError","param":null,"code":400}"#;
-        assert_eq!(next(Attempt::First, 400, "", vllm), Some(Attempt::Fallback));
         assert_eq!(
-            next(Attempt::First, 422, "", r#"{"detail":[]}"#),
-            Some(Attempt::Fallback)
+            next(ProbeForm::First, 400, "", vllm),
+            Some(ProbeForm::Fallback)
         );
-        assert_eq!(next(Attempt::Fallback, 400, "", &named), None);
+        assert_eq!(
+            next(ProbeForm::First, 422, "", r#"{"detail":[]}"#),
+            Some(ProbeForm::Fallback)
+        );
+        assert_eq!(next(ProbeForm::Fallback, 400, "", &named), None);
         for (param, code) in [
             (json!("temperature"), json!("unsupported_parameter")),
             (
@@ -257,10 +260,10 @@ mod tests {
             (Value::Null, json!("insufficient_quota")),
         ] {
             let body = error(invalid(), param, code);
-            assert_eq!(next(Attempt::First, 400, "", &body), None, "{body}");
+            assert_eq!(next(ProbeForm::First, 400, "", &body), None, "{body}");
         }
         for status in [200, 401, 404, 429, 500] {
-            assert_eq!(next(Attempt::First, status, "", &named), None, "{status}");
+            assert_eq!(next(ProbeForm::First, status, "", &named), None, "{status}");
         }
     }
 

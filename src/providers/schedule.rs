@@ -21,7 +21,7 @@ const SHORTEST_PERIOD: Duration = Duration::from_secs(60);
 
 /// The pace at which one provider is asked.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ProbeSchedule {
     /// What the user wants.
     wanted: Duration,
     /// The same, or longer where checks would take too much of a day's requests.
@@ -43,10 +43,10 @@ struct Look {
     windows: Vec<Window>,
 }
 
-impl Pace {
+impl ProbeSchedule {
     /// A check each `interval`, or sooner when the threshold is near.
-    pub(crate) fn new(interval: Duration, threshold: f64) -> Pace {
-        Pace {
+    pub(crate) fn new(interval: Duration, threshold: f64) -> ProbeSchedule {
+        ProbeSchedule {
             wanted: interval,
             interval,
             threshold,
@@ -184,26 +184,26 @@ mod tests {
 
     #[test]
     fn a_day_with_few_requests_is_checked_less_often() {
-        let mut pace = Pace::new(MINUTE, 0.95);
+        let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
         let day = Usage {
             windows: vec![window("requests-day", 0.1, Some(14_400))],
         };
-        let crossing = pace.look(0, &day, start());
-        assert_eq!(pace.pause(crossing, &day, start()), 10 * MINUTE);
-        assert_eq!(pace.interval(), 10 * MINUTE);
+        let crossing = schedule.look(0, &day, start());
+        assert_eq!(schedule.pause(crossing, &day, start()), 10 * MINUTE);
+        assert_eq!(schedule.interval(), 10 * MINUTE);
         // As soon as nothing says so any more, it is the user's interval again.
-        assert_eq!(pace.look(0, &usage(0.1), start()), None);
-        assert_eq!(pace.interval(), MINUTE);
+        assert_eq!(schedule.look(0, &usage(0.1), start()), None);
+        assert_eq!(schedule.interval(), MINUTE);
     }
 
     /// The pause after these looks, one after the other so many seconds apart.
     fn pause_after(interval: Duration, apart: u64, shares: &[f64]) -> Duration {
-        let mut pace = Pace::new(interval, 0.95);
+        let mut schedule = ProbeSchedule::new(interval, 0.95);
         let mut now = start();
         let mut pause = interval;
         for used in shares {
-            let crossing = pace.look(0, &usage(*used), now);
-            pause = pace.pause(crossing, &usage(*used), now);
+            let crossing = schedule.look(0, &usage(*used), now);
+            pause = schedule.pause(crossing, &usage(*used), now);
             now = later(now, seconds(apart));
         }
         pause
@@ -255,15 +255,15 @@ mod tests {
                 window("tokens", tokens, None),
             ],
         };
-        let mut pace = Pace::new(MINUTE, 0.95);
+        let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
         let now = start();
-        assert_eq!(pace.look(0, &both(0.9, 0.1), now), None);
-        assert_eq!(pace.look(1, &both(0.0, 0.0), now), None);
+        assert_eq!(schedule.look(0, &both(0.9, 0.1), now), None);
+        assert_eq!(schedule.look(1, &both(0.0, 0.0), now), None);
         let now = later(now, seconds(10));
         // The fullest one stands still.
-        let crossing = pace.look(0, &both(0.9, 0.6), now).unwrap();
+        let crossing = schedule.look(0, &both(0.9, 0.6), now).unwrap();
         assert!(crossing.abs_diff(seconds(7)) < Duration::from_millis(1));
-        let crossing = pace.look(1, &both(0.0, 0.05), now).unwrap();
+        let crossing = schedule.look(1, &both(0.0, 0.05), now).unwrap();
         assert!(crossing.abs_diff(seconds(180)) < Duration::from_millis(1));
     }
 
@@ -279,22 +279,22 @@ mod tests {
             let steep = |used| Usage {
                 windows: vec![window(name, used, Some(limit))],
             };
-            let mut pace = Pace::new(MINUTE, 0.95);
+            let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
             let mut now = start();
             let begun = now;
             let mut sooner = 0;
-            let _ = pace.look(0, &steep(0.0), now);
+            let _ = schedule.look(0, &steep(0.0), now);
             for step in 1..12 {
                 now = later(now, seconds(4));
                 let now_used = steep(0.075 * f64::from(step));
-                let crossing = pace.look(0, &now_used, now);
-                sooner += u64::from(pace.pause(crossing, &now_used, now) < MINUTE);
+                let crossing = schedule.look(0, &now_used, now);
+                sooner += u64::from(schedule.pause(crossing, &now_used, now) < MINUTE);
             }
             assert_eq!(sooner, most.min(11), "{name} {limit}");
             // A new period, a new share.
             now = later(begun, seconds(120));
             let crossing = Some(seconds(1));
-            let hurries = pace.pause(crossing, &steep(0.9), now) < MINUTE;
+            let hurries = schedule.pause(crossing, &steep(0.9), now) < MINUTE;
             assert_eq!(hurries, most > 0, "{name} {limit}");
         }
     }
@@ -308,10 +308,10 @@ mod tests {
                 ..window("requests", used, Some(300))
             }],
         };
-        let mut pace = Pace::new(MINUTE, 0.95);
+        let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
         let mut hurries = |at| {
             let now = later(now, seconds(at));
-            pace.pause(Some(seconds(1)), &day(0.9), now) < MINUTE
+            schedule.pause(Some(seconds(1)), &day(0.9), now) < MINUTE
         };
         let times = [0, 100, 7000, 20_000, 35_000, 36_000];
         let found = times.map(&mut hurries);
@@ -325,12 +325,12 @@ mod tests {
             shares in proptest::collection::vec((0.0..1.5f64, 0..100_000u64, 0..100_000u64), 1..20),
         ) {
             let interval = Duration::from_millis(interval);
-            let mut pace = Pace::new(interval, 0.95);
+            let mut schedule = ProbeSchedule::new(interval, 0.95);
             let mut now = start();
             for (used, limit, passed) in shares {
                 let usage = Usage { windows: vec![window("requests", used, Some(limit))] };
-                let crossing = pace.look(0, &usage, now);
-                let pause = pace.pause(crossing, &usage, now);
+                let crossing = schedule.look(0, &usage, now);
+                let pause = schedule.pause(crossing, &usage, now);
                 prop_assert!(pause <= interval && pause >= interval.min(FASTEST));
                 now = later(now, Duration::from_millis(passed));
             }

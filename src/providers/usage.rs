@@ -9,7 +9,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::common::http::headers::Fields;
+use crate::common::http::headers::Headers;
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 
@@ -153,7 +153,7 @@ impl Usage {
     /// (lower-case name) is, and is all that is particular to a provider. Of repeated headers the
     /// first counts.
     pub(crate) fn from_headers(
-        headers: &Fields,
+        headers: &Headers,
         clock: Clock,
         field_of: impl Fn(&str) -> Option<(&str, Field)>,
     ) -> Usage {
@@ -254,7 +254,7 @@ struct Parts<'a> {
 impl Clock {
     /// The clocks of a response that came in at `now`. A `Date` that cannot be read counts as
     /// missing.
-    pub(crate) fn from_headers(headers: &Fields, now: SystemTime) -> Clock {
+    pub(crate) fn from_headers(headers: &Headers, now: SystemTime) -> Clock {
         let date = headers
             .get("date")
             .and_then(http_date)
@@ -320,7 +320,7 @@ pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
 /// facts/providers.md §2) goes before `retry-after` (RFC 9110 §10.2.3: seconds or HTTP-date;
 /// fractions seen). Never zero: zero and past times say nothing and give `None`. Counts on 429, 503
 /// and 529 only; that is for the caller to heed.
-pub(crate) fn retry_after(headers: &Fields, clock: Clock) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &Headers, clock: Clock) -> Option<Duration> {
     let milliseconds = headers
         .get("retry-after-ms")
         .and_then(|text| decimal(text.trim()))
@@ -428,7 +428,7 @@ mod tests {
         }
     }
 
-    fn headers(lines: &[(&str, &str)]) -> Fields {
+    fn headers(lines: &[(&str, &str)]) -> Headers {
         lines
             .iter()
             .map(|(name, value)| (name.as_bytes(), value.as_bytes()))

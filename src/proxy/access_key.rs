@@ -20,14 +20,14 @@ const PREFIX: &str = "ddollar-";
 
 /// The secret of this proxy.
 #[derive(Clone, Debug)]
-pub(crate) struct Key(Secret);
+pub(crate) struct AccessKey(Secret);
 
-impl Key {
+impl AccessKey {
     /// A new one.
     ///
     /// # Errors
     /// When the system has no randomness to give.
-    pub(crate) fn new() -> Result<Key, Error> {
+    pub(crate) fn new() -> Result<AccessKey, Error> {
         let mut bytes = [0; BYTES];
         File::open("/dev/urandom")
             .and_then(|mut source| source.read_exact(&mut bytes))
@@ -41,7 +41,7 @@ impl Key {
             }
             text
         });
-        Ok(Key(Secret::new(&text)))
+        Ok(AccessKey(Secret::new(&text)))
     }
 
     /// The one in `folder`, or a new one that is left there. Where it cannot be kept, as on a file
@@ -49,16 +49,18 @@ impl Key {
     ///
     /// # Errors
     /// When the system has no randomness to give.
-    pub(crate) fn kept_in(folder: &Path) -> Result<(Key, Option<String>), Error> {
+    pub(crate) fn kept_in(folder: &Path) -> Result<(AccessKey, Option<String>), Error> {
         let path = folder.join("proxy-secret");
         let read = match fs::read_to_string(&path) {
-            Ok(text) if is_whole(text.trim()) => return Ok((Key(Secret::new(text.trim())), None)),
+            Ok(text) if is_whole(text.trim()) => {
+                return Ok((AccessKey(Secret::new(text.trim())), None));
+            }
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             // Nothing is put in the place of what others may read.
             Err(error) => Err(error),
         };
-        let key = Key::new()?;
+        let key = AccessKey::new()?;
         let kept = read.and_then(|()| write_private(&path, key.0.expose()));
         let why = kept.err();
         Ok((key, why.map(|why| format!("'{}': {why}", path.display()))))
@@ -121,7 +123,7 @@ mod tests {
     fn it_is_kept_for_the_owner_alone() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("state/ddollar");
-        let (first, why) = Key::kept_in(&folder).unwrap();
+        let (first, why) = AccessKey::kept_in(&folder).unwrap();
         assert_eq!(why, None);
         let file = folder.join("proxy-secret");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -129,8 +131,8 @@ mod tests {
         let text = fs::read_to_string(&file).unwrap();
         assert!(first.is(text.as_bytes()) && text.len() == 56, "{text}");
         assert!(!first.is(&text.as_bytes()[1..]) && !first.is(b""));
-        assert!(Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
+        assert!(AccessKey::kept_in(&folder).unwrap().0.is(text.as_bytes()));
         fs::write(&file, "ddollar-cut").unwrap();
-        assert!(!Key::kept_in(&folder).unwrap().0.is(text.as_bytes()));
+        assert!(!AccessKey::kept_in(&folder).unwrap().0.is(text.as_bytes()));
     }
 }

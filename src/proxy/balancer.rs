@@ -18,14 +18,14 @@ use std::time::{Duration, Instant, SystemTime};
 /// Two ends of a wait that are no farther apart are the same one.
 const SAME_END: Duration = Duration::from_secs(1);
 /// So many requests go first with a token that has not proven itself (trap T14).
-const PIONEERS: usize = 4;
+const TRIAL_REQUESTS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
 const REVIEW: Duration = Duration::from_secs(600);
 
 /// What a request is to do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[must_use = "a choice that is not followed counts as a request under way"]
-pub(crate) enum Choice {
+pub(crate) enum Pick {
     /// Go out with this token; the brain hears of it again.
     Go { index: usize },
     /// The token to use has its first requests under way: not before one of them is answered.
@@ -38,7 +38,7 @@ pub(crate) enum Choice {
 
 /// All that is known of the tokens.
 #[derive(Debug)]
-pub(crate) struct Brain {
+pub(crate) struct Balancer {
     rings: Vec<Ring>,
     rules: Rules,
     strategy: Strategy,
@@ -48,7 +48,7 @@ pub(crate) struct Brain {
 #[derive(Debug)]
 struct Ring {
     pool: TokenPool,
-    seats: Vec<Seat>,
+    loads: Vec<TokenLoad>,
     /// The token after the one that round-robin chose last.
     turn: usize,
     /// The token that sticky requests go out with; for some seconds it may be another than the pool's.
@@ -73,7 +73,7 @@ struct Hold {
 
 /// What the proxy knows of a token beside its standing.
 #[derive(Clone, Debug, Default)]
-struct Seat {
+struct TokenLoad {
     /// A request was served since it was taken up or came back.
     proven: bool,
     /// Requests under way that have not been answered.
@@ -111,13 +111,13 @@ enum Fitness {
     Bad,
 }
 
-impl Brain {
+impl Balancer {
     /// A brain that knows nothing yet.
-    pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, strategy: Strategy) -> Brain {
+    pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, strategy: Strategy) -> Balancer {
         let rings = pools
             .into_iter()
             .map(|pool| Ring {
-                seats: vec![Seat::default(); pool.len()],
+                loads: vec![TokenLoad::default(); pool.len()],
                 in_play: pool.current_index(),
                 pool,
                 turn: 0,
@@ -129,13 +129,13 @@ impl Brain {
             })
             .map(|mut ring| {
                 // A start is no switch: nothing has happened that a herd could follow.
-                if let Some(first) = ring.seats.first_mut() {
+                if let Some(first) = ring.loads.first_mut() {
                     first.proven = true;
                 }
                 ring
             })
             .collect();
-        Brain {
+        Balancer {
             rings,
             rules,
             strategy,
@@ -150,10 +150,10 @@ impl Brain {
         patient: bool,
         now: Now,
         say: &mut Vec<Notice>,
-    ) -> Choice {
+    ) -> Pick {
         let named = self.named(ring);
         let Some(ring) = self.rings.get_mut(ring) else {
-            return Choice::Hopeless;
+            return Pick::Hopeless;
         };
         let chosen = ring.candidate(self.strategy, &self.rules, now);
         let Some(index) = chosen else {
@@ -163,10 +163,10 @@ impl Brain {
         if self.strategy == Strategy::Sticky && index != current && ring.is_left(&self.rules, now) {
             ring.pool.next(index);
             // A token that was left rests; one that is taken up is tried with a few requests first.
-            ring.seats[index].proven = false;
+            ring.loads[index].proven = false;
         }
         let choice = ring.set_out(index, patient, now);
-        if let Choice::Go { .. } = choice {
+        if let Pick::Go { .. } = choice {
             if self.strategy == Strategy::Sticky {
                 ring.bring_into_play(index, named, now, say);
             }
@@ -189,7 +189,7 @@ impl Brain {
 
     /// A request waits no longer, because it goes out or because its client is gone.
     #[must_use = "a wait whose end is not said never ends in the record"]
-    pub(crate) fn let_go(&mut self, ring: usize) -> Vec<Notice> {
+    pub(crate) fn dequeue(&mut self, ring: usize) -> Vec<Notice> {
         let named = self.named(ring);
         let Some(ring) = self.rings.get_mut(ring) else {
             return Vec::new();
@@ -207,7 +207,7 @@ impl Brain {
         than: usize,
         patient: bool,
         now: Now,
-    ) -> Option<Choice> {
+    ) -> Option<Pick> {
         let ring = self.rings.get_mut(ring)?;
         let len = ring.pool.len();
         let index = (1..len)
@@ -224,19 +224,19 @@ impl Brain {
         answer: Answer,
         now: Now,
     ) -> Vec<Notice> {
-        let Some(seat) = self.seat(ring, index) else {
+        let Some(load) = self.load(ring, index) else {
             return Vec::new();
         };
-        seat.under_way = seat.under_way.saturating_sub(1);
+        load.under_way = load.under_way.saturating_sub(1);
         if let Ok(reading) = &answer.reading {
             match reading.finding {
                 Finding::Served => {
-                    seat.served += 1;
-                    seat.proven = true;
+                    load.served += 1;
+                    load.proven = true;
                 }
                 Finding::Limited { .. } | Finding::SpendCapped { .. } | Finding::Rejected => {
-                    seat.refused += 1;
-                    seat.proven = false;
+                    load.refused += 1;
+                    load.proven = false;
                 }
                 Finding::Overloaded { .. } | Finding::Unclear { .. } => {}
             }
@@ -258,9 +258,9 @@ impl Brain {
         };
         let mut say = Vec::new();
         let provider = ring.pool.token(index).provider.label;
-        let before = ring.pool.standing(index).condition(now);
+        let before = ring.pool.state(index).condition(now);
         // What went out before the limit was known meets the same limit; that is no second one.
-        let learned = ring.seats[index].learned;
+        let learned = ring.loads[index].learned;
         let is_echo = is_refused(before) && learned.is_some_and(|at| answer.asked < at);
         // Not every endpoint tells limits, and what does not tell them does not lift one.
         let is_mute = matches!(before, Condition::NearLimit { .. })
@@ -271,7 +271,7 @@ impl Brain {
             policy::record(&mut ring.pool, index, &answer, &self.rules, now);
         }
         ring.note_refusals(now);
-        let standing = ring.pool.standing(index);
+        let standing = ring.pool.state(index);
         let after = standing.condition(now);
         // Above the threshold is no surprise for every request that still goes there.
         if is_good(before) && !is_good(after) {
@@ -301,7 +301,7 @@ impl Brain {
                 ring.said_exhausted = false;
             }
             if !reading.usage.windows.is_empty() {
-                ring.seats[index].usage = reading.usage;
+                ring.loads[index].usage = reading.usage;
             }
         }
         say.extend(Notice::quotas(&ring.pool, &mut ring.said_quotas));
@@ -310,8 +310,8 @@ impl Brain {
 
     /// A request that went out with this token will bring no answer: its client is gone.
     pub(crate) fn gave_up(&mut self, ring: usize, index: usize) {
-        if let Some(seat) = self.seat(ring, index) {
-            seat.under_way = seat.under_way.saturating_sub(1);
+        if let Some(load) = self.load(ring, index) {
+            load.under_way = load.under_way.saturating_sub(1);
         }
     }
 
@@ -343,7 +343,7 @@ impl Brain {
             .or_else(|| Some(ring.first_reset(now)?.1))
             .unwrap_or(ring.pool.current_index());
         (0..ring.pool.len())
-            .filter(|index| *index == next || ring.pool.standing(*index).is_unasked())
+            .filter(|index| *index == next || ring.pool.state(*index).is_unasked())
             .collect()
     }
 
@@ -364,25 +364,25 @@ impl Brain {
     /// How each token stands.
     pub(crate) fn report(&self, now: Now) -> impl Iterator<Item = Report<'_>> {
         self.rings.iter().flat_map(move |ring| {
-            ring.seats.iter().enumerate().map(move |(index, seat)| {
-                let standing = ring.pool.standing(index);
+            ring.loads.iter().enumerate().map(move |(index, load)| {
+                let standing = ring.pool.state(index);
                 Report {
                     provider: ring.pool.token(index).provider,
                     index,
                     in_use: index == ring.in_play,
                     condition: standing.condition(now),
                     group: standing.group(),
-                    usage: &seat.usage,
-                    under_way: seat.under_way,
-                    served: seat.served,
-                    refused: seat.refused,
+                    usage: &load.usage,
+                    under_way: load.under_way,
+                    served: load.served,
+                    refused: load.refused,
                 }
             })
         })
     }
 
-    fn seat(&mut self, ring: usize, index: usize) -> Option<&mut Seat> {
-        self.rings.get_mut(ring)?.seats.get_mut(index)
+    fn load(&mut self, ring: usize, index: usize) -> Option<&mut TokenLoad> {
+        self.rings.get_mut(ring)?.loads.get_mut(index)
     }
 
     /// The provider's name, where there are several.
@@ -394,7 +394,7 @@ impl Brain {
 
 impl Ring {
     fn fitness(&self, index: usize, rules: &Rules, now: Now) -> Fitness {
-        match self.pool.standing(index).condition(now) {
+        match self.pool.state(index).condition(now) {
             Condition::Unknown | Condition::Usable => Fitness::Good,
             Condition::NearLimit { until } if until.remaining(now) <= rules.patience => {
                 Fitness::Good
@@ -402,7 +402,7 @@ impl Ring {
             Condition::NearLimit { .. } => Fitness::Near,
             Condition::Limited { .. } | Condition::SpendCapped { until: Some(_) } => Fitness::Bad,
             Condition::SpendCapped { until: None } | Condition::Rejected => {
-                let learned = self.seats[index].learned;
+                let learned = self.loads[index].learned;
                 match learned.map(|at| now.tick.saturating_duration_since(at)) {
                     Some(ago) if ago >= REVIEW => Fitness::Near,
                     _ => Fitness::Bad,
@@ -419,7 +419,7 @@ impl Ring {
             Strategy::Sticky | Strategy::Headroom => self.pool.current_index(),
         };
         let ring = || (0..len).map(|steps| (first + steps) % len);
-        let used = |index: usize| self.pool.standing(index).used().unwrap_or(0.0);
+        let used = |index: usize| self.pool.state(index).used().unwrap_or(0.0);
         let is_good = |index: &usize| matches!(self.fitness(*index, rules, now), Fitness::Good);
         let is_near = |index: &usize| matches!(self.fitness(*index, rules, now), Fitness::Near);
         let least = |a: &usize, b: &usize| used(*a).total_cmp(&used(*b));
@@ -440,44 +440,44 @@ impl Ring {
 
     /// Notes which tokens are refused from now on. An answer may tell of all of a quota group.
     fn note_refusals(&mut self, now: Now) {
-        for (index, seat) in self.seats.iter_mut().enumerate() {
-            if !is_refused(self.pool.standing(index).condition(now)) {
-                seat.learned = None;
-            } else if seat.learned.is_none() {
-                seat.learned = Some(now.tick);
-                seat.proven = false;
+        for (index, load) in self.loads.iter_mut().enumerate() {
+            if !is_refused(self.pool.state(index).condition(now)) {
+                load.learned = None;
+            } else if load.learned.is_none() {
+                load.learned = Some(now.tick);
+                load.proven = false;
             }
         }
     }
 
     /// Whether the token in use is to be left for good, and not only for a few seconds.
     fn is_left(&self, rules: &Rules, now: Now) -> bool {
-        match self.pool.standing(self.pool.current_index()).condition(now) {
+        match self.pool.state(self.pool.current_index()).condition(now) {
             Condition::Limited { until } => until.remaining(now) > rules.patience,
             _ => true,
         }
     }
 
     /// One more request goes out with this token, unless its first ones are still under way.
-    fn set_out(&mut self, index: usize, patient: bool, now: Now) -> Choice {
+    fn set_out(&mut self, index: usize, patient: bool, now: Now) -> Pick {
         let hopeless = matches!(
-            self.pool.standing(index).condition(now),
+            self.pool.state(index).condition(now),
             Condition::SpendCapped { until: None } | Condition::Rejected
         );
-        let seat = &mut self.seats[index];
-        if patient && !seat.proven && seat.under_way >= PIONEERS {
-            return Choice::Queue;
+        let load = &mut self.loads[index];
+        if patient && !load.proven && load.under_way >= TRIAL_REQUESTS {
+            return Pick::Queue;
         }
         if hopeless {
             // A look at what is hopeless is one request.
-            seat.learned = Some(now.tick);
+            load.learned = Some(now.tick);
         }
-        seat.under_way += 1;
-        Choice::Go { index }
+        load.under_way += 1;
+        Pick::Go { index }
     }
 
     /// No token is usable now: when one will be.
-    fn earliest(&mut self, named: Option<&'static str>, now: Now, say: &mut Vec<Notice>) -> Choice {
+    fn earliest(&mut self, named: Option<&'static str>, now: Now, say: &mut Vec<Notice>) -> Pick {
         let first = self.first_reset(now);
         let news = !std::mem::replace(&mut self.said_exhausted, true);
         let Some((until, index)) = first else {
@@ -486,7 +486,7 @@ impl Ring {
                     provider: self.pool.current().provider.label,
                 });
             }
-            return Choice::Hopeless;
+            return Pick::Hopeless;
         };
         // An answer that was under way may tell of a success while others are held.
         if news && self.hold.is_none() {
@@ -508,7 +508,7 @@ impl Ring {
                 held: true,
             });
         }
-        Choice::Hold { until, index }
+        Pick::Hold { until, index }
     }
 
     /// A sticky request goes out with this token.
@@ -524,7 +524,7 @@ impl Ring {
             return;
         }
         // One that was passed over for some seconds is gone back to without a limit.
-        if !is_good(self.pool.standing(last).condition(now)) {
+        if !is_good(self.pool.state(last).condition(now)) {
             say.push(Notice::AutoRotating);
         }
         say.push(Notice::Switched {
@@ -547,7 +547,7 @@ impl Ring {
     /// When the first of the spent tokens is good again, and which one it is.
     fn first_reset(&self, now: Now) -> Option<(Until, usize)> {
         (0..self.pool.len())
-            .filter_map(|index| match self.pool.standing(index).condition(now) {
+            .filter_map(|index| match self.pool.state(index).condition(now) {
                 Condition::Limited { until } | Condition::SpendCapped { until: Some(until) } => {
                     Some((until, index))
                 }

@@ -7,8 +7,8 @@
 
 use super::request::Request;
 use super::upstream::Link;
-use crate::common::http::reader::{HEAD_MAX, ReadError, Reader, Rest};
-use crate::common::http::stream::{self as tcp, Timed};
+use crate::common::http::reader::{BodyFraming, HEAD_MAX, ReadError, Reader};
+use crate::common::http::stream::{self, Timed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Write;
 use std::net::TcpStream;
@@ -76,7 +76,7 @@ impl Client {
         }
         match self.reader.fill() {
             Ok(count) => return count > 0,
-            Err(error) if tcp::is_late(&error) => {}
+            Err(error) if stream::is_late(&error) => {}
             Err(_) => return false,
         }
         self.spare.clear();
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// The body of the request whose head was read last.
-    pub(crate) fn body(&mut self, framing: Rest) -> Result<Vec<u8>, ReadError> {
+    pub(crate) fn body(&mut self, framing: BodyFraming) -> Result<Vec<u8>, ReadError> {
         self.reader.source().until = Instant::now() + BODY_ARRIVAL;
         let mut body = self.memory();
         self.reader.put_body(framing, &mut body)?;
@@ -206,7 +206,7 @@ impl Client {
 
     /// Ends the connection in order.
     pub(crate) fn end(&self) {
-        tcp::linger(self.stream());
+        stream::linger(self.stream());
     }
 
     fn stream(&self) -> &TcpStream {

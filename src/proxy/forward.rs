@@ -3,24 +3,24 @@
 //! Owns the order of things: who may ask, which token, how an attempt goes, when it is made again,
 //! and how the answer gets to the client. It promises that nothing is sent to a client before the
 //! last attempt is chosen, that an answer that breaks off is seen to break off, and that each
-//! attempt is told to the brain. What is decided is decided by `request`, `route`, `brain` and
+//! attempt is told to the balancer. What is decided is decided by `request`, `route`, `balancer` and
 //! `retry`. Blocks, on the connection's own thread.
 
-use super::balancer::Choice;
+use super::balancer::Pick;
 use super::client::{Client, Gone, Wake};
-use super::local_response::{self, Own};
-use super::redact::Mask;
+use super::local_response::{self, LocalResponse};
+use super::redact::Redactor;
 use super::request::{Refusal, Request};
 use super::response::{Framing, Response};
 use super::retry::{After, Attempt, Attempts};
 use super::route::{Route, route};
-use super::stream_prelude::{Early, Seen};
+use super::stream_prelude::{Seen, StreamPrelude};
 use super::upstream::{Link, Upstream};
 use super::{Shared, now};
-use crate::common::http::reader::{Piece, ReadError, Rest};
+use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::stream::is_late;
 use crate::events::message::Notice;
-use crate::providers::{Dialect, Reading, Reply, Subject};
+use crate::providers::{Dialect, ProbeTarget, Reading, Reply};
 use crate::tokens::policy::Answer;
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -76,7 +76,7 @@ fn unread(client: &mut Client, error: ReadError) -> Result<bool, Gone> {
         ReadError::Io(error) if is_late(&error) => (408, "the request did not arrive in time"),
         ReadError::Closed | ReadError::Io(_) => return Err(Gone),
     };
-    let own = Own::error(None, status, "invalid_request_error", why);
+    let own = LocalResponse::error(None, status, "invalid_request_error", why);
     client.send(&own.bytes(false, false))?;
     Ok(false)
 }
@@ -84,7 +84,7 @@ fn unread(client: &mut Client, error: ReadError) -> Result<bool, Gone> {
 /// Answers a request. Whether the connection goes on.
 fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<bool, Gone> {
     let is_head = request.method() == "HEAD";
-    let refuse = |client: &mut Client, own: Own| {
+    let refuse = |client: &mut Client, own: LocalResponse| {
         // Its body is not read, so the connection cannot go on.
         client.send(&own.bytes(false, is_head))?;
         Ok(false)
@@ -97,28 +97,37 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             shared.say(vec![Notice::Circle]);
         }
         let why = "the provider's address leads back to this proxy; set its base URL to its own";
-        return refuse(client, Own::error(None, 508, "api_error", why));
+        return refuse(client, LocalResponse::error(None, 508, "api_error", why));
     }
     let target = request.target();
     let route = match (route(target, &shared.providers), request.method()) {
         (Route::Nowhere, _) => {
             let why =
                 "no such address; it begins with the provider's name, as in /anthropic/v1/messages";
-            return refuse(client, Own::error(None, 404, "not_found_error", why));
+            return refuse(
+                client,
+                LocalResponse::error(None, 404, "not_found_error", why),
+            );
         }
         (_, "CONNECT") => {
             let why = "this is no proxy for connections; set a base URL";
-            return refuse(client, Own::error(None, 405, "invalid_request_error", why));
+            return refuse(
+                client,
+                LocalResponse::error(None, 405, "invalid_request_error", why),
+            );
         }
         (route, _) => route,
     };
     if request.is_websocket {
         // Clients that try it first then go on without (codex).
         let why = "this proxy speaks HTTP/1.1 only";
-        return refuse(client, Own::error(None, 426, "invalid_request_error", why));
+        return refuse(
+            client,
+            LocalResponse::error(None, 426, "invalid_request_error", why),
+        );
     }
     // Not for a body that is refused as soon as its length is looked at.
-    if request.waits && request.body != Rest::NONE && !request.body.is_too_large() {
+    if request.waits && request.body != BodyFraming::NONE && !request.body.is_too_large() {
         client.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     let body = match client.body(request.body) {
@@ -146,17 +155,17 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             }
         }
         Route::Status => {
-            let brain = shared.brain();
+            let balancer = shared.balancer();
             let now = now();
-            Own::text(
+            LocalResponse::text(
                 "application/json",
-                local_response::status(shared.counts(), brain.report(now), now),
+                local_response::status(shared.counts(), balancer.report(now), now),
             )
         }
         Route::Metrics => {
-            let brain = shared.brain();
-            let text = local_response::metrics(shared.counts(), brain.report(now()));
-            Own::text("text/plain; version=0.0.4", text)
+            let balancer = shared.balancer();
+            let text = local_response::metrics(shared.counts(), balancer.report(now()));
+            LocalResponse::text("text/plain; version=0.0.4", text)
         }
         Route::Nowhere => return Err(Gone),
     };
@@ -164,7 +173,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
     Ok(keep_alive)
 }
 
-fn refused(refusal: Refusal) -> Own {
+fn refused(refusal: Refusal) -> LocalResponse {
     let (status, kind, why) = match refusal {
         Refusal::ForeignHost => (
             421,
@@ -178,7 +187,7 @@ fn refused(refusal: Refusal) -> Own {
             "this proxy's secret is missing, or is not the right one; its start prints it",
         ),
     };
-    Own::error(None, status, kind, why)
+    LocalResponse::error(None, status, kind, why)
 }
 
 /// What became of a request.
@@ -186,7 +195,7 @@ enum Sent {
     /// It was answered; whether the connection goes on.
     Answer(bool),
     /// There is no answer but this.
-    Nothing(Own),
+    Nothing(LocalResponse),
 }
 
 /// A request that is answered by a provider.
@@ -201,7 +210,7 @@ struct Exchange<'a> {
     body: Vec<u8>,
 }
 
-/// A token that a request is out with. Dropped without an answer, it is told to the brain as well.
+/// A token that a request is out with. Dropped without an answer, it is told to the balancer as well.
 struct Ticket<'a> {
     shared: &'a Shared,
     ring: usize,
@@ -217,11 +226,11 @@ impl Ticket<'_> {
             asked: self.asked,
             reading,
         };
-        let mut brain = self.shared.brain();
-        let say = brain.answered(self.ring, self.index, answer, now());
+        let mut balancer = self.shared.balancer();
+        let say = balancer.answered(self.ring, self.index, answer, now());
         // Under the lock, so that what follows from it is said after it.
         self.shared.say(say);
-        drop(brain);
+        drop(balancer);
         self.shared.wake();
     }
 }
@@ -229,13 +238,13 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.shared.brain().gave_up(self.ring, self.index);
+            self.shared.balancer().gave_up(self.ring, self.index);
             self.shared.wake();
         }
     }
 }
 
-/// A request that waits for a reset. Dropped, it is told to the brain.
+/// A request that waits for a reset. Dropped, it is told to the balancer.
 struct Held<'a> {
     shared: &'a Shared,
     ring: usize,
@@ -243,17 +252,17 @@ struct Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        let mut brain = self.shared.brain();
-        let say = brain.let_go(self.ring);
+        let mut balancer = self.shared.balancer();
+        let say = balancer.dequeue(self.ring);
         self.shared.say(say);
     }
 }
 
 /// A response that has begun to come.
-struct Came {
+struct UpstreamResponse {
     link: Link,
     response: Response,
-    rest: Rest,
+    rest: BodyFraming,
     /// The beginning of the body, as far as it had to be looked at.
     held: Vec<u8>,
     /// The body is over.
@@ -265,7 +274,7 @@ struct Came {
 }
 
 /// What a read from upstream came to.
-enum More {
+enum ReadResult {
     Some,
     End,
     Broken,
@@ -273,7 +282,7 @@ enum More {
 }
 
 /// The next bytes of a body.
-enum Got {
+enum BodyRead {
     Data(usize),
     End,
     Broken,
@@ -303,7 +312,7 @@ impl<'a> Exchange<'a> {
             ticket.answered(reading);
             let after = attempts.after(match (&finding, &came) {
                 (Some(finding), _) => Attempt::Answered(finding),
-                (None, Err(Silent { began: true, .. })) => Attempt::Spoilt,
+                (None, Err(UpstreamError { began: true, .. })) => Attempt::Spoilt,
                 (None, _) => Attempt::Unreached,
             });
             match after {
@@ -326,45 +335,45 @@ impl<'a> Exchange<'a> {
     }
 
     /// The token to go out with, as soon as there is one; or what to say instead.
-    fn ticket(&mut self, hold_until: Instant) -> Result<Result<Ticket<'a>, Own>, Gone> {
+    fn ticket(&mut self, hold_until: Instant) -> Result<Result<Ticket<'a>, LocalResponse>, Gone> {
         let queue_until = Instant::now() + QUEUE;
         // Dropped after the brain, which it asks for.
         let mut held = None;
         loop {
             let mut say = Vec::new();
             let shared = self.shared;
-            let mut brain = shared.brain();
+            let mut balancer = shared.balancer();
             let now = now();
             let patient = now.tick < queue_until;
-            let wait = match brain.choose(self.ring, patient, now, &mut say) {
-                Choice::Go { index } => {
+            let wait = match balancer.choose(self.ring, patient, now, &mut say) {
+                Pick::Go { index } => {
                     shared.say(say);
-                    drop(brain);
+                    drop(balancer);
                     return Ok(Ok(self.out_with(index)));
                 }
-                Choice::Hopeless => {
-                    drop(brain);
+                Pick::Hopeless => {
+                    drop(balancer);
                     match shared.waits_for_ever {
                         true => shared.hopeless(self.ring),
                         false => shared.say(say),
                     }
-                    return Ok(Err(Own::exhausted(self.upstream.provider, None)));
+                    return Ok(Err(LocalResponse::exhausted(self.upstream.provider, None)));
                 }
-                Choice::Queue => LOOK,
-                Choice::Hold { until, .. } => {
+                Pick::Queue => LOOK,
+                Pick::Hold { until, .. } => {
                     let left = until.remaining(now);
                     if left > hold_until.saturating_duration_since(now.tick) {
                         if !shared.waits_for_ever {
-                            drop(brain);
+                            drop(balancer);
                             shared.say(say);
-                            let own = Own::exhausted(self.upstream.provider, Some(left));
+                            let own = LocalResponse::exhausted(self.upstream.provider, Some(left));
                             return Ok(Err(own));
                         }
                         // The supervisor pauses the command, and says so.
                         say.clear();
                         shared.exhausted(self.ring, left);
                     }
-                    brain.hold(self.ring, held.is_none(), !say.is_empty());
+                    balancer.hold(self.ring, held.is_none(), !say.is_empty());
                     let ring = self.ring;
                     held.get_or_insert_with(|| {
                         shared.counters.held.fetch_add(1, Relaxed);
@@ -375,11 +384,16 @@ impl<'a> Exchange<'a> {
             };
             // Said before what ends the wait is. Under the same lock, so that no change is missed.
             shared.say(say);
-            drop(shared.wait(brain, wait));
+            drop(shared.wait(balancer, wait));
             if shared.is_stopping() {
                 let why = "the proxy is being shut down";
                 let dialect = self.upstream.provider.dialect;
-                return Ok(Err(Own::error(Some(dialect), 503, "overloaded_error", why)));
+                return Ok(Err(LocalResponse::error(
+                    Some(dialect),
+                    503,
+                    "overloaded_error",
+                    why,
+                )));
             }
             self.client.watch(None, Instant::now(), self.interim())?;
         }
@@ -390,14 +404,14 @@ impl<'a> Exchange<'a> {
         let queue_until = Instant::now() + QUEUE;
         let shared = self.shared;
         while !shared.is_stopping() {
-            let mut brain = shared.brain();
+            let mut balancer = shared.balancer();
             let now = now();
-            match brain.another(self.ring, than, now.tick < queue_until, now) {
-                Some(Choice::Go { index }) => {
-                    drop(brain);
+            match balancer.another(self.ring, than, now.tick < queue_until, now) {
+                Some(Pick::Go { index }) => {
+                    drop(balancer);
                     return Ok(Some(self.out_with(index)));
                 }
-                Some(Choice::Queue) => drop(shared.wait(brain, LOOK)),
+                Some(Pick::Queue) => drop(shared.wait(balancer, LOOK)),
                 _ => break,
             }
             self.client.watch(None, Instant::now(), self.interim())?;
@@ -423,7 +437,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends the request with this token, and reads as much of the response as decides what follows.
-    fn attempt(&mut self, index: usize) -> Result<Result<Came, Silent>, Gone> {
+    fn attempt(&mut self, index: usize) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let is_small = self.body.len() <= GATHERED;
         let mut first = self.client.memory();
         // A small body goes in one piece with the head.
@@ -446,7 +460,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends what goes first, and the body if it is to follow, and waits for the response.
-    fn ask(&mut self, first: &[u8], body_follows: bool) -> Result<Result<Came, Silent>, Gone> {
+    fn ask(
+        &mut self,
+        first: &[u8],
+        body_follows: bool,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         // A connection that was kept may have been closed at the other end in this moment. Nothing
         // has been answered on it then, so the request goes again, on a new one.
         let mut link = self.upstream.kept();
@@ -456,18 +474,18 @@ impl<'a> Exchange<'a> {
                 Some(link) => link,
                 None => match self.upstream.connect() {
                     Ok(link) => link,
-                    Err(why) => return Ok(Err(Silent { began: false, why })),
+                    Err(why) => return Ok(Err(UpstreamError { began: false, why })),
                 },
             };
             let rest = if body_follows { &self.body[..] } else { &[] };
             let sent = send(&mut fresh, first, rest);
             let came = self.response(fresh)?;
             match (came, sent) {
-                (Err(Silent { began: false, .. }), _) if reused => continue,
+                (Err(UpstreamError { began: false, .. }), _) if reused => continue,
                 (Err(silent), Ok(())) => return Ok(Err(silent)),
-                (Err(Silent { began, .. }), Err(error)) => {
+                (Err(UpstreamError { began, .. }), Err(error)) => {
                     let why = error.to_string();
-                    return Ok(Err(Silent { began, why }));
+                    return Ok(Err(UpstreamError { began, why }));
                 }
                 // A provider may refuse a request before it has read all of it.
                 (Ok(came), sent) => {
@@ -480,12 +498,15 @@ impl<'a> Exchange<'a> {
     }
 
     /// The head of the response.
-    fn response(&mut self, mut link: Link) -> Result<Result<Came, Silent>, Gone> {
+    fn response(
+        &mut self,
+        mut link: Link,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let until = Instant::now() + STALL;
         let to_head = self.request.method() == "HEAD";
         let silent = |began, why: &str| {
             let why = why.to_owned();
-            Ok(Err(Silent { began, why }))
+            Ok(Err(UpstreamError { began, why }))
         };
         let spoilt = |why| silent(true, why);
         let went = |link: &Link, why| silent(!link.buffered().is_empty(), why);
@@ -497,7 +518,7 @@ impl<'a> Exchange<'a> {
                 // An interim answer is for the proxy, which has sent everything.
                 Ok(Some(response)) if response.status < 200 => continue,
                 Ok(Some(response)) => {
-                    return Ok(Ok(Came {
+                    return Ok(Ok(UpstreamResponse {
                         rest: response.body,
                         link,
                         response,
@@ -511,10 +532,10 @@ impl<'a> Exchange<'a> {
                 Err(_) => return spoilt("the provider does not answer in HTTP"),
             }
             match self.more(&mut link, until, self.interim())? {
-                More::Some => {}
-                More::End => return went(&link, "the provider closed the connection"),
-                More::Broken => return went(&link, "the connection to the provider broke"),
-                More::Late => return spoilt("the provider did not answer in time"),
+                ReadResult::Some => {}
+                ReadResult::End => return went(&link, "the provider closed the connection"),
+                ReadResult::Broken => return went(&link, "the connection to the provider broke"),
+                ReadResult::Late => return spoilt("the provider did not answer in time"),
             }
         }
     }
@@ -529,26 +550,26 @@ impl<'a> Exchange<'a> {
 
     /// Reads more from upstream, and sees meanwhile whether the client is still there, with such a
     /// nudge ([`Client::watch`]).
-    fn more(&mut self, link: &mut Link, until: Instant, nudge: &[u8]) -> Result<More, Gone> {
+    fn more(&mut self, link: &mut Link, until: Instant, nudge: &[u8]) -> Result<ReadResult, Gone> {
         loop {
             // What comes within a moment costs no look at the client.
             match link.fill() {
-                Ok(0) => return Ok(More::End),
-                Ok(_) => return Ok(More::Some),
+                Ok(0) => return Ok(ReadResult::End),
+                Ok(_) => return Ok(ReadResult::Some),
                 Err(error) if is_late(&error) => {}
-                Err(_) => return Ok(More::Broken),
+                Err(_) => return Ok(ReadResult::Broken),
             }
             if self.client.watch(Some(link), until, nudge)? == Wake::Over {
-                return Ok(More::Late);
+                return Ok(ReadResult::Late);
             }
         }
     }
 
     /// Reads the body of an error, or the first events of a stream.
-    fn look(&mut self, mut came: Came) -> Result<Came, Gone> {
+    fn look(&mut self, mut came: UpstreamResponse) -> Result<UpstreamResponse, Gone> {
         let status = came.response.status;
         let mut early = (status < 300 && came.response.is_stream())
-            .then(|| Early::new(self.upstream.provider.dialect));
+            .then(|| StreamPrelude::new(self.upstream.provider.dialect));
         let (until, most) = match early {
             Some(_) => (Instant::now() + PRELUDE_ARRIVAL, PRELUDE_MAX),
             None if status >= 400 => (Instant::now() + ERROR_ARRIVAL, ERROR_MAX),
@@ -556,7 +577,7 @@ impl<'a> Exchange<'a> {
         };
         while came.held.len() < most {
             match self.pull(&mut came, until)? {
-                Got::Data(count) => {
+                BodyRead::Data(count) => {
                     let from = came.held.len();
                     came.held.extend_from_slice(&came.link.buffered()[..count]);
                     came.link.consume(count);
@@ -569,11 +590,11 @@ impl<'a> Exchange<'a> {
                         Some(Seen::Prelude) | None => {}
                     }
                 }
-                Got::End => {
+                BodyRead::End => {
                     came.whole = true;
                     break;
                 }
-                Got::Broken => {
+                BodyRead::Broken => {
                     came.broken = true;
                     // A stream that ends before it has said anything has failed as well.
                     if early.is_some() {
@@ -581,32 +602,32 @@ impl<'a> Exchange<'a> {
                     }
                     break;
                 }
-                Got::Late => break,
+                BodyRead::Late => break,
             }
         }
         Ok(came)
     }
 
     /// The next bytes of the body, if they come before then.
-    fn pull(&mut self, came: &mut Came, until: Instant) -> Result<Got, Gone> {
+    fn pull(&mut self, came: &mut UpstreamResponse, until: Instant) -> Result<BodyRead, Gone> {
         loop {
             match came.link.piece(&mut came.rest) {
-                Ok(Piece::Data(count)) => return Ok(Got::Data(count)),
-                Ok(Piece::End) => return Ok(Got::End),
-                Ok(Piece::More) => {}
-                Err(_) => return Ok(Got::Broken),
+                Ok(BodyPart::Data(count)) => return Ok(BodyRead::Data(count)),
+                Ok(BodyPart::End) => return Ok(BodyRead::End),
+                Ok(BodyPart::More) => {}
+                Err(_) => return Ok(BodyRead::Broken),
             }
             match self.more(&mut came.link, until, b"")? {
-                More::Some => {}
-                More::End if came.rest == Rest::UntilEnd => return Ok(Got::End),
-                More::End | More::Broken => return Ok(Got::Broken),
-                More::Late => return Ok(Got::Late),
+                ReadResult::Some => {}
+                ReadResult::End if came.rest == BodyFraming::UntilEnd => return Ok(BodyRead::End),
+                ReadResult::End | ReadResult::Broken => return Ok(BodyRead::Broken),
+                ReadResult::Late => return Ok(BodyRead::Late),
             }
         }
     }
 
     /// What the response says about the token.
-    fn reading(&self, came: &Came) -> Reading {
+    fn reading(&self, came: &UpstreamResponse) -> Reading {
         let (status, body) = match &came.failure {
             Some((status, body)) => (*status, body.clone()),
             None if came.response.status >= 400 => (came.response.status, came.held.clone()),
@@ -619,18 +640,22 @@ impl<'a> Exchange<'a> {
         };
         self.upstream
             .provider
-            .read(Subject::Model, &reply, SystemTime::now())
+            .read(ProbeTarget::Model, &reply, SystemTime::now())
     }
 
     /// Keeps the connection of a response that is not passed on, if nothing is left on it.
-    fn reuse(&self, came: Came) {
+    fn reuse(&self, came: UpstreamResponse) {
         if came.whole && came.response.keep_alive {
             self.upstream.keep(came.link);
         }
     }
 
     /// The client gets what came, or learns that nothing did.
-    fn pass_on(&mut self, came: Result<Came, Silent>, index: usize) -> Result<Sent, Gone> {
+    fn pass_on(
+        &mut self,
+        came: Result<UpstreamResponse, UpstreamError>,
+        index: usize,
+    ) -> Result<Sent, Gone> {
         match came {
             Ok(came) => {
                 // It is not sent again, and streams last: many of them with what they have asked
@@ -640,7 +665,7 @@ impl<'a> Exchange<'a> {
                 let mask = upstream.mask(index);
                 self.relay(came, mask).map(Sent::Answer)
             }
-            Err(Silent { why, .. }) => {
+            Err(UpstreamError { why, .. }) => {
                 let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
                 log::warn!("{why}");
                 let dialect = self.upstream.provider.dialect;
@@ -648,16 +673,23 @@ impl<'a> Exchange<'a> {
                     Dialect::Chat(_) => "server_error",
                     Dialect::Anthropic | Dialect::Gemini => "api_error",
                 };
-                Ok(Sent::Nothing(Own::error(Some(dialect), 502, kind, &why)))
+                Ok(Sent::Nothing(LocalResponse::error(
+                    Some(dialect),
+                    502,
+                    kind,
+                    &why,
+                )))
             }
         }
     }
 
     /// Sends the response on as it comes. Whether the client's connection goes on.
-    fn relay(&mut self, mut came: Came, mut mask: Mask<'_>) -> Result<bool, Gone> {
+    fn relay(&mut self, mut came: UpstreamResponse, mut mask: Redactor<'_>) -> Result<bool, Gone> {
         let framing = match came.rest {
-            _ if came.whole && came.response.body != Rest::NONE => Framing::Length(came.held.len()),
-            Rest::Length(_) => Framing::AsItCame,
+            _ if came.whole && came.response.body != BodyFraming::NONE => {
+                Framing::Length(came.held.len())
+            }
+            BodyFraming::Length(_) => Framing::AsItCame,
             _ if self.request.modern => Framing::Chunked,
             _ => Framing::UntilEnd,
         };
@@ -679,18 +711,18 @@ impl<'a> Exchange<'a> {
         let mut whole = came.whole;
         while !whole && !came.broken {
             match came.link.piece(&mut came.rest) {
-                Ok(Piece::Data(count)) => {
+                Ok(BodyPart::Data(count)) => {
                     put(&mut out, &came.link.buffered()[..count], framing, &mut mask);
                     came.link.consume(count);
                     if out.len() < GATHERED {
                         continue;
                     }
                 }
-                Ok(Piece::End) => {
+                Ok(BodyPart::End) => {
                     whole = true;
                     continue;
                 }
-                Ok(Piece::More) => {}
+                Ok(BodyPart::More) => {}
                 Err(_) => {
                     came.broken = true;
                     continue;
@@ -704,9 +736,9 @@ impl<'a> Exchange<'a> {
             }
             let until = Instant::now() + STALL;
             match self.more(&mut came.link, until, nudge)? {
-                More::Some => {}
-                More::End if came.rest == Rest::UntilEnd => whole = true,
-                More::End | More::Broken | More::Late => came.broken = true,
+                ReadResult::Some => {}
+                ReadResult::End if came.rest == BodyFraming::UntilEnd => whole = true,
+                ReadResult::End | ReadResult::Broken | ReadResult::Late => came.broken = true,
             }
         }
         let tail = mask.end();
@@ -733,7 +765,7 @@ fn send(link: &mut Link, first: &[u8], rest: &[u8]) -> io::Result<()> {
 }
 
 /// Why there is no response.
-struct Silent {
+struct UpstreamError {
     /// Some of it had come, or it was waited for as long as it may be: the provider has taken the
     /// request up.
     began: bool,
@@ -741,7 +773,7 @@ struct Silent {
 }
 
 /// Puts a piece of a body onto what goes to the client, without the token.
-fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Mask<'_>) {
+fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Redactor<'_>) {
     match mask.piece(piece) {
         None => put_raw(out, piece, framing),
         Some(masked) => put_raw(out, &masked, framing),

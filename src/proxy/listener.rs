@@ -4,7 +4,7 @@
 //! it ends when it is told to. What is said on a connection is `exchange`'s business.
 
 use super::client::Client;
-use super::local_response::Own;
+use super::local_response::LocalResponse;
 use super::{Shared, forward};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -75,7 +75,7 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
     let ours = Connection(shared.clone());
     if open >= shared.most_connections {
         let why = "too many connections";
-        let own = Own::error(None, 503, "overloaded_error", why);
+        let own = LocalResponse::error(None, 503, "overloaded_error", why);
         // A fresh connection has room for it; whoever does not read it does not need it.
         let _ = stream.set_nonblocking(true);
         let _ = (&stream).write_all(&own.bytes(false, false));

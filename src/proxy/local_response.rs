@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A response of the proxy's own.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Own {
+pub(crate) struct LocalResponse {
     pub(crate) status: u16,
     pub(crate) kind: &'static str,
     pub(crate) body: String,
@@ -20,9 +20,14 @@ pub(crate) struct Own {
     pub(crate) retry_after: Option<u64>,
 }
 
-impl Own {
+impl LocalResponse {
     /// A refusal: `kind` is the error's type for a program, `why` is for people.
-    pub(crate) fn error(dialect: Option<Dialect>, status: u16, kind: &str, why: &str) -> Own {
+    pub(crate) fn error(
+        dialect: Option<Dialect>,
+        status: u16,
+        kind: &str,
+        why: &str,
+    ) -> LocalResponse {
         let message = format!("ddollar: {why}");
         let body = match dialect {
             Some(Dialect::Chat(_)) => json!({
@@ -30,7 +35,7 @@ impl Own {
             }),
             _ => json!({"type": "error", "error": {"type": kind, "message": message}}),
         };
-        Own {
+        LocalResponse {
             status,
             kind: "application/json",
             body: body.to_string(),
@@ -40,7 +45,7 @@ impl Own {
 
     /// Every token is spent, and the first one will be good again after this time. A client that
     /// can wait waits for it; one that cannot tells its user.
-    pub(crate) fn exhausted(provider: &Provider, wait: Option<Duration>) -> Own {
+    pub(crate) fn exhausted(provider: &Provider, wait: Option<Duration>) -> LocalResponse {
         let label = provider.label;
         let why = match wait {
             Some(_) => format!("every {label} token is spent; retry-after says when one is not"),
@@ -51,15 +56,15 @@ impl Own {
             Dialect::Chat(_) => "rate_limit_exceeded",
             Dialect::Anthropic | Dialect::Gemini => "rate_limit_error",
         };
-        Own {
+        LocalResponse {
             retry_after: wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
-            ..Own::error(Some(provider.dialect), 429, kind, &why)
+            ..LocalResponse::error(Some(provider.dialect), 429, kind, &why)
         }
     }
 
     /// A text.
-    pub(crate) fn text(kind: &'static str, body: String) -> Own {
-        Own {
+    pub(crate) fn text(kind: &'static str, body: String) -> LocalResponse {
+        LocalResponse {
             status: 200,
             kind,
             body,
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn a_refusal_has_the_shape_of_the_provider() {
         let of = |name: &str, wait| {
-            let own = Own::exhausted(by_name(name).unwrap(), wait);
+            let own = LocalResponse::exhausted(by_name(name).unwrap(), wait);
             let body: Value = serde_json::from_str(&own.body).unwrap();
             (own, body)
         };

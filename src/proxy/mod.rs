@@ -23,11 +23,11 @@ mod stream_prelude; // errors in the first events of a stream (pure)
 mod supervised; // the proxy of one supervised command
 mod upstream; // connections to a provider
 
-pub(crate) use supervised::Gate;
+pub(crate) use supervised::Gateway;
 
 use crate::cli::Args;
 use crate::cli::PORT;
-use crate::cli::config::{self as options};
+use crate::cli::config;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::console::Console;
@@ -35,15 +35,15 @@ use crate::events::message::Notice;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::monitor::Monitor;
-use crate::providers::schedule::Pace;
+use crate::providers::schedule::ProbeSchedule;
 use crate::supervisor::event::Event;
 use crate::system::signals;
 use crate::tokens::policy::{Answer, Rules};
-use crate::tokens::store::Records;
+use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{TokenId, TokenPool};
-use access_key::Key;
-use balancer::Brain;
+use access_key::AccessKey;
+use balancer::Balancer;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use local_response::Counts;
 use nix::sys::signal::Signal;
@@ -66,12 +66,12 @@ pub(crate) struct Shared {
     /// In the order of the brain's rings.
     upstreams: Vec<Upstream>,
     providers: Vec<&'static Provider>,
-    brain: Mutex<Brain>,
+    balancer: Mutex<Balancer>,
     /// Something has changed for those who wait for a token.
     changed: Condvar,
     /// How many wait. Waking nobody costs a system call as well.
     waiting: AtomicUsize,
-    key: Key,
+    key: AccessKey,
     /// What this proxy calls itself to an upstream on this machine, by which it knows a request
     /// that comes back.
     name: String,
@@ -113,20 +113,24 @@ pub(crate) enum Told {
 }
 
 impl Shared {
-    fn brain(&self) -> MutexGuard<'_, Brain> {
-        self.brain.lock().unwrap_or_else(PoisonError::into_inner)
+    fn balancer(&self) -> MutexGuard<'_, Balancer> {
+        self.balancer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a change, at most so long.
-    fn wait<'a>(&self, brain: MutexGuard<'a, Brain>, limit: Duration) -> MutexGuard<'a, Brain> {
+    fn wait<'a>(
+        &self,
+        balancer: MutexGuard<'a, Balancer>,
+        limit: Duration,
+    ) -> MutexGuard<'a, Balancer> {
         // Under the lock: whoever changes something afterwards sees it.
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let brain = match self.changed.wait_timeout(brain, limit) {
-            Ok((brain, _)) => brain,
+        let balancer = match self.changed.wait_timeout(balancer, limit) {
+            Ok((balancer, _)) => balancer,
             Err(poisoned) => poisoned.into_inner().0,
         };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
-        brain
+        balancer
     }
 
     /// Wakes those who wait, after something has changed under the lock.
@@ -207,7 +211,7 @@ impl Proxy {
         rings: Vec<(TokenPool, Endpoint)>,
         rules: Rules,
         place: Place,
-        key: Key,
+        key: AccessKey,
     ) -> Result<Proxy, Error> {
         let listen = place.listen;
         let failed = |what| move |why: String| Error::System { what, why };
@@ -231,7 +235,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             providers: upstreams.iter().map(|upstream| upstream.provider).collect(),
             upstreams,
-            brain: Mutex::new(Brain::new(pools, rules, place.strategy)),
+            balancer: Mutex::new(Balancer::new(pools, rules, place.strategy)),
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),
             key,
@@ -263,15 +267,15 @@ impl Proxy {
     fn stop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.stop = None;
-        drop(self.shared.brain());
+        drop(self.shared.balancer());
         self.shared.wake();
     }
 
     /// Takes in what a probe found.
     fn learn(&self, token: TokenId, answer: Answer) -> Vec<Notice> {
-        let mut brain = self.shared.brain();
-        let say = brain.learn(token.ring, token.index, answer, now());
-        drop(brain);
+        let mut balancer = self.shared.balancer();
+        let say = balancer.learn(token.ring, token.index, answer, now());
+        drop(balancer);
         self.shared.wake();
         say
     }
@@ -320,9 +324,9 @@ pub(crate) fn run(
             wants: "127.0.0.1:PORT, or --allow-remote to open the proxy to others".into(),
         });
     }
-    let folder = options::state_folder(&environment);
-    let mut options = options::resolve(args, environment)?;
-    let mut rings = options::by_provider(std::mem::take(&mut options.rings));
+    let folder = config::state_folder(&environment);
+    let mut options = config::resolve(args, environment)?;
+    let mut rings = config::by_provider(std::mem::take(&mut options.rings));
     for (pool, endpoint) in &rings {
         // The shell has the proxy's own lines: each request would come back as another one.
         if upstream::leads_to(endpoint, listen) {
@@ -339,16 +343,16 @@ pub(crate) fn run(
     }
     let signals = signals::listen()?;
     let (key, trouble) = match &folder {
-        Some(folder) => Key::kept_in(folder)?,
+        Some(folder) => AccessKey::kept_in(folder)?,
         None => {
             let why = "no XDG_STATE_HOME, no HOME";
-            (Key::new()?, Some(why.to_owned()))
+            (AccessKey::new()?, Some(why.to_owned()))
         }
     };
     let (reporting, mut reports) = unbounded();
-    let mut records = Records::open(options.state.take(), &reporting);
+    let mut store = Store::open(options.state.take(), &reporting);
     for (pool, endpoint) in &mut rings {
-        records.recall(
+        store.recall(
             pool,
             std::slice::from_ref(endpoint),
             options.rules.threshold,
@@ -372,7 +376,7 @@ pub(crate) fn run(
     }
     if let Some(why) = trouble {
         let what = format!("The proxy's secret is good for this start only: {why}");
-        console.say(&Notice::Degraded { what });
+        console.say(&Notice::Warning { what });
     }
     let path = folder.map(|folder| folder.join(lines_file(proxy.address.port())));
     hand_over(&proxy.exports(), path.as_deref(), console);
@@ -384,8 +388,8 @@ pub(crate) fn run(
     let mut monitors = Vec::new();
     for (ring, (pool, endpoint)) in rings.into_iter().enumerate() {
         let events = reporting.clone();
-        let pace = Pace::new(options.interval, options.rules.threshold);
-        let monitor = Monitor::start(ring, &pool, vec![endpoint], pace, events)?;
+        let schedule = ProbeSchedule::new(options.interval, options.rules.threshold);
+        let monitor = Monitor::start(ring, &pool, vec![endpoint], schedule, events)?;
         (0..pool.len()).for_each(|index| monitor.ask(index));
         monitors.push(monitor);
     }
@@ -412,16 +416,16 @@ pub(crate) fn run(
                 Ok(Event::Answer { token, answer }) => {
                     let say = proxy.learn(token, answer);
                     say.iter().for_each(|notice| console.say(notice));
-                    records.keep(proxy.shared.brain().pools(), now());
+                    store.keep(proxy.shared.balancer().pools(), now());
                 }
-                Ok(Event::Trouble { what }) => console.say(&Notice::Degraded { what }),
+                Ok(Event::Trouble { what }) => console.say(&Notice::Warning { what }),
                 Ok(_) => {}
                 Err(_) => reports = never(),
             },
             recv(proxy.told) -> told => {
                 if let Ok(Told::Say(notice)) = told {
                     console.say(&notice);
-                    records.keep(proxy.shared.brain().pools(), now());
+                    store.keep(proxy.shared.balancer().pools(), now());
                 }
             }
             recv(deadline) -> _ => break,
@@ -458,7 +462,7 @@ fn hand_over(lines: &str, path: Option<&Path>, console: &Console) {
         Ok(()) => console.say(&Notice::ProxyLines {
             path: path.display().to_string(),
         }),
-        Err(error) => console.say(&Notice::Degraded {
+        Err(error) => console.say(&Notice::Warning {
             what: format!(
                 "The export lines are not kept in '{}': {error}",
                 path.display()

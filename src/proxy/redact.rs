@@ -6,7 +6,7 @@
 
 /// A token that must not come back.
 #[derive(Clone)]
-pub(crate) struct Mask<'a> {
+pub(crate) struct Redactor<'a> {
     token: &'a [u8],
     /// The end of the last piece, as far as it could be the token's beginning.
     held: Vec<u8>,
@@ -15,10 +15,10 @@ pub(crate) struct Mask<'a> {
 /// Made-up tokens may be shorter than this, and occur in ordinary words.
 const SHORTEST: usize = 8;
 
-impl<'a> Mask<'a> {
+impl<'a> Redactor<'a> {
     /// A mask for this token; one that is too short to be real is not looked for.
-    pub(crate) fn of(token: &'a [u8]) -> Mask<'a> {
-        Mask {
+    pub(crate) fn of(token: &'a [u8]) -> Redactor<'a> {
+        Redactor {
             token: match token.len() {
                 0..SHORTEST => &[],
                 _ => token,
@@ -67,7 +67,7 @@ impl<'a> Mask<'a> {
 }
 
 /// By hand: it holds a token.
-impl std::fmt::Debug for Mask<'_> {
+impl std::fmt::Debug for Redactor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(mask)")
     }
@@ -81,17 +81,17 @@ mod tests {
     #[test]
     fn a_token_is_masked_in_its_length() {
         let mut text = *b"a sk-token-1 b sk-token-1sk-token- c";
-        Mask::of(b"sk-token-1").all(&mut text);
+        Redactor::of(b"sk-token-1").all(&mut text);
         assert_eq!(&text, b"a ********** b **********sk-token- c");
         let mut text = *b"anything";
-        Mask::of(b"").all(&mut text);
-        Mask::of(b"thing").all(&mut text);
+        Redactor::of(b"").all(&mut text);
+        Redactor::of(b"thing").all(&mut text);
         assert_eq!(&text, b"anything");
     }
 
     #[test]
     fn nothing_is_held_back_without_need() {
-        let mut mask = Mask::of(b"sk-token-1");
+        let mut mask = Redactor::of(b"sk-token-1");
         assert_eq!(mask.piece(b"data: {}\n\n"), None);
         assert_eq!(mask.piece(b"data: sock\n\n").unwrap(), b"data: sock\n\n");
         assert_eq!(mask.piece(b"this").unwrap(), b"thi");
@@ -105,7 +105,7 @@ mod tests {
             let mut whole = text.clone().into_bytes();
             whole.splice(0..0, *token);
             whole.extend_from_slice(token);
-            let mut mask = Mask::of(token);
+            let mut mask = Redactor::of(token);
             let (mut out, mut rest, mut turn) = (Vec::new(), &whole[..], cuts.iter().cycle());
             while !rest.is_empty() {
                 let (piece, later) = rest.split_at((*turn.next().unwrap()).min(rest.len()));

@@ -4,7 +4,7 @@
 //! the fields that it passes on, and that nothing of the client's credential or of its connection
 //! goes upstream. Pure. It never sees a token: the credential to send is handed in.
 
-use crate::common::http::reader::{self as http1, FIELDS_MAX, Parsed, ReadError, Rest};
+use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
 use std::io::Write;
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ pub(crate) struct Request {
     /// Name and value.
     fields: Vec<(Range<usize>, Range<usize>)>,
     /// How the body is framed.
-    pub(crate) body: Rest,
+    pub(crate) body: BodyFraming,
     /// HTTP/1.1, not 1.0: the client understands chunks and interim answers.
     pub(crate) modern: bool,
     /// Whether the client wants to go on with its connection.
@@ -67,15 +67,15 @@ impl Request {
             Err(_) => return Err(ReadError::Malformed("not an HTTP/1 request")),
         };
         let head = bytes.get(..length).unwrap_or_default();
-        if http1::has_bare_newline(head) {
+        if reader::has_bare_newline(head) {
             return Err(ReadError::Malformed("a line does not end in CR LF"));
         }
         let modern = parsed.version == Some(1);
-        let framing = http1::framing(parsed.headers)?;
-        if !modern && matches!(framing, Some(Rest::Chunked(_))) {
+        let framing = reader::framing(parsed.headers)?;
+        if !modern && matches!(framing, Some(BodyFraming::Chunked(_))) {
             return Err(ReadError::Malformed("HTTP/1.0 has no chunks"));
         }
-        let has = |name: &str, word: &str| http1::has_word(parsed.headers, name, word);
+        let has = |name: &str, word: &str| reader::has_word(parsed.headers, name, word);
         let keep_alive = match modern {
             true => !has("connection", "close"),
             false => has("connection", "keep-alive"),
@@ -89,7 +89,7 @@ impl Request {
                 .iter()
                 .map(|field| (place(field.name.as_bytes()), place(field.value)))
                 .collect(),
-            body: framing.unwrap_or(Rest::NONE),
+            body: framing.unwrap_or(BodyFraming::NONE),
             modern,
             keep_alive,
             waits: modern && has("expect", "100-continue"),
@@ -496,7 +496,7 @@ mod tests {
              Connection: host, content-length, x-api-key\r\n\r\n",
         )
         .unwrap();
-        assert_eq!(request.body, Rest::CHUNKED);
+        assert_eq!(request.body, BodyFraming::CHUNKED);
         let head = upstream(
             &request,
             "/x",

@@ -3,10 +3,10 @@
 //! It promises to keep the case and order of the fields that it passes on, to drop those of the
 //! upstream connection, and to refuse a response whose length can be read in two ways. Pure.
 
-use super::redact::Mask;
+use super::redact::Redactor;
 use super::request::place_in;
-use crate::common::http::headers::Fields;
-use crate::common::http::reader::{self as http1, FIELDS_MAX, Parsed, ReadError, Rest};
+use crate::common::http::headers::Headers;
+use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
 use std::io::Write;
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ pub(crate) struct Response {
     /// Name and value.
     fields: Vec<(Range<usize>, Range<usize>)>,
     /// How the body is framed.
-    pub(crate) body: Rest,
+    pub(crate) body: BodyFraming,
     /// Whether the upstream connection can be used again afterwards.
     pub(crate) keep_alive: bool,
 }
@@ -70,13 +70,13 @@ impl Response {
         if !(100..600).contains(&status) {
             return Err(ReadError::Malformed("not a status"));
         }
-        let framing = http1::framing(parsed.headers)?;
+        let framing = reader::framing(parsed.headers)?;
         let bodiless = to_head || status < 200 || matches!(status, 204 | 304);
         let body = match bodiless {
-            true => Rest::NONE,
-            false => framing.unwrap_or(Rest::UntilEnd),
+            true => BodyFraming::NONE,
+            false => framing.unwrap_or(BodyFraming::UntilEnd),
         };
-        let has = |word: &str| http1::has_word(parsed.headers, "connection", word);
+        let has = |word: &str| reader::has_word(parsed.headers, "connection", word);
         let keep_alive = match parsed.version {
             Some(1) => !has("close"),
             _ => has("keep-alive"),
@@ -95,15 +95,15 @@ impl Response {
                 .map(|field| (place(field.name.as_bytes()), place(field.value)))
                 .collect(),
             body,
-            keep_alive: keep_alive && body != Rest::UntilEnd,
+            keep_alive: keep_alive && body != BodyFraming::UntilEnd,
             head: head.to_owned(),
         };
         Ok(Some((response, length)))
     }
 
     /// The fields as `provider` reads them.
-    pub(crate) fn headers(&self) -> Fields {
-        let mut headers = Fields::with_room(self.fields.len(), self.head.len());
+    pub(crate) fn headers(&self) -> Headers {
+        let mut headers = Headers::with_room(self.fields.len(), self.head.len());
         let fields = self.fields.iter();
         headers.extend(
             fields.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()])),
@@ -134,11 +134,11 @@ impl Response {
         head: &mut Vec<u8>,
         framing: Framing,
         keep_alive: bool,
-        mask: &Mask<'_>,
+        mask: &Redactor<'_>,
     ) {
         // A short body follows in the same piece.
         let body = match self.body {
-            Rest::Length(length) if length <= SHORT => length as usize,
+            BodyFraming::Length(length) if length <= SHORT => length as usize,
             _ => 0,
         };
         head.reserve(self.head.len() + 64 + body);
@@ -193,7 +193,7 @@ mod tests {
 
     fn client(response: &Response, framing: Framing, keep_alive: bool, token: &[u8]) -> String {
         let mut head = Vec::new();
-        response.put_client(&mut head, framing, keep_alive, &Mask::of(token));
+        response.put_client(&mut head, framing, keep_alive, &Redactor::of(token));
         String::from_utf8(head).unwrap()
     }
 
@@ -205,7 +205,10 @@ mod tests {
              Access-Control-Allow-Origin: *\r\nrequest-id: the-token-1\r\n\r\n",
         )
         .unwrap();
-        assert_eq!((response.status, response.body), (200, Rest::CHUNKED));
+        assert_eq!(
+            (response.status, response.body),
+            (200, BodyFraming::CHUNKED)
+        );
         assert!(response.keep_alive);
         let head = client(&response, Framing::Chunked, false, b"the-token-1");
         assert_eq!(
@@ -227,17 +230,17 @@ mod tests {
         let of = |text: &str| parse(text).unwrap();
         assert_eq!(
             of("HTTP/1.1 204 \r\nContent-Length: 7\r\n\r\n").body,
-            Rest::NONE
+            BodyFraming::NONE
         );
         let until_end = of("HTTP/1.1 200 OK\r\n\r\n");
         assert_eq!(
             (until_end.body, until_end.keep_alive),
-            (Rest::UntilEnd, false)
+            (BodyFraming::UntilEnd, false)
         );
         assert!(!of("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n").keep_alive);
         let to_head = Response::parse(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", true);
         let to_head = to_head.unwrap().unwrap().0;
-        assert_eq!(to_head.body, Rest::NONE);
+        assert_eq!(to_head.body, BodyFraming::NONE);
         let head = client(&to_head, Framing::AsItCame, true, b"");
         assert_eq!(head, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
         for text in [

@@ -1,7 +1,7 @@
 //! What follows an attempt to get a request answered: pass it on, or try again, and when.
 //!
 //! It promises bounds: a request costs a provider in trouble a few attempts, and each token one.
-//! It decides and does not act. Which token comes next is `brain`'s to say. Pure.
+//! It decides and does not act. Which token comes next is `balancer`'s to say. Pure.
 
 use crate::providers::Finding;
 use core::time::Duration;

@@ -33,7 +33,7 @@ pub(crate) enum Seen {
 
 /// Reads the first events.
 #[derive(Debug)]
-pub(crate) struct Early {
+pub(crate) struct StreamPrelude {
     dialect: Dialect,
     /// The line that has not ended yet.
     line: Vec<u8>,
@@ -41,10 +41,10 @@ pub(crate) struct Early {
     data: Vec<u8>,
 }
 
-impl Early {
+impl StreamPrelude {
     /// At the start of a stream.
-    pub(crate) fn new(dialect: Dialect) -> Early {
-        Early {
+    pub(crate) fn new(dialect: Dialect) -> StreamPrelude {
+        StreamPrelude {
             dialect,
             line: Vec::new(),
             data: Vec::new(),
@@ -150,9 +150,9 @@ mod tests {
     }
 
     fn look(dialect: Dialect, text: &str) -> Seen {
-        let whole = Early::new(dialect).look(text.as_bytes());
+        let whole = StreamPrelude::new(dialect).look(text.as_bytes());
         // However it is cut.
-        let mut early = Early::new(dialect);
+        let mut early = StreamPrelude::new(dialect);
         let mut cut = Seen::Prelude;
         for byte in text.as_bytes().chunks(1) {
             cut = early.look(byte);

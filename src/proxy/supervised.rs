@@ -6,19 +6,19 @@
 //! by a restart, and the command is paused only when a reset is too far away to hold its requests.
 //! It promises that the command sees no limit as long as a token can recover. It decides nothing.
 
-use super::access_key::Key;
+use super::access_key::AccessKey;
 use super::balancer::is_same_end;
 use super::{Place, Proxy, Told};
-use crate::clients::{self, Client, Line};
+use crate::clients::{self, Client, CommandLine};
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::message::Notice;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
-use crate::supervisor::event::{Event, Step};
+use crate::supervisor::event::{Action, Event};
 use crate::tokens::policy::{Answer, Rules};
-use crate::tokens::store::Records;
+use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
@@ -27,13 +27,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 /// A running proxy for one command.
-pub(crate) struct Gate {
+pub(crate) struct Gateway {
     proxy: Proxy,
     /// For each ring, the end of the wait that the session knows of.
     told: Vec<Option<SystemTime>>,
 }
 
-impl Gate {
+impl Gateway {
     /// Listens on a free port of this machine, with a secret of its own.
     ///
     /// # Errors
@@ -42,16 +42,16 @@ impl Gate {
         rings: Vec<(TokenPool, Endpoint)>,
         rules: &Rules,
         hold: Duration,
-    ) -> Result<Gate, Error> {
+    ) -> Result<Gateway, Error> {
         let place = Place {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             strategy: Strategy::Sticky,
             hold,
             waits_for_ever: true,
         };
-        Ok(Gate {
+        Ok(Gateway {
             told: vec![None; rings.len()],
-            proxy: Proxy::start(rings, rules.clone(), place, Key::new()?)?,
+            proxy: Proxy::start(rings, rules.clone(), place, AccessKey::new()?)?,
         })
     }
 
@@ -91,7 +91,7 @@ impl Gate {
     pub(crate) fn lead(
         &self,
         environment: &mut Vec<(OsString, OsString)>,
-        command: &mut Line,
+        command: &mut CommandLine,
     ) -> Notice {
         let client = command.client();
         let upstreams = || self.proxy.shared.upstreams.iter().map(|up| up.provider);
@@ -193,7 +193,7 @@ impl Gate {
         // The session says these itself.
         say.retain(|notice| !matches!(notice, Notice::Silent { .. } | Notice::AnswersAgain { .. }));
         let reading =
-            kept.unwrap_or_else(|| Ok(bare(self.proxy.shared.brain().outlook(token.ring, now))));
+            kept.unwrap_or_else(|| Ok(bare(self.proxy.shared.balancer().outlook(token.ring, now))));
         let token = TokenId {
             ring: token.ring,
             index: 0,
@@ -203,10 +203,10 @@ impl Gate {
     }
 
     /// What the session says of the token that stands for all, as it is true of all.
-    pub(crate) fn reword(&self, notice: Notice, step: Step, now: Now) -> Option<Notice> {
+    pub(crate) fn reword(&self, notice: Notice, action: Action, now: Now) -> Option<Notice> {
         match notice {
             // The proxy has said which token, and why. Its own words come alone.
-            Notice::Limit { .. } if step != Step::Nothing => None,
+            Notice::Limit { .. } if action != Action::Nothing => None,
             // The windows are those of the real token, and were told with it.
             Notice::Monitor { usage, .. } if usage.windows.is_empty() => None,
             Notice::NoNextToken => Some(Notice::AllExhausted),
@@ -218,8 +218,8 @@ impl Gate {
                 held: false,
                 ..
             } => {
-                let brain = self.proxy.shared.brain();
-                let (index, len) = brain.first_reset(provider, now).unwrap_or((0, 1));
+                let balancer = self.proxy.shared.balancer();
+                let (index, len) = balancer.first_reset(provider, now).unwrap_or((0, 1));
                 Some(Notice::WaitingForReset {
                     provider,
                     span,
@@ -236,22 +236,22 @@ impl Gate {
 
     /// The tokens to ask when the session asks about the one that stands for all.
     pub(crate) fn whom_to_ask(&self, ring: usize, now: Now) -> impl Iterator<Item = usize> {
-        let asked = self.proxy.shared.brain().whom_to_ask(ring, now);
+        let asked = self.proxy.shared.balancer().whom_to_ask(ring, now);
         asked.into_iter()
     }
 
     /// How full each real token is by now: its provider's label, its place and its windows.
     pub(crate) fn levels(&self, now: Now) -> Vec<(&'static str, usize, Usage)> {
-        let brain = self.proxy.shared.brain();
-        let levels = brain.report(now);
+        let balancer = self.proxy.shared.balancer();
+        let levels = balancer.report(now);
         levels
             .map(|token| (token.provider.label, token.index, token.usage.clone()))
             .collect()
     }
 
     /// Keeps what is known of the real tokens.
-    pub(crate) fn keep(&self, records: &mut Records, now: Now) {
-        records.keep(self.proxy.shared.brain().pools(), now);
+    pub(crate) fn keep(&self, store: &mut Store, now: Now) {
+        store.keep(self.proxy.shared.balancer().pools(), now);
     }
 }
 

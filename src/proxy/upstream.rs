@@ -5,13 +5,13 @@
 //! the provider's own address only: over TLS, or in the clear to this machine. Blocks. What is sent
 //! and what comes back is not its business.
 
-use super::redact::Mask;
+use super::redact::Redactor;
 use crate::common::http::reader::{FIELDS_MAX, Reader};
 use crate::common::http::stream::MOMENT;
 use crate::common::secret::Secret;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::tls as trust;
+use crate::providers::tls::certificates;
 use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -94,8 +94,8 @@ impl Upstream {
     }
 
     /// What takes a token out of what comes back.
-    pub(crate) fn mask(&self, index: usize) -> Mask<'_> {
-        Mask::of(self.token(index).as_bytes())
+    pub(crate) fn mask(&self, index: usize) -> Redactor<'_> {
+        Redactor::of(self.token(index).as_bytes())
     }
 
     fn token(&self, index: usize) -> &str {
@@ -250,7 +250,7 @@ fn tls(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     if let Some(path) = &endpoint.certificates {
-        match trust::certificates(path) {
+        match certificates(path) {
             Ok(certificates) => {
                 let all = certificates.iter();
                 roots.add_parsable_certificates(

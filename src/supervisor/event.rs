@@ -4,8 +4,8 @@
 //! says about itself.
 
 use crate::events::message::Notice;
-use crate::system::exit_status::{Change, How};
-use crate::system::terminal::Scene;
+use crate::system::exit_status::{ChildEvent, ExitStatus};
+use crate::system::terminal::TerminalState;
 use crate::tokens::TokenId;
 use crate::tokens::policy::Answer;
 use crate::tokens::policy::Trouble;
@@ -28,9 +28,9 @@ pub(crate) enum Event {
     /// The proxy has something to say.
     Say(Box<Notice>),
     /// The child ended or went on.
-    Child(Change),
+    Child(ChildEvent),
     /// The child stopped, by this signal, and so stand things around the terminal.
-    Stopped { by: Signal, scene: Scene },
+    Stopped { by: Signal, scene: TerminalState },
     /// The child could not be started again, for want of something that the system may have later.
     NotStarted { why: String },
     /// A look at the tree found so many of its processes alive: in the child's group, and beyond.
@@ -60,7 +60,7 @@ impl Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// As the child did.
-    AsChild(How),
+    AsChild(ExitStatus),
     /// ddollar was told to end by this signal.
     BySignal(Signal),
     /// Before the command finished; it can be run again later.
@@ -69,8 +69,8 @@ pub(crate) enum Outcome {
 
 /// The one thing to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a step that is not taken leaves the child behind"]
-pub(crate) enum Step {
+#[must_use = "a action that is not taken leaves the child behind"]
+pub(crate) enum Action {
     /// Wait for the next event.
     Nothing,
     /// Ask the provider about this token.

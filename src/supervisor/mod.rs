@@ -6,27 +6,27 @@
 
 pub(crate) mod event;
 pub(crate) mod session;
-use crate::cli::config::{self as options, Options};
-use crate::clients::hook_server::{self as callback, Callback};
-use crate::clients::session_file as transcript;
-use crate::clients::{self, Line};
+use crate::cli::config::{self, Config};
+use crate::clients::hook_server::{self, Callback};
+use crate::clients::session_file;
+use crate::clients::{self, CommandLine};
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::console::Console;
 use crate::events::fact::Observer;
 use crate::events::message::Notice;
-use crate::events::reporter::Herald;
+use crate::events::reporter::Reporter;
 use crate::providers::monitor::Monitor;
-use crate::providers::schedule::Pace;
-use crate::proxy::{Gate, Told};
-use crate::supervisor::event::{Event, Outcome, Step};
+use crate::providers::schedule::ProbeSchedule;
+use crate::proxy::{Gateway, Told};
+use crate::supervisor::event::{Action, Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
-use crate::system::exit_status::Change;
-use crate::system::job::Stage;
+use crate::system::exit_status::ChildEvent;
+use crate::system::job::Job;
 use crate::system::os::PrivateFile;
 use crate::system::prompt::Prompt;
 use crate::system::signals::{self, Inherited};
-use crate::tokens::store::Records;
+use crate::tokens::store::Store;
 use crate::tokens::{self, Token};
 use crossbeam_channel::{Receiver, Sender, after, never, select_biased, unbounded};
 use nix::sys::signal::Signal;
@@ -44,13 +44,13 @@ const PROVIDER: &str = "DDOLLAR_PROVIDER";
 /// # Errors
 /// What keeps the command from being started, at first or again.
 pub(crate) fn supervise(
-    options: Options,
+    options: Config,
     console: &Console,
     inherited: Inherited,
 ) -> Result<Outcome, Error> {
-    let mut world = World::prepare(options, console, inherited)?;
-    let result = world.run();
-    world.herald.end(&result, now());
+    let mut supervisor = Supervisor::prepare(options, console, inherited)?;
+    let result = supervisor.run();
+    supervisor.reporter.end(&result, now());
     result
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn supervise(
 fn say_trouble(reports: &Receiver<Event>, console: &Console) {
     for event in reports.try_iter() {
         if let Event::Trouble { what } = event {
-            console.say(&Notice::Degraded { what });
+            console.say(&Notice::Warning { what });
         }
     }
 }
@@ -72,20 +72,20 @@ fn now() -> Now {
 }
 
 /// Everything that a step acts on and an event comes from.
-struct World<'a> {
+struct Supervisor<'a> {
     session: Session,
     console: &'a Console,
-    stage: Stage<'a>,
+    job: Job<'a>,
     monitors: Vec<Monitor>,
-    herald: Herald,
+    reporter: Reporter,
     interval: Duration,
     /// When the herald hears next what the proxy sees, and how long after that once more.
     sample_at: Instant,
     sample_each: Duration,
     /// What is kept of the tokens for other runs.
-    records: Records,
+    store: Store,
     /// The proxy between the command and its providers, and what it has to tell.
-    gate: Option<Gate>,
+    gateway: Option<Gateway>,
     tidings: Receiver<Told>,
     prompt: Option<Prompt>,
     /// What threads report: the monitors and the prompt. The sender keeps it connected.
@@ -97,8 +97,8 @@ struct World<'a> {
     found: Option<Event>,
     signals: Receiver<Signal>,
     /// The command, and the user's own line for every start after the first.
-    command: Line,
-    again: Option<Line>,
+    command: CommandLine,
+    again: Option<CommandLine>,
     /// What these lines name.
     _files: Vec<PrivateFile>,
     callback: Option<Callback>,
@@ -109,11 +109,11 @@ struct World<'a> {
     /// Whether the last event may have told something new of a token.
     has_news: bool,
     /// Tokens that the child gets whatever happens.
-    handed: Vec<Token>,
+    passthrough: Vec<Token>,
     name: Option<String>,
 }
 
-impl<'a> World<'a> {
+impl<'a> Supervisor<'a> {
     /// The loop.
     fn run(&mut self) -> Result<Outcome, Error> {
         let mut reply = self.session.start(now());
@@ -132,11 +132,11 @@ impl<'a> World<'a> {
     fn take_note(&mut self, event: &Event) {
         self.has_news = event.is_finding();
         // A record without how full the tokens were at its turning points says little.
-        if let Event::Say(_) | Event::Child(Change::Exited { .. }) = event {
+        if let Event::Say(_) | Event::Child(ChildEvent::Exited { .. }) = event {
             self.tell_levels(now());
         }
-        if let Some(helper) = self.herald.heard(event, now()) {
-            self.stage.spare(helper);
+        if let Some(helper) = self.reporter.heard(event, now()) {
+            self.job.exclude(helper);
         }
     }
 
@@ -146,19 +146,19 @@ impl<'a> World<'a> {
             self.keep_state();
         }
         let say = std::mem::take(&mut reply.say);
-        reply.say = self.as_it_is(say, reply.step);
-        for helper in self.herald.decided(reply, &self.session, now()) {
-            self.stage.spare(helper);
+        reply.say = self.as_it_is(say, reply.action);
+        for helper in self.reporter.decided(reply, &self.session, now()) {
+            self.job.exclude(helper);
         }
     }
 
     fn prepare(
-        mut options: Options,
+        mut options: Config,
         console: &'a Console,
         inherited: Inherited,
-    ) -> Result<World<'a>, Error> {
-        let stage = Stage::set(inherited, options.rules.grace, console);
-        if options.rules.interactive && stage.terminal_file().is_none() {
+    ) -> Result<Supervisor<'a>, Error> {
+        let job = Job::new(inherited, options.rules.grace, console);
+        if options.rules.interactive && job.terminal_file().is_none() {
             return Err(Error::NoTerminal);
         }
         let signals = signals::listen()?;
@@ -177,21 +177,21 @@ impl<'a> World<'a> {
             console.say(notice);
         }
 
-        let mut records = Records::open(options.state, &reporting);
+        let mut store = Store::open(options.state, &reporting);
         say_trouble(&reports, console);
         let mut monitors = Vec::new();
         let mut pools = Vec::new();
         let mut rings = Vec::new();
         for (ring, (mut pool, endpoints)) in options.rings.into_iter().enumerate() {
-            records.recall(&mut pool, &endpoints, options.rules.threshold, now());
+            store.recall(&mut pool, &endpoints, options.rules.threshold, now());
             rings.push((pool.clone(), endpoints.clone()));
             let events = reporting.clone();
-            let pace = Pace::new(options.interval, options.rules.threshold);
-            monitors.push(Monitor::start(ring, &pool, endpoints, pace, events)?);
+            let schedule = ProbeSchedule::new(options.interval, options.rules.threshold);
+            monitors.push(Monitor::start(ring, &pool, endpoints, schedule, events)?);
             pools.push(pool);
         }
         let observer = Observer::new(pools.iter(), options.proxied.is_some());
-        let herald = Herald::call(
+        let reporter = Reporter::call(
             observer,
             options.wishes,
             inherited,
@@ -199,7 +199,7 @@ impl<'a> World<'a> {
             &reporting,
         );
         let mut environment = options.environment;
-        let gate = match options.proxied {
+        let gateway = match options.proxied {
             None => {
                 console.say(&Notice::MonitorStarted {
                     interval: options.interval,
@@ -207,14 +207,14 @@ impl<'a> World<'a> {
                 None
             }
             Some(hold) => {
-                let gate = Gate::open(options::by_provider(rings), &options.rules, hold)?;
-                pools = gate.stand_ins(pools, options.command.client());
-                console.say(&gate.notice());
-                console.say(&gate.lead(&mut environment, &mut options.command));
+                let gateway = Gateway::open(config::by_provider(rings), &options.rules, hold)?;
+                pools = gateway.stand_ins(pools, options.command.client());
+                console.say(&gateway.notice());
+                console.say(&gateway.lead(&mut environment, &mut options.command));
                 if let Some(again) = &mut options.again {
-                    let _ = gate.lead(&mut environment, again);
+                    let _ = gateway.lead(&mut environment, again);
                 }
-                Some(gate)
+                Some(gateway)
             }
         };
         let callback = if options.calls_back {
@@ -222,23 +222,23 @@ impl<'a> World<'a> {
                 what: "cannot listen for the command",
                 why: error.to_string(),
             })?;
-            environment.push((callback::VARIABLE.into(), callback.address().into()));
+            environment.push((hook_server::VARIABLE.into(), callback.address().into()));
             Some(callback)
         } else {
             None
         };
-        let mut world = World {
+        let mut supervisor = Supervisor {
             session: Session::new(pools, options.rules, now()),
             console,
-            stage,
+            job,
             monitors,
-            herald,
+            reporter,
             interval: options.interval,
             sample_at: Instant::now(),
             sample_each: FIRST_SAMPLE,
-            records,
-            tidings: gate.as_ref().map_or_else(never, Gate::told),
-            gate,
+            store,
+            tidings: gateway.as_ref().map_or_else(never, Gateway::told),
+            gateway,
             prompt: None,
             reports,
             reporting,
@@ -253,12 +253,14 @@ impl<'a> World<'a> {
             environment,
             mixed: options.mixed,
             has_news: false,
-            handed: options.handed,
+            passthrough: options.passthrough,
             name: options.name,
         };
-        let command = world.shown(world.command.shown_first());
-        world.herald.begin(&world.session, command, now());
-        Ok(world)
+        let command = supervisor.shown(supervisor.command.shown_first());
+        supervisor
+            .reporter
+            .begin(&supervisor.session, command, now());
+        Ok(supervisor)
     }
 
     /// Waits for the one next thing. A child that has just ended goes before an answer that would
@@ -277,17 +279,17 @@ impl<'a> World<'a> {
             if let Some(event) = self.found.take() {
                 return Ok(event);
             }
-            if let Some(event) = self.stage.kept_stop(now().tick) {
+            if let Some(event) = self.job.take_deferred_stop(now().tick) {
                 return Ok(event);
             }
-            let chores = self.chores(now()).map_or_else(never, after);
+            let housekeeping = self.housekeeping(now()).map_or_else(never, after);
             let nothing = never();
-            let changes = self.stage.changes().unwrap_or(&nothing);
+            let changes = self.job.changes().unwrap_or(&nothing);
             let timer = self.session.timeout(now()).map_or_else(never, after);
             select_biased! {
                 recv(changes) -> _ => {
-                    self.found = self.stage.take_change(now().tick)?;
-                    if matches!(self.found, Some(Event::Child(Change::Exited { .. }))) {
+                    self.found = self.job.take_change(now().tick)?;
+                    if matches!(self.found, Some(Event::Child(ChildEvent::Exited { .. }))) {
                         self.rest();
                     }
                 }
@@ -304,28 +306,28 @@ impl<'a> World<'a> {
                     Ok(event) => return Ok(self.through_gate(event)),
                     Err(_) => self.reports = never(),
                 },
-                recv(self.tidings) -> told => match (told, &mut self.gate) {
-                    (Ok(told), Some(gate)) => {
-                        if let Some(event) = gate.event(told, now()) {
+                recv(self.tidings) -> told => match (told, &mut self.gateway) {
+                    (Ok(told), Some(gateway)) => {
+                        if let Some(event) = gateway.event(told, now()) {
                             return Ok(event);
                         }
                     }
                     _ => self.tidings = never(),
                 },
                 recv(timer) -> _ => return Ok(Event::Deadline),
-                recv(chores) -> _ => {}
+                recv(housekeeping) -> _ => {}
             }
         }
     }
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
-    fn chores(&mut self, now: Now) -> Option<Duration> {
+    fn housekeeping(&mut self, now: Now) -> Option<Duration> {
         let until = self.session.waits_until();
-        let is_foreground = || self.stage.is_foreground();
+        let is_foreground = || self.job.is_foreground();
         let countdown = self.console.count_down(until, is_foreground, now);
-        let others = self.herald.tend(now);
+        let others = self.reporter.tick(now);
         let sample = self.sample(now);
-        let stop = self.stage.keeps_stop(now.tick);
+        let stop = self.job.deferred_stop_in(now.tick);
         [countdown, others, sample, stop]
             .into_iter()
             .flatten()
@@ -334,7 +336,7 @@ impl<'a> World<'a> {
 
     /// Tells now and then how full the tokens are. Returns when it will again.
     fn sample(&mut self, now: Now) -> Option<Duration> {
-        self.gate.as_ref()?;
+        self.gateway.as_ref()?;
         let rest = self.sample_at.saturating_duration_since(now.tick);
         if !rest.is_zero() {
             return Some(rest);
@@ -348,22 +350,22 @@ impl<'a> World<'a> {
 
     /// Tells what the command's own traffic, which a proxy sees, says of the tokens.
     fn tell_levels(&mut self, now: Now) {
-        let Some(gate) = &self.gate else {
+        let Some(gateway) = &self.gateway else {
             return;
         };
-        for (provider, index, usage) in gate.levels(now) {
-            self.herald.seen(provider, index, &usage, now);
+        for (provider, index, usage) in gateway.levels(now) {
+            self.reporter.seen(provider, index, &usage, now);
         }
     }
 
     /// What the proxy said before the command ended is told before its end. How all tokens stand is
     /// told after it, as it was: that decides.
     fn last_words(&mut self) -> Option<Event> {
-        let gate = self.gate.as_ref()?;
+        let gateway = self.gateway.as_ref()?;
         for _ in 0..self.tidings.len() {
             match self.tidings.try_recv().ok()? {
                 Told::Say(notice) => return Some(Event::Say(Box::new(notice))),
-                told => gate.tell_later(told),
+                told => gateway.tell_later(told),
             }
         }
         None
@@ -371,19 +373,19 @@ impl<'a> World<'a> {
 
     /// Behind a proxy, a real token's answer tells how things stand for the one that the command has.
     fn through_gate(&mut self, event: Event) -> Event {
-        match (&self.gate, event) {
-            (Some(gate), Event::Answer { token, answer }) => {
-                self.herald.answered(token, &answer, now());
-                let (say, event) = gate.heard(token, answer, now());
+        match (&self.gateway, event) {
+            (Some(gateway), Event::Answer { token, answer }) => {
+                self.reporter.answered(token, &answer, now());
+                let (say, event) = gateway.heard(token, answer, now());
                 for notice in &say {
                     self.console.say(notice);
                 }
                 let told = Reply {
                     say,
-                    step: Step::Nothing,
+                    action: Action::Nothing,
                 };
-                for helper in self.herald.decided(&told, &self.session, now()) {
-                    self.stage.spare(helper);
+                for helper in self.reporter.decided(&told, &self.session, now()) {
+                    self.job.exclude(helper);
                 }
                 event
             }
@@ -392,13 +394,13 @@ impl<'a> World<'a> {
     }
 
     /// Behind a proxy, what the session says of one token is true of all.
-    fn as_it_is(&self, say: Vec<Notice>, step: Step) -> Vec<Notice> {
-        match &self.gate {
+    fn as_it_is(&self, say: Vec<Notice>, action: Action) -> Vec<Notice> {
+        match &self.gateway {
             None => say,
-            Some(gate) => {
+            Some(gateway) => {
                 let notices = say.into_iter();
                 notices
-                    .filter_map(|said| gate.reword(said, step, now()))
+                    .filter_map(|said| gateway.reword(said, action, now()))
                     .collect()
             }
         }
@@ -406,70 +408,70 @@ impl<'a> World<'a> {
 
     /// Says what there is to say and takes the step; a finished run has an outcome.
     fn carry_out(&mut self, reply: Reply) -> Result<Option<Outcome>, Error> {
-        let Reply { say, step } = reply;
-        if step == Step::Prompt {
+        let Reply { say, action } = reply;
+        if action == Action::Prompt {
             return self.ask_user(&say).map(|()| None);
         }
-        if let Step::Finish(_) = step {
-            self.stage.clear();
+        if let Action::Finish(_) = action {
+            self.job.clear();
         }
         for notice in &say {
             self.console.say(notice);
         }
-        match step {
-            Step::Nothing | Step::Prompt => {}
-            Step::Launch { again } => match self.launch(again) {
+        match action {
+            Action::Nothing | Action::Prompt => {}
+            Action::Launch { again } => match self.launch(again) {
                 // A shortage may pass; a night is not thrown away for it.
                 Err(Error::System { why, .. }) if again => {
                     self.found = Some(Event::NotStarted { why });
                 }
                 result => result?,
             },
-            Step::Ask(token) => {
+            Action::Ask(token) => {
                 let Some(monitor) = self.monitors.get(token.ring) else {
                     return Ok(None);
                 };
-                match &self.gate {
+                match &self.gateway {
                     None => monitor.ask(token.index),
-                    Some(gate) => gate
+                    Some(gateway) => gateway
                         .whom_to_ask(token.ring, now())
                         .for_each(|index| monitor.ask(index)),
                 }
             }
-            Step::Forward(signal) => self.stage.signal(signal),
-            Step::Terminate(signal) => {
+            Action::Forward(signal) => self.job.signal(signal),
+            Action::Terminate(signal) => {
                 self.prompt = None;
                 self.rest();
-                self.stage.terminate(signal);
+                self.job.terminate(signal);
             }
-            Step::Kill => self.stage.kill(),
-            Step::Pause => {
+            Action::Kill => self.job.kill(),
+            Action::Pause => {
                 self.rest();
-                self.stage.pause();
+                self.job.pause();
             }
-            Step::Freeze => self.stage.signal(Signal::SIGSTOP),
-            Step::Hold => self.stage.hold(),
-            Step::Resume => {
+            Action::Freeze => self.job.signal(Signal::SIGSTOP),
+            Action::Hold => self.job.hold(),
+            Action::Resume => {
                 self.prompt = None;
-                self.stage.go_on();
+                self.job.go_on();
                 self.watch(false);
             }
-            Step::HandOver => self.stage.hand_over(),
-            Step::Continue => self.stage.go_on(),
-            Step::Mirror {
+            Action::HandOver => self.job.hand_over(),
+            Action::Continue => self.job.go_on(),
+            Action::Mirror {
                 for_terminal,
                 in_background,
-            } => self.stage.mirror(for_terminal, in_background),
-            Step::SuspendSelf => {
+            } => self.job.mirror(for_terminal, in_background),
+            Action::SuspendSelf => {
                 self.prompt = None;
                 self.console.count_down(None, || false, now());
-                self.stage.suspend();
+                self.job.suspend();
             }
-            Step::Reap => self.stage.reap(),
-            Step::Sweep { signal } => self.found = Some(self.stage.sweep(signal)),
-            Step::Finish(outcome) => {
+            Action::Reap => self.job.reap(),
+            Action::Sweep { signal } => self.found = Some(self.job.sweep(signal)),
+            Action::Finish(outcome) => {
                 // The next run may begin right after this one.
-                self.records.close();
+                self.store.close();
                 say_trouble(&self.reports, self.console);
                 return Ok(Some(outcome));
             }
@@ -510,8 +512,8 @@ impl<'a> World<'a> {
             let hooked = in_use().find(|token| token.provider.name == clients::HOOKED_PROVIDER);
             callback.hand_out(hooked.map(|token| token.secret.clone()));
         }
-        let tokens = in_use().chain(&self.handed);
-        self.stage.launch(&words, name, &self.environment, tokens)?;
+        let tokens = in_use().chain(&self.passthrough);
+        self.job.launch(&words, name, &self.environment, tokens)?;
         if again {
             self.console.say(&Notice::SessionResumed);
         }
@@ -525,7 +527,7 @@ impl<'a> World<'a> {
         // Hooks may be turned off; then the id is the one that it was given.
         told.or_else(|| {
             let id = self.named.clone()?;
-            let begun = transcript::exists(&id, &self.environment);
+            let begun = session_file::exists(&id, &self.environment);
             Some((id, begun))
         })
     }
@@ -534,7 +536,7 @@ impl<'a> World<'a> {
     /// that the client knows already, it refuses.
     fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
         let may_be_named = self.again.is_none() && self.command.starts_anew();
-        self.named = may_be_named.then(transcript::new_id);
+        self.named = may_be_named.then(session_file::new_id);
         let words = self.command.first(self.named.as_deref());
         (words, self.command.shown_first().to_vec())
     }
@@ -543,10 +545,10 @@ impl<'a> World<'a> {
     /// SIGCONT brings it back.
     fn ask_user(&mut self, question: &[Notice]) -> Result<(), Error> {
         self.prompt = None;
-        self.stage.hold();
-        let is_ours = self.stage.is_foreground();
+        self.job.hold();
+        let is_ours = self.job.is_foreground();
         if is_ours {
-            self.stage.prepare_prompt();
+            self.job.prepare_prompt();
         }
         for notice in question {
             if is_ours || !notice.is_question() {
@@ -556,7 +558,7 @@ impl<'a> World<'a> {
         if !is_ours {
             return Ok(());
         }
-        if let Some(tty) = self.stage.terminal_file() {
+        if let Some(tty) = self.job.terminal_file() {
             self.prompt = Some(Prompt::listen(tty, self.reporting.clone())?);
         }
         Ok(())
@@ -564,14 +566,14 @@ impl<'a> World<'a> {
 
     /// Keeps what is known of the tokens for other runs.
     fn keep_state(&mut self) {
-        match &self.gate {
-            None => self.records.keep(self.session.pools(), now()),
-            Some(gate) => gate.keep(&mut self.records, now()),
+        match &self.gateway {
+            None => self.store.keep(self.session.pools(), now()),
+            Some(gateway) => gateway.keep(&mut self.store, now()),
         }
     }
 
     fn watch(&self, at_once: bool) {
-        if self.gate.is_some() {
+        if self.gateway.is_some() {
             // The command's own requests tell, once each token was asked; a first start has not
             // made any.
             return;
@@ -591,7 +593,7 @@ impl<'a> World<'a> {
     fn shown(&self, words: &[OsString]) -> String {
         self.name.clone().unwrap_or_else(|| {
             let tokens = self.session.pools().flat_map(|pool| pool.tokens());
-            tokens::shown(words, tokens.chain(&self.handed))
+            tokens::shown(words, tokens.chain(&self.passthrough))
         })
     }
 }

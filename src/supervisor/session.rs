@@ -1,7 +1,7 @@
 //! One night: the state machine of the child and of the rings of tokens that it draws on.
 //!
 //! Owns which phase the child is in and what each event means there. It promises that one event
-//! gives one [`Reply`]: sentences to say and one [`Step`] to take; that a child is started only
+//! gives one [`Reply`]: sentences to say and one [`Action`] to take; that a child is started only
 //! when none is left; and that graces are deadlines, never sleeps. It decides and does not act: no
 //! process, no clock, no thread is touched here. Which token is good is `policy.rs`'s to say.
 
@@ -9,12 +9,12 @@ use crate::common::error::OWN_FAILURE;
 use crate::common::time::{Now, Until};
 use crate::events::message::{Limit, Notice};
 use crate::providers::{Finding, Reading};
-use crate::supervisor::event::{END_OF_INPUT, Event, Outcome, Step};
-use crate::system::exit_status::Change;
-use crate::system::exit_status::How;
-use crate::system::terminal::{Front, Scene};
+use crate::supervisor::event::{Action, END_OF_INPUT, Event, Outcome};
+use crate::system::exit_status::ChildEvent;
+use crate::system::exit_status::ExitStatus;
+use crate::system::terminal::{Foreground, TerminalState};
 use crate::tokens::policy::Trouble;
-use crate::tokens::policy::{self, Answer, Condition, Decision, Held, Rules, Silence};
+use crate::tokens::policy::{self, Answer, Condition, Decision, ProbeFailure, Rules, Suspension};
 use crate::tokens::{TokenId, TokenPool};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
@@ -59,12 +59,12 @@ const SLICE: Duration = Duration::from_secs(15);
 #[must_use = "a reply that is not carried out leaves the child behind"]
 pub(crate) struct Reply {
     pub(crate) say: Vec<Notice>,
-    pub(crate) step: Step,
+    pub(crate) action: Action,
 }
 
 /// What happens once the child that is being stopped is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
+enum AfterStop {
     /// Start it again with the current tokens.
     Restart,
     /// Start it again as soon as a token will do: it had given up.
@@ -83,7 +83,7 @@ enum Phase {
     /// It was told to end, and is killed at `kill_at`; `None`: it has been.
     Stopping {
         kill_at: Option<Instant>,
-        then: Then,
+        then: AfterStop,
     },
     /// It is gone, and what it has started is to follow: by itself until `kill_at`, after that by
     /// SIGKILL, until `give_up`. `look_at` is the time of the next look.
@@ -91,8 +91,8 @@ enum Phase {
         kill_at: Option<Instant>,
         give_up: Instant,
         look_at: Instant,
-        then: Then,
-        how: How,
+        then: AfterStop,
+        how: ExitStatus,
     },
     /// It is stopped until a token is usable. At `freeze_at` SIGSTOP follows SIGTSTP.
     Paused {
@@ -102,7 +102,7 @@ enum Phase {
         /// What the user is to be asked before anything else happens.
         question: Option<Question>,
         /// The user wants to wait for the token in use, whatever others there are.
-        stays: bool,
+        wait_for_current: bool,
     },
     /// There is none: it failed, and whether to start it again is open.
     Failed {
@@ -123,28 +123,28 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Failure {
     since: Now,
-    how: How,
+    how: ExitStatus,
     /// Its token or provider was found to be the cause: it is started again.
     blamed: bool,
-    said: Said,
+    said: Reported,
     /// The user is to be asked before a limit has it started again.
     asks: bool,
     /// The user wants to wait for the token in use, whatever others there are.
-    stays: bool,
+    wait_for_current: bool,
 }
 
 impl Failure {
     /// The user has chosen what is to follow: as if it had just failed, for a cause that is known.
-    fn answered(&mut self, stays: bool, now: Now) {
+    fn answered(&mut self, wait_for_current: bool, now: Now) {
         self.since = now;
-        self.said = Said::Cause;
-        self.stays = stays;
+        self.said = Reported::Cause;
+        self.wait_for_current = wait_for_current;
     }
 }
 
 /// How much the user knows of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
+enum Reported {
     Nothing,
     /// That the child ended, and why.
     Cause,
@@ -182,7 +182,7 @@ struct Ring {
 impl Ring {
     /// Whether waiting does not help its token in use.
     fn is_hopeless(&self, now: Now) -> bool {
-        let current = self.pool.standing(self.pool.current_index());
+        let current = self.pool.state(self.pool.current_index());
         matches!(
             current.condition(now),
             Condition::Rejected | Condition::SpendCapped { .. }
@@ -223,7 +223,7 @@ impl Session {
             .into_iter()
             .map(|pool| Ring {
                 blind: false,
-                worked: (0..pool.len()).any(|index| pool.standing(index).worked()),
+                worked: (0..pool.len()).any(|index| pool.state(index).worked()),
                 pool,
                 switched: false,
                 keep_going: false,
@@ -277,7 +277,7 @@ impl Session {
                 wake: None,
                 question: None,
             };
-            self.settle(now)
+            self.apply_decision(now)
         };
         reply.say.splice(..0, say);
         reply
@@ -354,18 +354,20 @@ impl Session {
     pub(crate) fn handle(&mut self, event: Event, now: Now) -> Reply {
         match event {
             Event::Answer { token, answer } => self.on_answer(token, &answer, now),
-            Event::Trouble { what } => Reply::nothing().and_say(Notice::Degraded { what }),
+            Event::Trouble { what } => Reply::nothing().and_say(Notice::Warning { what }),
             Event::MonitorLost { ring } => {
                 if let Some(ring) = self.rings.get_mut(ring) {
                     ring.blind = true;
                 }
-                self.settle(now).and_say_first(Notice::MonitorLost)
+                self.apply_decision(now).and_say_first(Notice::MonitorLost)
             }
             Event::Told { provider, trouble } => self.on_told(provider, trouble, now),
             Event::Say(notice) => Reply::nothing().and_say(*notice),
-            Event::Child(Change::Exited { how, asked }) => self.on_exit(how, asked, now),
-            Event::Child(Change::Continued) => self.on_continued(),
-            Event::Child(Change::Stopped { by }) => self.on_stopped(by, Scene::default(), now),
+            Event::Child(ChildEvent::Exited { how, asked }) => self.on_exit(how, asked, now),
+            Event::Child(ChildEvent::Continued) => self.on_continued(),
+            Event::Child(ChildEvent::Stopped { by }) => {
+                self.on_stopped(by, TerminalState::default(), now)
+            }
             Event::Stopped { by, scene } => self.on_stopped(by, scene, now),
             Event::NotStarted { why } => self.on_not_started(why, now),
             Event::Tree { group, beyond } => self.on_tree(group, beyond, now),
@@ -384,7 +386,7 @@ impl Session {
             return Reply::nothing();
         };
         policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
-        let standing = ring.pool.standing(token.index);
+        let standing = ring.pool.state(token.index);
         let condition = standing.condition(now);
         ring.worked |= matches!(
             condition,
@@ -443,7 +445,7 @@ impl Session {
         if is_current {
             say.extend(self.set_aside(token.ring, now));
         }
-        let mut reply = self.settle(now);
+        let mut reply = self.apply_decision(now);
         say.append(&mut reply.say);
         Reply { say, ..reply }
     }
@@ -498,11 +500,11 @@ impl Session {
         }
         self.gave_up = Some((now.tick, trouble));
         let index = ring.pool.current_index();
-        let mut reply = self.settle(now);
+        let mut reply = self.apply_decision(now);
         // When a limit ends, or whether it is the token, a probe can tell; a busy provider is left
         // alone for a while.
-        if trouble != Trouble::Overloaded && reply.step == Step::Nothing {
-            reply.step = self.ask(TokenId { ring: place, index }, now).step;
+        if trouble != Trouble::Overloaded && reply.action == Action::Nothing {
+            reply.action = self.ask(TokenId { ring: place, index }, now).action;
         }
         reply
     }
@@ -513,8 +515,8 @@ impl Session {
         let (since, trouble) = self.gave_up?;
         let condemned = || {
             self.rings.iter().any(|ring| {
-                let standing = ring.pool.standing(ring.pool.current_index());
-                let doubtful = matches!(standing.silence(), Some((Silence::Doubtful, _)));
+                let standing = ring.pool.state(ring.pool.current_index());
+                let doubtful = matches!(standing.silence(), Some((ProbeFailure::Doubtful, _)));
                 let condition = standing.condition(now);
                 doubtful || !matches!(condition, Condition::Unknown | Condition::Usable)
             })
@@ -522,18 +524,18 @@ impl Session {
         (trouble != Trouble::Account || condemned()).then_some((since, trouble))
     }
 
-    fn on_exit(&mut self, how: How, asked: bool, now: Now) -> Reply {
+    fn on_exit(&mut self, how: ExitStatus, asked: bool, now: Now) -> Reply {
         match self.phase {
             // It ended by itself before the order to stop reached it.
             Phase::Stopping {
-                then: Then::Restart,
+                then: AfterStop::Restart,
                 ..
             } if !asked => self.on_own_end(how, now),
             Phase::Running { .. } => self.on_own_end(how, now),
             Phase::Stopping { kill_at, then } => self.sweep(kill_at, then, how, now),
             // It could not go on with what it was paused for.
-            Phase::Paused { .. } if how != How::Code(0) && !how.is_deliberate() => {
-                self.fail(how, true, Said::All, now)
+            Phase::Paused { .. } if how != ExitStatus::Code(0) && !how.is_deliberate() => {
+                self.fail(how, true, Reported::All, now)
             }
             Phase::Paused { .. }
             | Phase::Failed { .. }
@@ -547,11 +549,11 @@ impl Session {
         self.phase = Phase::Failed {
             failure: Failure {
                 since: now,
-                how: How::Code(OWN_FAILURE),
+                how: ExitStatus::Code(OWN_FAILURE),
                 blamed: true,
-                said: Said::All,
+                said: Reported::All,
                 asks: false,
-                stays: false,
+                wait_for_current: false,
             },
             wake: Some(Until::after(policy::backoff(0), now)),
             question: None,
@@ -560,15 +562,15 @@ impl Session {
         Reply::nothing().and_say(Notice::NotStarted { why })
     }
 
-    fn on_own_end(&mut self, how: How, now: Now) -> Reply {
+    fn on_own_end(&mut self, how: ExitStatus, now: Now) -> Reply {
         if how.is_deliberate() {
             return self.finish(how);
         }
         // It has said why, also when its status does not.
         if self.idle(now).is_some() {
-            return self.fail(how, true, Said::Nothing, now);
+            return self.fail(how, true, Reported::Nothing, now);
         }
-        if how == How::Code(0) {
+        if how == ExitStatus::Code(0) {
             return self.finish(how);
         }
         if now.tick.saturating_duration_since(self.last_start) < SHORT_LIFE {
@@ -583,12 +585,16 @@ impl Session {
         let resumed = self.resumed.take();
         let blamed =
             resumed.is_some_and(|at| now.tick.saturating_duration_since(at) < AFTER_A_PAUSE);
-        let said = if blamed { Said::All } else { Said::Nothing };
+        let said = if blamed {
+            Reported::All
+        } else {
+            Reported::Nothing
+        };
         self.fail(how, blamed, said, now)
     }
 
     /// The child has failed; what its token and provider say now decides.
-    fn fail(&mut self, how: How, blamed: bool, said: Said, now: Now) -> Reply {
+    fn fail(&mut self, how: ExitStatus, blamed: bool, said: Reported, now: Now) -> Reply {
         self.phase = Phase::Failed {
             failure: Failure {
                 since: now,
@@ -596,7 +602,7 @@ impl Session {
                 blamed,
                 said,
                 asks: self.rules.interactive,
-                stays: false,
+                wait_for_current: false,
             },
             wake: None,
             question: None,
@@ -605,18 +611,18 @@ impl Session {
         for ring in &mut self.rings {
             ring.keep_going = false;
         }
-        let reply = self.settle(now);
-        if said == Said::All {
+        let reply = self.apply_decision(now);
+        if said == Reported::All {
             reply.and_say_first(Notice::Failed { how })
         } else {
             reply
         }
     }
 
-    fn on_stopped(&mut self, by: Signal, scene: Scene, now: Now) -> Reply {
+    fn on_stopped(&mut self, by: Signal, scene: TerminalState, now: Now) -> Reply {
         let for_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
-        let is_given = scene.front == Front::Child;
-        let nobody_gives = scene.orphaned && scene.front == Front::Other;
+        let is_given = scene.front == Foreground::Child;
+        let nobody_gives = scene.orphaned && scene.front == Foreground::Other;
         let stuck = for_terminal && (is_given || nobody_gives) && self.is_stuck_for_terminal(now);
         match &mut self.phase {
             Phase::Paused {
@@ -626,31 +632,31 @@ impl Session {
             } => {
                 *freeze_at = None;
                 match *question {
-                    None => Reply::step(Step::Hold),
+                    None => Reply::action(Action::Hold),
                     Some(question) => self.prompt(question, now),
                 }
             }
             Phase::Running { .. } | Phase::Stopping { .. }
-                if for_terminal && scene.front == Front::Ours =>
+                if for_terminal && scene.front == Foreground::Ours =>
             {
-                Reply::step(Step::HandOver)
+                Reply::action(Action::HandOver)
             }
             // It asked in the background, and was given the terminal before its stop was seen.
             Phase::Running { .. } | Phase::Stopping { .. }
                 if for_terminal && is_given && !stuck =>
             {
-                Reply::step(Step::Continue)
+                Reply::action(Action::Continue)
             }
-            Phase::Running { .. } if !scene.orphaned => Reply::step(Step::Mirror {
+            Phase::Running { .. } if !scene.orphaned => Reply::action(Action::Mirror {
                 for_terminal,
-                in_background: scene.front == Front::Other,
+                in_background: scene.front == Foreground::Other,
             }),
             // Nobody would wake us. An operator's SIGSTOP is respected; the rest is undone.
             Phase::Running { .. } if by == Signal::SIGSTOP => {
                 Reply::nothing().and_say(Notice::StoppedByHand)
             }
             Phase::Running { .. } if stuck => Reply::nothing().and_say(Notice::NeedsTerminal),
-            Phase::Running { .. } => Reply::step(Step::Continue),
+            Phase::Running { .. } => Reply::action(Action::Continue),
             Phase::Stopping { .. }
             | Phase::Sweeping { .. }
             | Phase::Failed { .. }
@@ -673,7 +679,7 @@ impl Session {
                 freeze_at: None, ..
             } => {
                 self.phase = Phase::Running { recheck: None };
-                Reply::step(Step::Resume).and_say(Notice::ContinuedByHand)
+                Reply::action(Action::Resume).and_say(Notice::ContinuedByHand)
             }
             _ => Reply::nothing(),
         }
@@ -710,7 +716,7 @@ impl Session {
                 *kill_at = None;
                 *give_up = now.tick + UNKILLABLE;
                 *look_at = now.tick + BETWEEN_LOOKS;
-                Reply::step(Step::Sweep {
+                Reply::action(Action::Sweep {
                     signal: Some(Signal::SIGKILL),
                 })
             }
@@ -726,7 +732,7 @@ impl Session {
                     left: group + beyond,
                 };
                 match then {
-                    Then::Restart => Reply::nothing().and_say(notice),
+                    AfterStop::Restart => Reply::nothing().and_say(notice),
                     _ => self.swept(then, how, now).and_say_first(notice),
                 }
             }
@@ -754,16 +760,19 @@ impl Session {
                 if let Phase::Failed { failure, .. } = &mut self.phase {
                     failure.answered(false, now);
                 }
-                self.settle(now)
+                self.apply_decision(now)
             }
             (Question::Rotate { .. }, "2") => match &mut self.phase {
                 Phase::Failed { failure, .. } => {
                     failure.answered(true, now);
-                    self.settle(now)
+                    self.apply_decision(now)
                 }
                 phase => {
-                    if let Phase::Paused { stays, .. } = phase {
-                        *stays = true;
+                    if let Phase::Paused {
+                        wait_for_current, ..
+                    } = phase
+                    {
+                        *wait_for_current = true;
                     }
                     Reply::nothing().and_say(Notice::Pausing { span })
                 }
@@ -776,11 +785,11 @@ impl Session {
                     return self.start_again(now).and_say_first(Notice::KeepingOn);
                 }
                 self.phase = Phase::Running { recheck: None };
-                Reply::step(Step::Resume).and_say(Notice::KeepingOn)
+                Reply::action(Action::Resume).and_say(Notice::KeepingOn)
             }
             (Question::Exhausted, "" | "1") => {
                 let is_paused = matches!(self.phase, Phase::Paused { .. });
-                let reply = self.settle(now);
+                let reply = self.apply_decision(now);
                 if span.is_zero() || !is_paused {
                     return reply;
                 }
@@ -802,7 +811,7 @@ impl Session {
     /// Asks the user, who sees the terminal.
     fn prompt(&self, question: Question, now: Now) -> Reply {
         let span = self.left_to_wait(now);
-        Reply::step(Step::Prompt).and_say(match question {
+        Reply::action(Action::Prompt).and_say(match question {
             Question::Rotate { .. } => Notice::AskRotate { span },
             Question::Exhausted => Notice::AskExhausted,
         })
@@ -830,16 +839,16 @@ impl Session {
             }
             Signal::SIGTSTP => match self.phase {
                 Phase::Running { .. } | Phase::Stopping { .. } => {
-                    Reply::step(Step::Forward(signal))
+                    Reply::action(Action::Forward(signal))
                 }
-                _ => Reply::step(Step::SuspendSelf),
+                _ => Reply::action(Action::SuspendSelf),
             },
             Signal::SIGCONT => self.on_woken(now),
             _ => match self.phase {
                 Phase::Failed { .. } | Phase::Sweeping { .. } | Phase::Unstarted { .. } => {
                     Reply::nothing()
                 }
-                _ => Reply::step(Step::Forward(signal)),
+                _ => Reply::action(Action::Forward(signal)),
             },
         }
     }
@@ -847,21 +856,23 @@ impl Session {
     fn on_end_signal(&mut self, signal: Signal, now: Now) -> Reply {
         let hangs_up = matches!(signal, Signal::SIGTERM | Signal::SIGHUP);
         let instead = |then| match then {
-            Then::Restart | Then::Recover => Then::End(Outcome::BySignal(signal)),
+            AfterStop::Restart | AfterStop::Recover => AfterStop::End(Outcome::BySignal(signal)),
             then => then,
         };
         match &mut self.phase {
-            Phase::Running { .. } if !hangs_up => Reply::step(Step::Forward(signal)),
-            Phase::Running { .. } => self.stop(signal, Then::EndAsChild, now),
-            Phase::Paused { .. } if hangs_up => self.stop(signal, Then::EndAsChild, now),
-            Phase::Paused { .. } => {
-                self.stop(Signal::SIGTERM, Then::End(Outcome::BySignal(signal)), now)
-            }
+            Phase::Running { .. } if !hangs_up => Reply::action(Action::Forward(signal)),
+            Phase::Running { .. } => self.stop(signal, AfterStop::EndAsChild, now),
+            Phase::Paused { .. } if hangs_up => self.stop(signal, AfterStop::EndAsChild, now),
+            Phase::Paused { .. } => self.stop(
+                Signal::SIGTERM,
+                AfterStop::End(Outcome::BySignal(signal)),
+                now,
+            ),
             // Whoever asks a second time does not want to wait for the grace.
             Phase::Stopping { then, kill_at } => {
                 *then = instead(*then);
                 *kill_at = None;
-                Reply::step(Step::Kill)
+                Reply::action(Action::Kill)
             }
             Phase::Sweeping {
                 then,
@@ -872,21 +883,21 @@ impl Session {
                 *then = instead(*then);
                 *kill_at = None;
                 *give_up = now.tick + UNKILLABLE;
-                Reply::step(Step::Sweep {
+                Reply::action(Action::Sweep {
                     signal: Some(Signal::SIGKILL),
                 })
             }
             Phase::Failed { .. } | Phase::Unstarted { .. } => {
-                Reply::step(Step::Finish(Outcome::BySignal(signal)))
+                Reply::action(Action::Finish(Outcome::BySignal(signal)))
             }
         }
     }
 
     /// Something below has ended: the child, which has an event of its own, or an orphan of it.
     fn on_orphan(&self) -> Reply {
-        Reply::step(match self.phase {
-            Phase::Sweeping { .. } => Step::Sweep { signal: None },
-            _ => Step::Reap,
+        Reply::action(match self.phase {
+            Phase::Sweeping { .. } => Action::Sweep { signal: None },
+            _ => Action::Reap,
         })
     }
 
@@ -894,13 +905,13 @@ impl Session {
     fn on_woken(&mut self, now: Now) -> Reply {
         self.terminal_stops.clear();
         match &mut self.phase {
-            Phase::Running { .. } => Reply::step(Step::Continue),
+            Phase::Running { .. } => Reply::action(Action::Continue),
             // A grace does not run while nobody can look at it.
             Phase::Stopping { kill_at, .. } => {
                 if let Some(at) = kill_at {
                     *at = now.tick + self.rules.grace;
                 }
-                Reply::step(Step::Continue)
+                Reply::action(Action::Continue)
             }
             Phase::Paused {
                 question: Some(question),
@@ -926,13 +937,13 @@ impl Session {
         match &mut self.phase {
             Phase::Stopping { kill_at, .. } if kill_at.is_some_and(|at| now.tick >= at) => {
                 *kill_at = None;
-                Reply::step(Step::Kill).and_say(Notice::ForcingKill)
+                Reply::action(Action::Kill).and_say(Notice::ForcingKill)
             }
             Phase::Paused { freeze_at, .. } if freeze_at.is_some_and(|at| now.tick >= at) => {
                 *freeze_at = None;
-                Reply::step(Step::Freeze)
+                Reply::action(Action::Freeze)
             }
-            Phase::Paused { wake, .. } if wake.is_over(now) => self.settle(now),
+            Phase::Paused { wake, .. } if wake.is_over(now) => self.apply_decision(now),
             Phase::Sweeping {
                 look_at,
                 kill_at,
@@ -945,9 +956,9 @@ impl Session {
                     *give_up = now.tick + UNKILLABLE;
                 }
                 let signal = kill_at.is_none().then_some(Signal::SIGKILL);
-                Reply::step(Step::Sweep { signal })
+                Reply::action(Action::Sweep { signal })
             }
-            Phase::Running { recheck: Some(at) } if at.is_over(now) => self.settle(now),
+            Phase::Running { recheck: Some(at) } if at.is_over(now) => self.apply_decision(now),
             Phase::Failed {
                 wake: Some(at),
                 question: None,
@@ -957,7 +968,7 @@ impl Session {
                 wake: Some(at),
                 question: None,
                 ..
-            } if at.is_over(now) => self.settle(now),
+            } if at.is_over(now) => self.apply_decision(now),
             _ => Reply::nothing(),
         }
     }
@@ -982,7 +993,7 @@ impl Session {
             return Notice::AllExhausted;
         };
         let index = ring.pool.current_index();
-        let standing = ring.pool.standing(index);
+        let standing = ring.pool.state(index);
         let limit = Limit::of(standing.condition(now), standing.used());
         if let (Limit::Reached, Some((silence, _))) = (limit, standing.silence()) {
             return Notice::Silent {
@@ -1021,15 +1032,15 @@ impl Session {
 }
 
 impl Reply {
-    fn step(step: Step) -> Reply {
+    fn action(action: Action) -> Reply {
         Reply {
             say: Vec::new(),
-            step,
+            action,
         }
     }
 
     fn nothing() -> Reply {
-        Reply::step(Step::Nothing)
+        Reply::action(Action::Nothing)
     }
 
     fn and_say(mut self, notice: Notice) -> Reply {

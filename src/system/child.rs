@@ -5,10 +5,10 @@
 //! merely looks (`waitid` with `WNOWAIT`), so no signal can reach a process that reuses the pid.
 
 use crate::common::error::Error;
-use crate::system::exec_shim::{self as trampoline, ExecReport};
-use crate::system::exit_status::Change;
-use crate::system::exit_status::How;
-use crate::system::os as system;
+use crate::system::exec_shim::{self, ExecReport};
+use crate::system::exit_status::ChildEvent;
+use crate::system::exit_status::ExitStatus;
+use crate::system::os;
 use crate::system::signals::{self, Inherited};
 use crate::system::watchdog::Watchdog;
 use crate::tokens::Token;
@@ -19,7 +19,6 @@ use nix::unistd::Pid;
 use rustix::process::{self, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::ExitStatus;
 
 /// A started command.
 #[derive(Debug)]
@@ -59,7 +58,7 @@ impl Child {
         };
         let watchdog = watchdog.map(Watchdog::pipe).transpose().map_err(refused)?;
         let (mut command, report, pipes) =
-            trampoline::command(words, inherited, terminal, watchdog).map_err(refused)?;
+            exec_shim::command(words, inherited, terminal, watchdog).map_err(refused)?;
         command
             .env_clear()
             .envs(environment.map(|(name, value)| (name, value)))
@@ -104,7 +103,7 @@ impl Child {
     ///
     /// # Errors
     /// It ended because the command was not there (127) or cannot be executed (126).
-    pub(crate) fn take_change(&mut self) -> Result<Option<Change>, Error> {
+    pub(crate) fn take_change(&mut self) -> Result<Option<ChildEvent>, Error> {
         let change = self.end().or_else(|| self.stop_or_continue());
         // The thread may be gone already, with nothing more to look at.
         let _ = self.seen.try_send(());
@@ -114,8 +113,8 @@ impl Child {
         }
     }
 
-    fn exec_failure(&mut self, change: Option<Change>) -> Option<Error> {
-        if !matches!(change, Some(Change::Exited { .. })) {
+    fn exec_failure(&mut self, change: Option<ChildEvent>) -> Option<Error> {
+        if !matches!(change, Some(ChildEvent::Exited { .. })) {
             return None;
         }
         let errno = Errno::from_raw(self.report.failure()?);
@@ -138,7 +137,7 @@ impl Child {
         match killpg(self.group, signal) {
             Err(Errno::ESRCH) => Ok(()),
             // On macOS also when all of them have ended and wait to be reaped.
-            Err(Errno::EPERM) if !system::group_lives(self.group) => Ok(()),
+            Err(Errno::EPERM) if !os::group_lives(self.group) => Ok(()),
             sent => sent,
         }
     }
@@ -165,18 +164,18 @@ impl Child {
         self.signal(Signal::SIGKILL)
     }
 
-    fn stop_or_continue(&self) -> Option<Change> {
+    fn stop_or_continue(&self) -> Option<ChildEvent> {
         let flags = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::Pid(self.pid), flags).ok()??;
         match status.stopping_signal() {
-            Some(by) => Some(Change::Stopped {
+            Some(by) => Some(ChildEvent::Stopped {
                 by: Signal::try_from(by).ok()?,
             }),
-            None => status.continued().then_some(Change::Continued),
+            None => status.continued().then_some(ChildEvent::Continued),
         }
     }
 
-    fn end(&mut self) -> Option<Change> {
+    fn end(&mut self) -> Option<ChildEvent> {
         if !self.has_ended() {
             return None;
         }
@@ -187,7 +186,7 @@ impl Child {
             let _ = self.signal(Signal::SIGCONT);
         }
         let status = self.process.try_wait().ok().flatten()?;
-        Some(Change::Exited {
+        Some(ChildEvent::Exited {
             how: how(status),
             asked: self.told_to_end,
         })
@@ -232,11 +231,11 @@ fn watch(child: process::Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
     Ok((changes, seen))
 }
 
-fn how(status: ExitStatus) -> How {
+fn how(status: std::process::ExitStatus) -> ExitStatus {
     match (status.code(), status.signal()) {
         // The kernel keeps eight bits of an exit code.
-        (Some(code), _) => How::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
-        (None, Some(signal)) => How::Signal(signal),
-        (None, None) => How::Code(u8::MAX),
+        (Some(code), _) => ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
+        (None, Some(signal)) => ExitStatus::Signal(signal),
+        (None, None) => ExitStatus::Code(u8::MAX),
     }
 }

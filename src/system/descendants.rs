@@ -8,7 +8,7 @@
 //! Where orphans are not adopted (macOS), it remembers who descends from the command while that can
 //! still be seen: when the command is told to end or paused. Then it signals whom it remembers, and nobody else.
 
-use crate::system::os::{self as system, Process};
+use crate::system::os::{self, Process};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -26,14 +26,14 @@ impl Tree {
     /// Adopts from now on whatever loses its parent below this process.
     /// Says what is lost where the system refuses that.
     pub(crate) fn adopt() -> (Tree, Option<String>) {
-        let trouble = system::adopt_orphans().err().map(|errno| {
+        let trouble = os::adopt_orphans().err().map(|errno| {
             format!(
                 "Processes that leave the command's group will not be found: {}",
                 errno.desc().to_lowercase()
             )
         });
         let tree = Tree {
-            strangers: system::children(),
+            strangers: os::children(),
             remembered: Vec::new(),
         };
         (tree, trouble)
@@ -45,21 +45,21 @@ impl Tree {
     }
 
     /// Leaves this child alone: it is none of the command's.
-    pub(crate) fn spare(&mut self, child: Pid) {
+    pub(crate) fn exclude(&mut self, child: Pid) {
         self.strangers.push(child);
     }
 
     /// Remembers who descends from the command, if its orphans will not be adopted; and says who
     /// that is.
     pub(crate) fn remember(&mut self, command: Pid) -> &[Process] {
-        if system::STRAYS_ARE_FOUND {
+        if os::STRAYS_ARE_FOUND {
             return &[];
         }
         let known = |process: &Process| {
             let is_still = |old: &Process| process.is_still(old.pid, old.group);
             process.group == command || self.remembered.iter().any(is_still)
         };
-        let mut found = system::with_descendants(&system::processes(), known);
+        let mut found = os::with_descendants(&os::processes(), known);
         found.retain(|process| process.pid != command);
         self.remembered = found;
         &self.remembered
@@ -67,8 +67,8 @@ impl Tree {
 
     /// Reaps adopted children that have ended; `command` is reaped by its owner. Returns the others.
     pub(crate) fn reap(&mut self, command: Option<Pid>) -> Vec<Pid> {
-        let mut alive = system::children();
-        if !system::STRAYS_ARE_FOUND {
+        let mut alive = os::children();
+        if !os::STRAYS_ARE_FOUND {
             alive.extend(&self.strangers);
         }
         // Strangers too: whoever they are, their parent is this process. A real-time signal's
@@ -87,7 +87,7 @@ impl Tree {
         let mut left = self.reap(command);
         // Not in `reap`: to look for processes may take a process, whose end is to be reaped.
         if !self.remembered.is_empty() {
-            let all = system::processes();
+            let all = os::processes();
             self.remembered.retain(|old| {
                 all.iter()
                     .any(|now| now.lives && now.is_still(old.pid, old.group))

@@ -7,7 +7,7 @@
 //! (facts/supervision.md S1).
 
 use crate::common::error::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE};
-use crate::system::os as system;
+use crate::system::os;
 use crate::system::signals::{self, Inherited};
 use crate::system::watchdog;
 use nix::errno::Errno;
@@ -26,7 +26,7 @@ const FORMAT: &str = "1";
 
 /// What the new process is told.
 #[derive(Debug)]
-pub(crate) struct Orders {
+pub(crate) struct ExecSpec {
     /// ddollar's pid: when the parent is someone else by now, ddollar has died.
     parent: i32,
     /// What the command is to have as ddollar had it.
@@ -69,7 +69,7 @@ pub(crate) fn command(
         fcntl(pipe, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
     let number = |pipe: &PipeWriter| pipe.as_raw_fd().to_string();
-    let mut command = Command::new(system::own_program());
+    let mut command = Command::new(os::own_program());
     command
         .args(["__child", FORMAT])
         .arg(std::process::id().to_string())
@@ -82,14 +82,14 @@ pub(crate) fn command(
     Ok((command, ExecReport(reader), [Some(writer), watchdog]))
 }
 
-impl Orders {
+impl ExecSpec {
     /// Reads the words after `__child`; `None` when they are not what [`command`] writes.
-    pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Option<Orders> {
+    pub(crate) fn parse(mut words: impl Iterator<Item = OsString>) -> Option<ExecSpec> {
         let mut text = || words.next()?.into_string().ok();
         if text()? != FORMAT {
             return None;
         }
-        Some(Orders {
+        Some(ExecSpec {
             parent: text()?.parse().ok()?,
             inherited: Inherited {
                 blocked: u64::from_str_radix(&text()?, 16).ok()?,
@@ -103,8 +103,8 @@ impl Orders {
     }
 
     /// Becomes the command; returns only when that fails.
-    pub(crate) fn carry_out(self) -> ExitCode {
-        system::die_with_parent();
+    pub(crate) fn exec(self) -> ExitCode {
+        os::die_with_parent();
         if let Some(mut watchdog) = self.watchdog.and_then(own_copy) {
             let _ = watchdog::guard(&mut watchdog, Pid::this());
         }
@@ -143,7 +143,7 @@ impl Orders {
 fn own_copy(number: i32) -> Option<File> {
     let copy = OpenOptions::new()
         .write(true)
-        .open(format!("{}/{number}", system::DESCRIPTORS))
+        .open(format!("{}/{number}", os::DESCRIPTORS))
         .ok();
     let _ = nix::unistd::close(number);
     // On macOS the copy is as the inherited one, whatever it was opened with.

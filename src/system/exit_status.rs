@@ -4,20 +4,20 @@ use nix::sys::signal::Signal;
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum ExitStatus {
     /// With this status, 0 to 255.
     Code(u8),
     /// By this signal; a number, because real-time signals have no name.
     Signal(i32),
 }
 
-impl How {
+impl ExitStatus {
     /// Whether someone ended it on purpose: an end by INT, TERM, HUP, QUIT or KILL, also as the
     /// code that a shell makes of it.
     pub(crate) fn is_deliberate(self) -> bool {
         let signal = match self {
-            How::Signal(signal) => signal,
-            How::Code(code) => i32::from(code) - 128,
+            ExitStatus::Signal(signal) => signal,
+            ExitStatus::Code(code) => i32::from(code) - 128,
         };
         [
             Signal::SIGINT,
@@ -33,9 +33,9 @@ impl How {
 
 /// A change of the child's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum ChildEvent {
     /// It is gone. `asked` says whether ddollar had sent SIGTERM or SIGKILL before it ended.
-    Exited { how: How, asked: bool },
+    Exited { how: ExitStatus, asked: bool },
     /// It is stopped, by this signal.
     Stopped { by: Signal },
     /// It was continued.

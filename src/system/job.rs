@@ -10,10 +10,10 @@ use crate::events::message::Notice;
 use crate::supervisor::event::Event;
 use crate::system::child::Child;
 use crate::system::descendants::Tree;
-use crate::system::exit_status::Change;
-use crate::system::os as system;
+use crate::system::exit_status::ChildEvent;
+use crate::system::os;
 use crate::system::signals::Inherited;
-use crate::system::terminal::Front;
+use crate::system::terminal::Foreground;
 use crate::system::terminal::{self, Terminal};
 use crate::system::watchdog::{COOKIE, Watchdog};
 use crate::tokens::Token;
@@ -37,7 +37,7 @@ const WATCHDOGS: u32 = 8;
 
 /// Everything that belongs to the one child.
 #[derive(Debug)]
-pub(crate) struct Stage<'c> {
+pub(crate) struct Job<'c> {
     console: &'c Console,
     child: Option<Child>,
     /// The group of the last child, which may outlive it.
@@ -52,20 +52,20 @@ pub(crate) struct Stage<'c> {
     cookie: String,
     grace: Duration,
     /// The child's stop for the terminal that is yet to be told, and when.
-    untold: Option<(Signal, Instant)>,
+    deferred_stop: Option<(Signal, Instant)>,
     /// Whether it was said that the command cannot be signalled.
     cannot_signal: Cell<bool>,
 }
 
-impl<'c> Stage<'c> {
+impl<'c> Job<'c> {
     /// An empty stage.
-    pub(crate) fn set(inherited: Inherited, grace: Duration, console: &'c Console) -> Stage<'c> {
+    pub(crate) fn new(inherited: Inherited, grace: Duration, console: &'c Console) -> Job<'c> {
         let random = RandomState::new().hash_one(std::process::id());
         let (tree, trouble) = Tree::adopt();
         if let Some(what) = trouble {
-            console.say(&Notice::Degraded { what });
+            console.say(&Notice::Warning { what });
         }
-        Stage {
+        Job {
             console,
             child: None,
             group: None,
@@ -76,7 +76,7 @@ impl<'c> Stage<'c> {
             inherited,
             cookie: format!("{}-{random:016x}", std::process::id()),
             grace,
-            untold: None,
+            deferred_stop: None,
             cannot_signal: Cell::new(false),
         }
     }
@@ -118,7 +118,7 @@ impl<'c> Stage<'c> {
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
         let environment = environment.iter().chain(std::iter::once(&cookie));
         let inherited = self.inherited;
-        let told = self.watchdog.as_ref().filter(|_| !system::DEATH_IS_TOLD);
+        let told = self.watchdog.as_ref().filter(|_| !os::DEATH_IS_TOLD);
         let child = Child::spawn(words, name, environment, tokens, inherited, eager, told)?;
         if let (true, Some(terminal)) = (eager, &mut self.terminal) {
             terminal.is_taken_by_child();
@@ -141,18 +141,18 @@ impl<'c> Stage<'c> {
         let Some(change) = child.take_change()? else {
             return Ok(None);
         };
-        self.untold = None;
+        self.deferred_stop = None;
         Ok(Some(match change {
-            Change::Stopped { by } => {
+            ChildEvent::Stopped { by } => {
                 let scene = terminal::scene(self.terminal.as_ref(), child.group());
                 let for_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
-                if for_terminal && scene.front == Front::Other && !scene.orphaned {
-                    self.untold = Some((by, now + SHELLS_MOMENT));
+                if for_terminal && scene.front == Foreground::Other && !scene.orphaned {
+                    self.deferred_stop = Some((by, now + SHELLS_MOMENT));
                     return Ok(None);
                 }
                 Event::Stopped { by, scene }
             }
-            Change::Exited { how, asked } => {
+            ChildEvent::Exited { how, asked } => {
                 let group = child.group();
                 self.child = None;
                 if let Some(watchdog) = &mut self.watchdog {
@@ -169,13 +169,14 @@ impl<'c> Stage<'c> {
     }
 
     /// How long a stop of the child is yet to be kept; `None` when there is none to be told.
-    pub(crate) fn keeps_stop(&self, now: Instant) -> Option<Duration> {
-        self.untold.map(|(_, at)| at.saturating_duration_since(now))
+    pub(crate) fn deferred_stop_in(&self, now: Instant) -> Option<Duration> {
+        self.deferred_stop
+            .map(|(_, at)| at.saturating_duration_since(now))
     }
 
     /// The stop that was kept for long enough, as things stand now.
-    pub(crate) fn kept_stop(&mut self, now: Instant) -> Option<Event> {
-        let (by, _) = self.untold.take_if(|(_, at)| *at <= now)?;
+    pub(crate) fn take_deferred_stop(&mut self, now: Instant) -> Option<Event> {
+        let (by, _) = self.deferred_stop.take_if(|(_, at)| *at <= now)?;
         let scene = terminal::scene(self.terminal.as_ref(), self.command()?);
         Some(Event::Stopped { by, scene })
     }
@@ -193,7 +194,7 @@ impl<'c> Stage<'c> {
             && !self.cannot_signal.replace(true)
         {
             let why = errno.desc().to_lowercase();
-            self.console.say(&Notice::Degraded {
+            self.console.say(&Notice::Warning {
                 what: format!("The command cannot be signalled: {why}"),
             });
         }
@@ -249,7 +250,7 @@ impl<'c> Stage<'c> {
     /// draws itself anew on SIGWINCH.
     pub(crate) fn go_on(&mut self) {
         let Some(child) = &self.child else { return };
-        self.untold = None;
+        self.deferred_stop = None;
         let given = self
             .terminal
             .as_mut()
@@ -334,7 +335,7 @@ impl<'c> Stage<'c> {
             self.tree.left(command).into_iter().partition(in_group);
         // The kernel's list of children may miss one that moves while it is read (proc(5)); a group
         // that can still be signalled has members all the same.
-        let missed = self.group.is_some_and(system::group_lives);
+        let missed = self.group.is_some_and(os::group_lives);
         Event::Tree {
             group: group.len().max(usize::from(missed)),
             beyond: beyond.len(),
@@ -354,8 +355,8 @@ impl<'c> Stage<'c> {
     }
 
     /// Leaves this child alone: it is none of the command's.
-    pub(crate) fn spare(&mut self, child: Pid) {
-        self.tree.spare(child);
+    pub(crate) fn exclude(&mut self, child: Pid) {
+        self.tree.exclude(child);
     }
 
     /// Remembers who belongs to the command while that can be seen, here and in the watchdog.
@@ -387,11 +388,11 @@ impl<'c> Stage<'c> {
         match started {
             Ok(watchdog) => {
                 self.watchdogs_left -= 1;
-                self.tree.spare(watchdog.pid());
+                self.tree.exclude(watchdog.pid());
                 self.watchdog = Some(watchdog);
                 self.point_out_child();
             }
-            Err(error) => self.console.say(&Notice::Degraded {
+            Err(error) => self.console.say(&Notice::Warning {
                 what: format!("No watchdog ({error}): kill -9 of ddollar would leave the command"),
             }),
         }

@@ -5,7 +5,7 @@
 
 use crate::common::error::Error;
 use crate::supervisor::event::{END_OF_INPUT, Event};
-use crate::system::os as system;
+use crate::system::os;
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use std::fs::File;
@@ -38,7 +38,7 @@ impl Prompt {
             .spawn(move || {
                 let mut line = Vec::new();
                 while !line.contains(&b'\n') && line.len() < LONGEST_LINE {
-                    match system::is_readable(&tty, &cancelled) {
+                    match os::is_readable(&tty, &cancelled) {
                         Ok(true) => {}
                         Err(Errno::EINTR) => continue,
                         Ok(false) | Err(_) => return,

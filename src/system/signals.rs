@@ -5,7 +5,7 @@
 //! had it. It does not decide what a signal means.
 
 use crate::common::error::Error;
-use crate::system::os as system;
+use crate::system::os;
 use crossbeam_channel::{Receiver, unbounded};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -103,7 +103,7 @@ pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
         what: "cannot listen to signals",
         why: why.to_string(),
     };
-    let ignored = system::ignored_signals();
+    let ignored = os::ignored_signals();
     let wanted = HEARD.iter().copied().filter(|signal| {
         ignored & bit(*signal as i32) == 0 || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT)
     });
@@ -131,7 +131,7 @@ pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
 pub(crate) fn die_by(number: i32) -> ExitCode {
     let own = Signal::try_from(number).is_ok() && std::process::id() != 1;
     if own {
-        system::leave_no_core();
+        os::leave_no_core();
         let _ = signal_hook::low_level::emulate_default_handler(number);
     }
     ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))

@@ -5,8 +5,8 @@
 //! promises never to take the terminal from a foreground that is neither ours nor the child's, and
 //! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
 
-use crate::system::exit_status::How;
-use crate::system::os as system;
+use crate::system::exit_status::ExitStatus;
+use crate::system::os;
 use nix::libc::tcflag_t;
 use nix::sys::signal::killpg;
 use nix::sys::termios::{
@@ -19,15 +19,15 @@ use std::io::{Write, stderr, stdin, stdout};
 
 /// How things stand around the terminal at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scene {
-    pub(crate) front: Front,
+pub(crate) struct TerminalState {
+    pub(crate) front: Foreground,
     /// No shell would wake ddollar if it stopped itself.
     pub(crate) orphaned: bool,
 }
 
 /// Whose group is in the foreground of the terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Front {
+pub(crate) enum Foreground {
     /// ddollar's own.
     Ours,
     /// The child's.
@@ -205,14 +205,14 @@ impl Terminal {
     /// The child has ended. Whoever it left in the foreground is asked to leave, if it is the
     /// child itself or gone; a program that was killed in the middle leaves modes to be undone.
     /// `asked` says whether it was told to end.
-    pub(crate) fn child_ended(&mut self, child: Pid, how: How, asked: bool) {
+    pub(crate) fn child_ended(&mut self, child: Pid, how: ExitStatus, asked: bool) {
         let had_it = std::mem::take(&mut self.handed);
         let remembered = self.of_child.take();
         let Ok(group) = tcgetpgrp(&self.tty) else {
             return;
         };
         let inner = remembered.as_ref().map(|(_, group)| *group);
-        let gone = !system::group_lives(group);
+        let gone = !os::group_lives(group);
         if group != self.own && (group == child || Some(group) == inner || gone) {
             self.reclaim();
         }
@@ -221,10 +221,10 @@ impl Terminal {
         }
         match how {
             // What it found when it was started is not what the user has set.
-            How::Code(_) if asked => {}
+            ExitStatus::Code(_) if asked => {}
             // It may have changed them on purpose, as stty does.
-            How::Code(_) => self.usual = tcgetattr(&self.tty).ok().or(self.usual.take()),
-            How::Signal(_) => {
+            ExitStatus::Code(_) => self.usual = tcgetattr(&self.tty).ok().or(self.usual.take()),
+            ExitStatus::Signal(_) => {
                 let left = remembered
                     .and_then(|(modes, _)| modes)
                     .or_else(|| tcgetattr(&self.tty).ok());
@@ -302,13 +302,13 @@ pub(crate) fn is_capable(name: Option<&str>) -> bool {
 }
 
 /// How things stand, with or without a terminal.
-pub(crate) fn scene(terminal: Option<&Terminal>, child: Pid) -> Scene {
+pub(crate) fn scene(terminal: Option<&Terminal>, child: Pid) -> TerminalState {
     let front = terminal.and_then(|terminal| Some((tcgetpgrp(&terminal.tty).ok()?, terminal.own)));
-    Scene {
+    TerminalState {
         front: match front {
-            Some((group, own)) if group == own => Front::Ours,
-            Some((group, _)) if group == child => Front::Child,
-            _ => Front::Other,
+            Some((group, own)) if group == own => Foreground::Ours,
+            Some((group, _)) if group == child => Foreground::Child,
+            _ => Foreground::Other,
         },
         orphaned: is_orphaned(),
     }

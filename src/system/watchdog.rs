@@ -5,7 +5,7 @@
 //! cookie, removes the run's temporary files, and puts the terminal right. It promises to hold no token, to signal nothing while
 //! ddollar lives, and to be gone soon after it. (facts/supervision.md §1.9)
 
-use crate::system::os::{self as system, Folder, Process, group_lives, own_program};
+use crate::system::os::{self, Folder, Process, group_lives, own_program};
 use crate::system::signals;
 use crate::system::terminal::{self, Terminal};
 use nix::sys::signal::{Signal, kill, killpg};
@@ -165,7 +165,7 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
         .flatten()
         .map(File::from);
     // The terminal itself does not say it once the session is over.
-    let front = || system::process(session?)?.front;
+    let front = || os::process(session?)?.front;
     let raw = tty.as_ref().is_some_and(terminal::is_raw) && group.is_some() && front() == group;
     let killed = clean_up(group, &cookie, known, grace);
     // Its parent may be somebody else by now; the cookie begins with ddollar's pid.
@@ -237,7 +237,7 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Dura
 /// not live: who is to reap it may never do so. Where the mark cannot be seen, `known` are those who
 /// were found before, and their descendants count.
 fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
-    let all = system::processes();
+    let all = os::processes();
     if all.is_empty() {
         return group.into_iter().filter(|g| group_lives(*g)).collect();
     }
@@ -246,16 +246,16 @@ fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
             && process.pid != getpid()
             && (Some(process.group) == group
                 || known.iter().any(|old| process.is_still(old.0, old.1))
-                || system::has_variable(process.pid, mark))
+                || os::has_variable(process.pid, mark))
     };
-    if system::STRAYS_ARE_FOUND {
+    if os::STRAYS_ARE_FOUND {
         return all
             .iter()
             .filter(|process| belongs(process))
             .map(|process| process.pid)
             .collect();
     }
-    let left = system::with_descendants(&all, belongs);
+    let left = os::with_descendants(&all, belongs);
     *known = left.iter().map(|now| (now.pid, now.group)).collect();
     left.iter().map(|process| process.pid).collect()
 }

@@ -37,7 +37,7 @@ pub(crate) struct TokenFile {
 
 /// The tokens found, in order, and the token files that others can read.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Discovered {
     pub(crate) tokens: Vec<Token>,
     pub(crate) exposed_files: Vec<PathBuf>,
 }
@@ -49,8 +49,8 @@ pub(crate) struct Found {
 pub(crate) fn discover(
     providers: &[&'static Provider],
     source: &Source<'_>,
-) -> Result<Found, Error> {
-    let mut found = Found::default();
+) -> Result<Discovered, Error> {
+    let mut found = Discovered::default();
     for provider in providers {
         let mut variables = Vec::new();
         let mut tokens: Vec<Token> = Vec::new();
@@ -305,7 +305,7 @@ mod tests {
     use crate::providers::by_name;
     use proptest::prelude::*;
 
-    fn found(variables: &[(&str, &str)], file: &[u8]) -> Result<Found, Error> {
+    fn found(variables: &[(&str, &str)], file: &[u8]) -> Result<Discovered, Error> {
         let variables: Vec<(String, String)> = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -327,7 +327,7 @@ mod tests {
         discover(&[by_name("anthropic").unwrap()], &source)
     }
 
-    fn texts(found: &Found) -> Vec<&str> {
+    fn texts(found: &Discovered) -> Vec<&str> {
         found.tokens.iter().map(|t| t.secret.expose()).collect()
     }
 

@@ -15,7 +15,7 @@ pub(crate) use discovery::{
 };
 #[cfg(test)]
 pub(crate) use pool::tests::{pool_of, pool_over};
-pub(crate) use pool::{Asked, TokenPool};
+pub(crate) use pool::{Ring, TokenPool};
 
 use crate::common::secret::Secret;
 use crate::providers::Provider;

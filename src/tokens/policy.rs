@@ -74,7 +74,7 @@ impl Condition {
 
 /// Why a question got no verdict on the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Silence {
+pub(crate) enum ProbeFailure {
     /// The provider answers, but is overloaded or broken (529, 5xx).
     Overloaded,
     /// The provider cannot be reached.
@@ -94,7 +94,7 @@ enum Last {
     /// No verdict, `times` in a row; not worth asking again before `retry`.
     Silent {
         asked: Instant,
-        kind: Silence,
+        kind: ProbeFailure,
         times: u32,
         retry: Instant,
     },
@@ -112,15 +112,15 @@ struct Refused {
 
 /// A limit that the child has told.
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct ReportedLimit {
     /// How long it counts: from [`UNKNOWN_RESET`] to [`LONGEST_TOLD`].
     span: Duration,
     until: Until,
 }
 
-impl Told {
+impl ReportedLimit {
     /// The child tells of a limit, after it may have told of one before.
-    fn again(before: Option<Told>, now: Now) -> Told {
+    fn again(before: Option<ReportedLimit>, now: Now) -> ReportedLimit {
         let span = match before {
             // It says so for each of its agents.
             Some(told) if !told.until.is_over(now) => return told,
@@ -128,13 +128,13 @@ impl Told {
             None => UNKNOWN_RESET,
         };
         let until = Until::after(span, now);
-        Told { span, until }
+        ReportedLimit { span, until }
     }
 }
 
 /// All that is known of one token.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct TokenState {
     condition: Condition,
     /// When this run found that condition, on the wall clock; `None`: it did not.
     seen: Option<SystemTime>,
@@ -149,7 +149,7 @@ pub(crate) struct Standing {
     /// question waits longer.
     refusals: u32,
     /// The child was refused with it, which holds for its time although a probe is served.
-    told: Option<Told>,
+    told: Option<ReportedLimit>,
     /// When the question was put that last showed that the provider knows it.
     accepted: Option<Instant>,
     /// The rejections since then.
@@ -191,7 +191,7 @@ pub(crate) struct Rules {
 
 /// What the child is doing while the table is consulted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Held {
+pub(crate) enum Suspension {
     /// It runs.
     No,
     /// It is paused, since then.
@@ -202,13 +202,13 @@ pub(crate) enum Held {
     Unstarted { since: Now },
 }
 
-impl Held {
+impl Suspension {
     fn since(self) -> Option<Now> {
         match self {
-            Held::No => None,
-            Held::Paused { since } | Held::Ended { since } | Held::Unstarted { since } => {
-                Some(since)
-            }
+            Suspension::No => None,
+            Suspension::Paused { since }
+            | Suspension::Ended { since }
+            | Suspension::Unstarted { since } => Some(since),
         }
     }
 }
@@ -218,24 +218,24 @@ impl Held {
 #[must_use = "a decision that is not carried out is a limit that is run into"]
 pub(crate) enum Decision {
     /// The token in use will do.
-    GoOn,
+    Keep,
     /// It will have to do; decide again then.
-    GoOnUntil { retry: Until },
+    KeepUntil { retry: Until },
     /// Ask this token before anything else.
-    Ask { index: usize },
+    Probe { index: usize },
     /// Go on with this token.
     Rotate { index: usize },
     /// Nothing is usable before then. `index` is the token that resets first; `None` when the
     /// wait is for a provider that does not answer.
     Wait { until: Until, index: Option<usize> },
     /// No token of this ring can recover.
-    NoneLeft,
+    NoUsableToken,
     /// The earliest reset is beyond `--max-wait`.
-    TooLong { until: Until, index: Option<usize> },
+    ExceedsMaxWait { until: Until, index: Option<usize> },
 }
 
 /// A token as a candidate.
-enum Outlook {
+enum Candidate {
     Good,
     /// It has not been asked since it was needed.
     Unasked,
@@ -253,10 +253,10 @@ enum Outlook {
     Unclear(Instant),
 }
 
-impl Standing {
+impl TokenState {
     /// A token of which nothing is known but the user's label for its quota.
-    pub(crate) fn new(label: Option<String>) -> Standing {
-        Standing {
+    pub(crate) fn new(label: Option<String>) -> TokenState {
+        TokenState {
             condition: Condition::Unknown,
             seen: None,
             used: None,
@@ -330,7 +330,7 @@ impl Standing {
     }
 
     /// Why the last question got no verdict, and how many in a row; `None` when it got one.
-    pub(crate) fn silence(&self) -> Option<(Silence, u32)> {
+    pub(crate) fn silence(&self) -> Option<(ProbeFailure, u32)> {
         match self.last {
             Last::Silent { kind, times, .. } => Some((kind, times)),
             Last::Never | Last::Verdict(_) | Last::Unclear(_) => None,
@@ -368,7 +368,7 @@ impl Standing {
             return;
         }
         let Ok(reading) = &answer.reading else {
-            return self.fall_silent(answer.asked, Silence::OutOfReach, None, now);
+            return self.record_failure(answer.asked, ProbeFailure::OutOfReach, None, now);
         };
         if !self.labelled && reading.quota_group.is_some() {
             self.group.clone_from(&reading.quota_group);
@@ -380,7 +380,12 @@ impl Standing {
         };
         let condition = match &reading.finding {
             Finding::Overloaded { retry_after } => {
-                return self.fall_silent(answer.asked, Silence::Overloaded, *retry_after, now);
+                return self.record_failure(
+                    answer.asked,
+                    ProbeFailure::Overloaded,
+                    *retry_after,
+                    now,
+                );
             }
             Finding::Unclear { .. } => {
                 self.last = Last::Unclear(answer.asked);
@@ -416,7 +421,7 @@ impl Standing {
                 refused.named |= reading.quota_group.is_some();
                 // Once may be the provider's own trouble.
                 if refused.times == 1 && self.worked() {
-                    return self.fall_silent(answer.asked, Silence::Doubtful, None, now);
+                    return self.record_failure(answer.asked, ProbeFailure::Doubtful, None, now);
                 }
                 Condition::Rejected
             }
@@ -439,7 +444,7 @@ impl Standing {
     fn tell(&mut self, trouble: Trouble, now: Now) {
         match trouble {
             Trouble::Limited => {
-                let told = Told::again(self.told, now);
+                let told = ReportedLimit::again(self.told, now);
                 self.told = Some(told);
                 self.last = Last::Verdict(now.tick);
                 if self.condition(now).until().is_none() {
@@ -447,7 +452,9 @@ impl Standing {
                     self.take_on(Condition::Limited { until }, now.tick, now);
                 }
             }
-            Trouble::Overloaded => self.fall_silent(now.tick, Silence::Overloaded, None, now),
+            Trouble::Overloaded => {
+                self.record_failure(now.tick, ProbeFailure::Overloaded, None, now)
+            }
             // Its cause may be elsewhere: a probe says whether it is the token.
             Trouble::Account => {}
         }
@@ -473,10 +480,10 @@ impl Standing {
         }
     }
 
-    fn fall_silent(
+    fn record_failure(
         &mut self,
         asked: Instant,
-        kind: Silence,
+        kind: ProbeFailure,
         retry_after: Option<Duration>,
         now: Now,
     ) {
@@ -495,7 +502,7 @@ impl Standing {
         if let (Last::Verdict(asked), Some(refused)) = (self.last, self.refused) {
             self.last = Last::Silent {
                 asked,
-                kind: Silence::Doubtful,
+                kind: ProbeFailure::Doubtful,
                 times: refused.times,
                 retry: now.tick + backoff(refused.times.saturating_sub(1)),
             };
@@ -509,30 +516,30 @@ impl Standing {
         }
     }
 
-    fn outlook(&self, since: Instant, now: Now) -> Outlook {
+    fn outlook(&self, since: Instant, now: Now) -> Candidate {
         let fresh = self.asked().is_some_and(|asked| asked >= since);
         match self.condition(now) {
             // Somebody may have mended it since an earlier run found this.
             Condition::Rejected | Condition::SpendCapped { until: None } if self.is_unasked() => {
-                Outlook::Unasked
+                Candidate::Unasked
             }
-            Condition::Rejected | Condition::SpendCapped { until: None } => Outlook::Hopeless,
+            Condition::Rejected | Condition::SpendCapped { until: None } => Candidate::Hopeless,
             Condition::NearLimit { until }
             | Condition::Limited { until }
             | Condition::SpendCapped { until: Some(until) } => {
                 if fresh {
-                    Outlook::Bad(until)
+                    Candidate::Bad(until)
                 } else {
-                    Outlook::Resting(until)
+                    Candidate::Resting(until)
                 }
             }
             condition => match self.last {
-                Last::Silent { retry, .. } if now.tick < retry => Outlook::Silent(retry),
+                Last::Silent { retry, .. } if now.tick < retry => Candidate::Silent(retry),
                 Last::Unclear(asked) if fresh && now.tick < asked + UNKNOWN_RESET => {
-                    Outlook::Unclear(asked)
+                    Candidate::Unclear(asked)
                 }
-                Last::Verdict(_) if fresh && condition == Condition::Usable => Outlook::Good,
-                _ => Outlook::Unasked,
+                Last::Verdict(_) if fresh && condition == Condition::Usable => Candidate::Good,
+                _ => Candidate::Unasked,
             },
         }
     }
@@ -595,8 +602,8 @@ pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, worked: Duration, now
     let index = pool.current_index();
     if worked >= HAS_WORKED {
         for index in 0..pool.len() {
-            let standing = pool.standing_mut(index);
-            standing.told = standing.told.filter(|told| !told.until.is_over(now));
+            let state = pool.standing_mut(index);
+            state.told = state.told.filter(|told| !told.until.is_over(now));
         }
     }
     pool.standing_mut(index).tell(trouble, now);
@@ -605,19 +612,19 @@ pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, worked: Duration, now
 
 /// What an answer says of a quota holds for all tokens that draw on it.
 fn share(pool: &mut TokenPool, index: usize, answered: Instant, now: Now) {
-    let standing = pool.standing(index);
-    let Last::Verdict(asked) = standing.last else {
+    let state = pool.state(index);
+    let Last::Verdict(asked) = state.last else {
         return;
     };
-    let condition = standing.condition;
+    let condition = state.condition;
     if asked != answered || !is_of_the_group(condition) {
         return;
     }
-    let Some(group) = standing.group.clone() else {
+    let Some(group) = state.group.clone() else {
         return;
     };
     for other in 0..pool.len() {
-        if other != index && pool.standing(other).group() == Some(&group) {
+        if other != index && pool.state(other).group() == Some(&group) {
             pool.standing_mut(other).share(condition, asked, now);
         }
     }
@@ -632,11 +639,11 @@ fn is_in_doubt(pool: &TokenPool, index: usize) -> bool {
         let provider = pool.token(index).provider;
         (0..pool.len())
             .filter(|other| std::ptr::eq(pool.token(*other).provider, provider))
-            .filter_map(|other| pool.standing(other).accepted)
+            .filter_map(|other| pool.state(other).accepted)
             .max()
     };
     let together = |index: usize| {
-        let refused = pool.standing(index).refused?;
+        let refused = pool.state(index).refused?;
         let since_accepted = accepted(index).is_none_or(|at| refused.first > at);
         (since_accepted && !refused.named).then_some(refused)
     };
@@ -653,16 +660,16 @@ fn is_in_doubt(pool: &TokenPool, index: usize) -> bool {
 }
 
 /// What a token is as a candidate.
-fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Outlook {
-    let standing = pool.standing(index);
-    let outlook = standing.outlook(since, now);
-    match (outlook, standing.asked(), standing.refused) {
-        (Outlook::Hopeless, Some(asked), Some(refused)) if is_in_doubt(pool, index) => {
+fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Candidate {
+    let state = pool.state(index);
+    let outlook = state.outlook(since, now);
+    match (outlook, state.asked(), state.refused) {
+        (Candidate::Hopeless, Some(asked), Some(refused)) if is_in_doubt(pool, index) => {
             let retry = asked + backoff(refused.times.saturating_sub(1));
             if now.tick < retry {
-                Outlook::Doubtful(retry)
+                Candidate::Doubtful(retry)
             } else {
-                Outlook::Unasked
+                Candidate::Unasked
             }
         }
         (outlook, ..) => outlook,
@@ -682,7 +689,7 @@ fn is_of_the_group(condition: Condition) -> bool {
 pub(crate) fn first(pool: &TokenPool, rules: &Rules, now: Now) -> Option<usize> {
     let current = pool.current_index();
     let mut all = std::iter::once(current).chain(pool.peek());
-    all.find(|index| will_do(pool.standing(*index).condition(now), rules, now))
+    all.find(|index| will_do(pool.state(*index).condition(now), rules, now))
 }
 
 /// Whether a child may run with a token in this condition.
@@ -695,37 +702,39 @@ fn will_do(condition: Condition, rules: &Rules, now: Now) -> bool {
 }
 
 /// DESIGN §3's table for one ring.
-pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Held, now: Now) -> Decision {
+pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now) -> Decision {
     let current = pool.current_index();
-    let standing = pool.standing(current);
-    let condition = standing.condition(now);
+    let state = pool.state(current);
+    let condition = state.condition(now);
     match held {
-        Held::No if will_do(condition, rules, now) => return Decision::GoOn,
-        Held::No => {}
+        Suspension::No if will_do(condition, rules, now) => return Decision::Keep,
+        Suspension::No => {}
         // After a wait or a failure, only an answer of its own brings a token back.
-        Held::Paused { since } | Held::Ended { since } | Held::Unstarted { since } => {
+        Suspension::Paused { since }
+        | Suspension::Ended { since }
+        | Suspension::Unstarted { since } => {
             match outlook(pool, current, since.tick, now) {
-                Outlook::Good | Outlook::Unclear(_) => return Decision::GoOn,
-                Outlook::Unasked => return Decision::Ask { index: current },
-                Outlook::Resting(_) if matches!(held, Held::Ended { .. }) => {
-                    return Decision::Ask { index: current };
+                Candidate::Good | Candidate::Unclear(_) => return Decision::Keep,
+                Candidate::Unasked => return Decision::Probe { index: current },
+                Candidate::Resting(_) if matches!(held, Suspension::Ended { .. }) => {
+                    return Decision::Probe { index: current };
                 }
-                Outlook::Silent(retry) => return wait(None, Some(retry), rules, held, now),
+                Candidate::Silent(retry) => return wait(None, Some(retry), rules, held, now),
                 // Of those that failed together the one in use goes first: with it the child can stay.
-                Outlook::Doubtful(_) if another_is_due(pool, since.tick, now) => {
-                    return Decision::Ask { index: current };
+                Candidate::Doubtful(_) if another_is_due(pool, since.tick, now) => {
+                    return Decision::Probe { index: current };
                 }
                 // What a running child would be left to, a held one may go on with.
-                Outlook::Bad(until)
+                Candidate::Bad(until)
                     if matches!(condition, Condition::NearLimit { .. })
                         && until.remaining(now) <= rules.patience =>
                 {
-                    return Decision::GoOn;
+                    return Decision::Keep;
                 }
-                Outlook::Resting(_)
-                | Outlook::Bad(_)
-                | Outlook::Doubtful(_)
-                | Outlook::Hopeless => {}
+                Candidate::Resting(_)
+                | Candidate::Bad(_)
+                | Candidate::Doubtful(_)
+                | Candidate::Hopeless => {}
             }
         }
     }
@@ -737,18 +746,18 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Held, now: Now) -> D
     }
     // Candidates answer after the need arose: an answer from before it is not a pre-flight probe.
     let needed_since = match held {
-        Held::Ended { since } | Held::Unstarted { since } => since.tick,
-        Held::No | Held::Paused { .. } => standing.bad_since.unwrap_or(now.tick),
+        Suspension::Ended { since } | Suspension::Unstarted { since } => since.tick,
+        Suspension::No | Suspension::Paused { .. } => state.bad_since.unwrap_or(now.tick),
     };
     look_for_another(pool, rules, held, needed_since, now)
 }
 
 /// Whether another token is to be asked again, and was asked later than the one in use.
 fn another_is_due(pool: &TokenPool, since: Instant, now: Now) -> bool {
-    let asked = pool.standing(pool.current_index()).asked();
+    let asked = pool.state(pool.current_index()).asked();
     pool.peek().any(|index| {
-        matches!(outlook(pool, index, since, now), Outlook::Unasked)
-            && pool.standing(index).asked() > asked
+        matches!(outlook(pool, index, since, now), Candidate::Unasked)
+            && pool.state(index).asked() > asked
     })
 }
 
@@ -756,17 +765,17 @@ fn another_is_due(pool: &TokenPool, since: Instant, now: Now) -> bool {
 fn look_for_another(
     pool: &TokenPool,
     rules: &Rules,
-    held: Held,
+    held: Suspension,
     needed_since: Instant,
     now: Now,
 ) -> Decision {
     let current = pool.current_index();
-    let standing = pool.standing(current);
-    let condition = standing.condition(now);
+    let state = pool.state(current);
+    let condition = state.condition(now);
     let same_quota = |index: usize| {
         is_of_the_group(condition)
-            && standing.group().is_some()
-            && pool.standing(index).group() == standing.group()
+            && state.group().is_some()
+            && pool.state(index).group() == state.group()
     };
     let candidates = || {
         pool.peek()
@@ -776,16 +785,18 @@ fn look_for_another(
 
     for (index, outlook) in candidates() {
         match outlook {
-            Outlook::Good => return Decision::Rotate { index },
-            Outlook::Unasked => return Decision::Ask { index },
+            Candidate::Good => return Decision::Rotate { index },
+            Candidate::Unasked => return Decision::Probe { index },
             _ => {}
         }
     }
     // A rest is a prediction: before a wait, each resting token is asked once. Before the first
     // start it was the run before this one that asked.
     for (index, outlook) in candidates() {
-        if let (Outlook::Resting(_), false) = (&outlook, matches!(held, Held::Unstarted { .. })) {
-            return Decision::Ask { index };
+        if let (Candidate::Resting(_), false) =
+            (&outlook, matches!(held, Suspension::Unstarted { .. }))
+        {
+            return Decision::Probe { index };
         }
     }
 
@@ -794,19 +805,19 @@ fn look_for_another(
     let mut unclear: Option<Instant> = None;
     for index in std::iter::once(current).chain(pool.peek()) {
         let outlook = outlook(pool, index, needed_since, now);
-        if let Outlook::Bad(until) | Outlook::Resting(until) = outlook
+        if let Candidate::Bad(until) | Candidate::Resting(until) = outlook
             && earliest.is_none_or(|(first, _)| until.wall < first.wall)
         {
             earliest = Some((until, index));
         }
         let again = match outlook {
-            Outlook::Silent(again) | Outlook::Doubtful(again) => Some(again),
+            Candidate::Silent(again) | Candidate::Doubtful(again) => Some(again),
             // Only the one in use can still be open here.
-            Outlook::Unasked => Some(now.tick),
+            Candidate::Unasked => Some(now.tick),
             _ => None,
         };
         retry = retry.into_iter().chain(again).min();
-        if let Outlook::Unclear(asked) = outlook {
+        if let Candidate::Unclear(asked) = outlook {
             unclear = Some(asked + UNKNOWN_RESET);
         }
     }
@@ -816,9 +827,9 @@ fn look_for_another(
     }
     // An outage hides whether another token is usable. As long as the one in use still works,
     // that is no reason to stop the work.
-    if let (Held::No, Condition::NearLimit { .. }, Some(retry)) = (held, condition, retry) {
+    if let (Suspension::No, Condition::NearLimit { .. }, Some(retry)) = (held, condition, retry) {
         let ahead = retry.saturating_duration_since(now.tick);
-        return Decision::GoOnUntil {
+        return Decision::KeepUntil {
             retry: Until::after(ahead.max(SHORTEST_REST), now),
         };
     }
@@ -830,7 +841,7 @@ fn wait(
     reset: Option<(Until, usize)>,
     retry: Option<Instant>,
     rules: &Rules,
-    held: Held,
+    held: Suspension,
     now: Now,
 ) -> Decision {
     let retry = retry.map(|at| {
@@ -841,13 +852,13 @@ fn wait(
         (Some((reset, index)), Some(retry)) if reset.wall <= retry.wall => (reset, Some(index)),
         (_, Some(retry)) => (retry, None),
         (Some((reset, index)), None) => (reset, Some(index)),
-        (None, None) => return Decision::NoneLeft,
+        (None, None) => return Decision::NoUsableToken,
     };
     let began = held.since().unwrap_or(now);
     let waited = now.tick.saturating_duration_since(began.tick);
     match rules.max_wait {
         Some(longest) if waited + until.remaining(now) > longest => {
-            Decision::TooLong { until, index }
+            Decision::ExceedsMaxWait { until, index }
         }
         _ => Decision::Wait { until, index },
     }

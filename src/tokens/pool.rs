@@ -5,15 +5,15 @@
 
 use super::Token;
 use crate::providers::endpoint::Endpoint;
-use crate::tokens::policy::Standing;
+use crate::tokens::policy::TokenState;
 
 /// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
-pub(crate) type Asked = (TokenPool, Vec<Endpoint>);
+pub(crate) type Ring = (TokenPool, Vec<Endpoint>);
 
 /// A ring of at least one token.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenPool {
-    entries: Vec<(Token, Standing)>,
+    entries: Vec<(Token, TokenState)>,
     current: usize,
 }
 
@@ -23,8 +23,8 @@ impl TokenPool {
         let entries: Vec<_> = tokens
             .into_iter()
             .map(|token| {
-                let standing = Standing::new(token.group.clone());
-                (token, standing)
+                let state = TokenState::new(token.group.clone());
+                (token, state)
             })
             .collect();
         (!entries.is_empty()).then_some(TokenPool {
@@ -72,7 +72,7 @@ impl TokenPool {
         let groups = self
             .entries
             .iter()
-            .map(|(_, standing)| standing.group())
+            .map(|(_, state)| state.group())
             .collect::<Option<Vec<&str>>>()?;
         let is_first = |(i, group): &(usize, &&str)| !groups[..*i].contains(group);
         Some(groups.iter().enumerate().filter(is_first).count())
@@ -89,12 +89,12 @@ impl TokenPool {
     }
 
     /// What is known of the token at `index`.
-    pub(crate) fn standing(&self, index: usize) -> &Standing {
+    pub(crate) fn state(&self, index: usize) -> &TokenState {
         &self.entries[index % self.entries.len()].1
     }
 
     /// What is known of the token at `index`, to be changed.
-    pub(crate) fn standing_mut(&mut self, index: usize) -> &mut Standing {
+    pub(crate) fn standing_mut(&mut self, index: usize) -> &mut TokenState {
         let len = self.entries.len();
         &mut self.entries[index % len].1
     }

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use super::answers::{Body, Request, Response};
-use crate::common::http::reader::{self as http1, FIELDS_MAX, Parsed, ReadError, Reader, Rest};
+use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError, Reader};
 
 /// The length of the answer to the `huge-body` fault, in bytes.
 pub(crate) const HUGE: usize = 40 * 1000 * 1000;
@@ -27,7 +27,7 @@ pub(crate) fn next<S: Read>(
     Ok(request)
 }
 
-fn head(bytes: &[u8]) -> Parsed<(Request, Rest)> {
+fn head(bytes: &[u8]) -> Parsed<(Request, BodyFraming)> {
     let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut space);
     let length = match parsed.parse(bytes) {
@@ -40,12 +40,12 @@ fn head(bytes: &[u8]) -> Parsed<(Request, Rest)> {
         (header.name.to_ascii_lowercase(), value)
     };
     let headers: Vec<_> = parsed.headers.iter().map(lower).collect();
-    let framing = http1::framing(parsed.headers)?.unwrap_or(Rest::NONE);
+    let framing = reader::framing(parsed.headers)?.unwrap_or(BodyFraming::NONE);
     let modern = parsed.version == Some(1);
     let request = Request {
         method: parsed.method.unwrap_or_default().to_owned(),
         target: parsed.path.unwrap_or_default().to_owned(),
-        keep_alive: modern && !http1::has_word(parsed.headers, "connection", "close"),
+        keep_alive: modern && !reader::has_word(parsed.headers, "connection", "close"),
         chunked_ok: modern,
         body: Vec::new(),
         headers,

@@ -6,7 +6,7 @@
 use super::scenario::{NIGHT_UNITS, Scenario};
 use super::server::Server;
 use super::tally::{Tally, tally};
-use crate::cli::config as options;
+use crate::cli::config;
 use crate::cli::{Args, StateFile};
 use crate::common::error::Error;
 use crate::events::console::Console;
@@ -14,7 +14,7 @@ use crate::events::message::Notice;
 use crate::providers::by_name;
 use crate::supervisor;
 use crate::supervisor::event::Outcome;
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 use crate::system::os::Folder;
 use crate::system::signals::Inherited;
 use crate::tokens::is_token_variable;
@@ -51,7 +51,7 @@ pub(crate) fn play(
     let server = Server::start(scenario, |_| {}).map_err(no_provider)?;
     let environment = pointed_at(environment, &server.url());
     if !built_in {
-        let options = options::resolve(args, environment)?;
+        let options = config::resolve(args, environment)?;
         return supervisor::supervise(options, &console, inherited);
     }
 
@@ -72,7 +72,7 @@ pub(crate) fn play(
         journal.clone().into(),
         NIGHT_UNITS.to_string().into(),
     ];
-    let mut options = options::resolve(args, environment)?;
+    let mut options = config::resolve(args, environment)?;
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;
     let text = fs::read_to_string(&journal).unwrap_or_default();
@@ -84,7 +84,7 @@ pub(crate) fn play(
     console.say(&Notice::WorkUnits {
         done,
         open,
-        finished: outcome == Outcome::AsChild(How::Code(0)),
+        finished: outcome == Outcome::AsChild(ExitStatus::Code(0)),
         repeated,
     });
     Ok(outcome)

@@ -34,7 +34,7 @@
 //! no `organization`: all. The most specific fault answers; a new one replaces the old of its scope.
 //!
 //! Faults: `401 403 404 429 500 503 529 spend-cap user-spend-limit credit-balance
-//! insufficient-quota garbage half-header huge-body silent close redirect slow stream-error`. Options: `retry_after`
+//! insufficient-quota garbage half-header huge-body silent close redirect slow stream-error`. Config: `retry_after`
 //! (429: seconds, null for no header; 5 unless said), `until` (spend-cap, user-spend-limit: access
 //! again after this time; first of next month unless said), `code` (insufficient-quota: `error.code`),
 //! `delay` (slow: 2s unless said; silent: closes after it, 10m unless said), `location` (redirect),

@@ -18,7 +18,7 @@ use super::http1;
 use super::scenario::Scenario;
 use super::state::State;
 use crate::common::http::reader::{ReadError, Reader};
-use crate::common::http::stream as tcp;
+use crate::common::http::stream;
 
 /// Connections at one time; one more gets a 503.
 const CONNECTIONS_MAX: usize = 1024;
@@ -183,7 +183,7 @@ fn open(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<()> 
             if let Err(error) = converse(&stream, &ours) {
                 log::debug!("rehearsal: a connection ended: {error}");
             }
-            tcp::linger(&stream);
+            stream::linger(&stream);
             lock(&ours.connections).retain(|(other, _)| *other != number);
         });
     if spawned.is_err() {
@@ -293,7 +293,7 @@ fn decide(shared: &Shared, request: &Request) -> Answer {
 
 /// Says nothing until the client gives up or `limit` has passed.
 fn keep_silent(stream: &TcpStream, limit: Duration) {
-    tcp::drain(stream, limit);
+    stream::drain(stream, limit);
 }
 
 fn refusal(status: u16, why: &str) -> Response {

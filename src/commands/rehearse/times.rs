@@ -9,13 +9,13 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use crate::common::duration as span;
+use crate::common::duration;
 
 /// Reads a JSON duration: a number of seconds, or text such as `5s`, `1m30s`, `200ms`, `12`.
 pub(crate) fn duration(value: &Value) -> Option<Duration> {
     match value {
-        Value::Number(number) => span::parse(&number.to_string()),
-        Value::String(text) => span::parse(text),
+        Value::Number(number) => duration::parse(&number.to_string()),
+        Value::String(text) => duration::parse(text),
         _ => None,
     }
 }

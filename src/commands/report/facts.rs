@@ -1,25 +1,25 @@
 //! The facts of a night as JSON, for other programs. The names are those of the journal's schema.
 
-use super::timeline::{Chapter, Doing, End, Night, Span, Step, Track, Wait};
+use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
 use crate::common::json::{Object, list};
 use crate::events::fact::{Ending, Level, Millis, stamp, time};
 
 /// One object: `report` is the version of this schema; times in seconds are under `seconds`.
-pub(crate) fn json(night: &Night) -> String {
+pub(crate) fn json(timeline: &Timeline) -> String {
     let seconds = Object::new()
-        .raw("worked", seconds(night.time(Doing::Working)))
-        .raw("waited", seconds(night.time(Doing::Waiting)))
-        .raw("restarting", seconds(night.time(Doing::Restarting)))
-        .raw("saved", seconds(night.saved))
+        .raw("worked", seconds(timeline.time(Activity::Working)))
+        .raw("waited", seconds(timeline.time(Activity::Waiting)))
+        .raw("restarting", seconds(timeline.time(Activity::Restarting)))
+        .raw("saved", seconds(timeline.saved))
         .end();
     let object = Object::new()
         .raw("report", 1)
-        .text("ddollar", &night.run.version)
-        .raw("pid", night.run.pid)
-        .text("command", &night.run.command)
-        .fraction("threshold", night.run.threshold);
-    let object = time(time(object, "from", night.from), "to", night.to);
-    let end = match &night.end {
+        .text("ddollar", &timeline.run.version)
+        .raw("pid", timeline.run.pid)
+        .text("command", &timeline.run.command)
+        .fraction("threshold", timeline.run.threshold);
+    let object = time(time(object, "from", timeline.from), "to", timeline.to);
+    let end = match &timeline.end {
         End::Told(ending) => ending.json(Object::new()),
         End::Open => Object::new().text("outcome", "going-on"),
         End::CutOff => Object::new().text("outcome", "cut-off"),
@@ -27,22 +27,27 @@ pub(crate) fn json(night: &Night) -> String {
     object
         .raw("end", end.end())
         .raw("seconds", seconds)
-        .maybe(night.first_limit, |object, at| {
+        .maybe(timeline.first_limit, |object, at| {
             time(object, "first_limit", at)
         })
-        .raw("starts", night.starts)
-        .raw("rotations", night.rotations)
-        .raw("checks", night.checks)
-        .raw("unanswered", night.unanswered)
-        .raw("tokens", list(night.tracks.iter().map(track)))
-        .raw("command_was", list(night.spans.iter().map(span)))
-        .raw("waits", list(night.waits.iter().map(wait)))
+        .raw("starts", timeline.starts)
+        .raw("rotations", timeline.rotations)
+        .raw("checks", timeline.checks)
+        .raw("unanswered", timeline.unanswered)
+        .raw("tokens", list(timeline.tracks.iter().map(track)))
+        .raw("command_was", list(timeline.spans.iter().map(span)))
+        .raw("waits", list(timeline.waits.iter().map(wait)))
         .raw(
             "story",
-            list(night.story.iter().map(|(at, chapter)| told(*at, chapter))),
+            list(
+                timeline
+                    .story
+                    .iter()
+                    .map(|(at, chapter)| told(*at, chapter)),
+            ),
         )
-        .raw("damaged_lines", night.damaged)
-        .raw("unknown_events", night.unknown)
+        .raw("damaged_lines", timeline.damaged)
+        .raw("unknown_events", timeline.unknown)
         .end()
 }
 
@@ -70,9 +75,9 @@ fn step(step: &Step) -> String {
 
 fn span(span: &Span) -> String {
     let doing = match span.doing {
-        Doing::Working => "working",
-        Doing::Waiting => "waiting",
-        Doing::Restarting => "restarting",
+        Activity::Working => "working",
+        Activity::Waiting => "waiting",
+        Activity::Restarting => "restarting",
     };
     between(span.from, Some(span.to)).text("doing", doing).end()
 }
@@ -90,13 +95,13 @@ fn wait(wait: &Wait) -> String {
         .end()
 }
 
-fn told(at: Millis, chapter: &Chapter) -> String {
+fn told(at: Millis, chapter: &Entry) -> String {
     let object = |event| time(Object::new(), "at", at).text("event", event);
     match chapter {
-        Chapter::Started { again, tokens } => object("launch")
+        Entry::Started { again, tokens } => object("launch")
             .raw("again", again)
             .raw("tokens", list(tokens.iter().map(ToString::to_string))),
-        Chapter::Limit {
+        Entry::Limit {
             who,
             cause,
             used,
@@ -107,15 +112,15 @@ fn told(at: Millis, chapter: &Chapter) -> String {
             .text("cause", cause.word())
             .maybe(*used, |object, used| object.fraction("used", used))
             .maybe(*until, |object, at| time(object, "until", at)),
-        Chapter::Rotated { who, from, took } => object("rotate")
+        Entry::Rotated { who, from, took } => object("rotate")
             .text("provider", &who.provider)
             .raw("token", who.token)
             .raw("from", from)
             .maybe(*took, |object, took| object.raw("took", seconds(took))),
-        Chapter::Wait(number) => object("wait").raw("wait", number),
-        Chapter::Exited(how) => Ending::AsCommand(*how).json(object("exit")),
-        Chapter::Note(text) => object("note").text("text", text),
-        Chapter::End(ending) => ending.json(object("end")),
+        Entry::Wait(number) => object("wait").raw("wait", number),
+        Entry::Exited(how) => Ending::AsCommand(*how).json(object("exit")),
+        Entry::Note(text) => object("note").text("text", text),
+        Entry::End(ending) => ending.json(object("end")),
     }
     .end()
 }

@@ -10,24 +10,24 @@ mod svg;
 mod text;
 mod timeline;
 
-pub(crate) use timeline::{Night, Unusable};
+pub(crate) use timeline::{Timeline, Unusable};
 
 use crate::common::style::Style;
 use jiff::tz::TimeZone;
 
 /// The report as one screen of text.
-pub(crate) fn text(night: &Night, zone: TimeZone, style: Style) -> String {
-    text::draw(&picture::Picture::of(night, zone), style)
+pub(crate) fn text(timeline: &Timeline, zone: TimeZone, style: Style) -> String {
+    text::draw(&picture::Picture::of(timeline, zone), style)
 }
 
 /// The same picture as a self-contained SVG.
-pub(crate) fn svg(night: &Night, zone: TimeZone) -> String {
-    svg::draw(&picture::Picture::of(night, zone))
+pub(crate) fn svg(timeline: &Timeline, zone: TimeZone) -> String {
+    svg::draw(&picture::Picture::of(timeline, zone))
 }
 
 /// The facts as one JSON object.
-pub(crate) fn json(night: &Night) -> String {
-    facts::json(night)
+pub(crate) fn json(timeline: &Timeline) -> String {
+    facts::json(timeline)
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 //!
 //! Owns the words of the report, its lanes and its axis. Times are local: the zone is handed in. Pure.
 
-use super::timeline::{Chapter, Doing, End, Night, Span, Step, Wait};
+use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
 use crate::common::duration::spaced;
 use crate::common::style::Colour;
 use crate::events::fact::{Cause, Ending, Millis, Who};
 use crate::events::message::how_it_ended;
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -126,38 +126,38 @@ impl Clock {
 
 impl<'n> Picture<'n> {
     /// The picture of a night, with times of this zone.
-    pub(crate) fn of(night: &'n Night, zone: TimeZone) -> Picture<'n> {
+    pub(crate) fn of(timeline: &'n Timeline, zone: TimeZone) -> Picture<'n> {
         let clock = Clock {
             zone,
-            dated: night.to - night.from >= 20 * HOUR,
+            dated: timeline.to - timeline.from >= 20 * HOUR,
         };
-        let from = clock.local(night.from);
-        let to = clock.local(night.to);
-        let start = format!("{} {}", from.date(), clock.time_of_day(night.from));
-        let mut end = clock.time_of_day(night.to);
+        let from = clock.local(timeline.from);
+        let to = clock.local(timeline.to);
+        let start = format!("{} {}", from.date(), clock.time_of_day(timeline.from));
+        let mut end = clock.time_of_day(timeline.to);
         if from.date() != to.date() {
             end.insert_str(0, &format!("{} ", to.date()));
         }
-        let ending = match &night.end {
+        let ending = match &timeline.end {
             End::Told(ending) => end_words(ending),
             End::Open => "it goes on".into(),
             End::CutOff => "cut off, no end is recorded".into(),
         };
         let words = Words {
-            night,
+            timeline,
             clock: &clock,
         };
         Picture {
-            title: night.run.command.clone(),
+            title: timeline.run.command.clone(),
             subtitle: format!(
                 "{start} to {end} ({}): {ending}",
-                long(night.to - night.from)
+                long(timeline.to - timeline.from)
             ),
-            from: night.from,
-            to: night.to.max(night.from + 1),
-            threshold: night.run.threshold,
+            from: timeline.from,
+            to: timeline.to.max(timeline.from + 1),
+            threshold: timeline.run.threshold,
             lanes: words.lanes(),
-            spans: &night.spans,
+            spans: &timeline.spans,
             rotations: words.rotations(),
             story: words.story(),
             totals: words.totals(),
@@ -245,13 +245,13 @@ impl Scale {
 
 /// The words of one night.
 struct Words<'w, 'n> {
-    night: &'n Night,
+    timeline: &'n Timeline,
     clock: &'w Clock,
 }
 
 impl<'n> Words<'_, 'n> {
     fn lanes(&self) -> Vec<Lane<'n>> {
-        let all = || self.night.tracks.iter();
+        let all = || self.timeline.tracks.iter();
         let used = all().filter(|track| track.steps.len() > 1);
         let others = all().filter(|track| track.steps.len() <= 1);
         let fit = all().len() <= MOST_LANES;
@@ -272,13 +272,13 @@ impl<'n> Words<'_, 'n> {
 
     /// `token 2/3`, or where there are several providers `Anthropic 2/3`.
     fn token(&self, provider: &str, token: usize, what: &str) -> String {
-        let rings = &self.night.run.providers;
+        let rings = &self.timeline.run.providers;
         let len = rings
             .iter()
             .find(|ring| ring.name == provider)
             .map_or(token, |ring| ring.tokens);
-        if self.night.has_several_providers() {
-            format!("{} {token}/{len}", self.night.label(provider))
+        if self.timeline.has_several_providers() {
+            format!("{} {token}/{len}", self.timeline.label(provider))
         } else {
             format!("{what} {token}/{len}")
         }
@@ -289,17 +289,17 @@ impl<'n> Words<'_, 'n> {
     }
 
     fn rotations(&self) -> Vec<(Millis, String)> {
-        let story = self.night.story.iter();
+        let story = self.timeline.story.iter();
         story
             .filter_map(|(at, chapter)| match chapter {
-                Chapter::Rotated { who, .. } => Some((*at, self.who(who))),
+                Entry::Rotated { who, .. } => Some((*at, self.who(who))),
                 _ => None,
             })
             .collect()
     }
 
     fn story(&self) -> Vec<Line> {
-        let story = self.night.story.iter();
+        let story = self.timeline.story.iter();
         story
             .map(|(at, chapter)| {
                 let (sign, words) = self.chapter(chapter);
@@ -312,41 +312,41 @@ impl<'n> Words<'_, 'n> {
             .collect()
     }
 
-    fn chapter(&self, chapter: &Chapter) -> (Sign, String) {
+    fn chapter(&self, chapter: &Entry) -> (Sign, String) {
         match chapter {
-            Chapter::Started { again, tokens } => {
-                let rings = self.night.run.providers.iter().zip(tokens);
+            Entry::Started { again, tokens } => {
+                let rings = self.timeline.run.providers.iter().zip(tokens);
                 let tokens: Vec<String> = rings
                     .map(|(ring, token)| self.token(&ring.name, *token, "token"))
                     .collect();
                 let again = if *again { " again" } else { "" };
                 (START, format!("Started{again} with {}", tokens.join(", ")))
             }
-            Chapter::Limit {
+            Entry::Limit {
                 who,
                 cause,
                 used,
                 until,
             } => (LIMIT, self.limit(who, *cause, *used, *until)),
-            Chapter::Rotated { who, took, .. } => {
+            Entry::Rotated { who, took, .. } => {
                 let took = took.map_or(String::new(), |took| {
                     format!(" (the restart took {})", long(took.max(1)))
                 });
                 (ROTATION, format!("Rotated to {}{took}", self.who(who)))
             }
-            Chapter::Wait(number) => (
+            Entry::Wait(number) => (
                 WAIT,
-                self.night
+                self.timeline
                     .waits
                     .get(*number)
                     .map_or(String::new(), |wait| self.wait(wait)),
             ),
-            Chapter::Exited(How::Code(0)) => (DONE, "The command finished".into()),
-            Chapter::Exited(how) => (FAILED, how_it_ended(*how)),
-            Chapter::Note(text) => (NOTE, text.clone()),
-            Chapter::End(ending) => (
+            Entry::Exited(ExitStatus::Code(0)) => (DONE, "The command finished".into()),
+            Entry::Exited(how) => (FAILED, how_it_ended(*how)),
+            Entry::Note(text) => (NOTE, text.clone()),
+            Entry::End(ending) => (
                 match ending {
-                    Ending::AsCommand(How::Code(0)) => DONE,
+                    Ending::AsCommand(ExitStatus::Code(0)) => DONE,
                     _ => FAILED,
                 },
                 capital(&end_words(ending)),
@@ -378,7 +378,7 @@ impl<'n> Words<'_, 'n> {
     fn wait(&self, wait: &Wait) -> String {
         let what = match (wait.token, wait.promised) {
             (Some(token), _) => format!(" for {}", self.token(&wait.provider, token, "token")),
-            (None, Some(_)) => format!(" for {} to answer", self.night.label(&wait.provider)),
+            (None, Some(_)) => format!(" for {} to answer", self.timeline.label(&wait.provider)),
             (None, None) => String::new(),
         };
         let promised = match (wait.token, wait.promised) {
@@ -411,14 +411,14 @@ impl<'n> Words<'_, 'n> {
     }
 
     fn totals(&self) -> Vec<String> {
-        let night = self.night;
+        let timeline = self.timeline;
         let times = [
-            ("Worked", Doing::Working),
-            ("waited", Doing::Waiting),
-            ("restarting", Doing::Restarting),
+            ("Worked", Activity::Working),
+            ("waited", Activity::Waiting),
+            ("restarting", Activity::Restarting),
         ];
-        let times = times.map(|(word, doing)| format!("{word} {}", long(night.time(doing))));
-        let answered = match night.unanswered {
+        let times = times.map(|(word, doing)| format!("{word} {}", long(timeline.time(doing))));
+        let answered = match timeline.unanswered {
             0 => String::new(),
             unanswered => format!(", {unanswered} without an answer"),
         };
@@ -426,38 +426,38 @@ impl<'n> Words<'_, 'n> {
             times.join(", "),
             format!(
                 "{}, {}, {}; {}{answered}",
-                several(night.starts, "start"),
-                several(night.rotations, "rotation"),
-                several(night.waits.len(), "wait"),
-                several(night.checks, "check"),
+                several(timeline.starts, "start"),
+                several(timeline.rotations, "rotation"),
+                several(timeline.waits.len(), "wait"),
+                several(timeline.checks, "check"),
             ),
         ];
-        if let Some(at) = night.first_limit {
+        if let Some(at) = timeline.first_limit {
             lines.push(format!(
                 "Without ddollar it would have met its first limit at {}",
                 self.clock.time(at)
             ));
         }
-        if night.saved >= SECOND {
+        if timeline.saved >= SECOND {
             lines.push(format!(
                 "Saved about {}: until the tokens that it left were good again",
-                long(night.saved)
+                long(timeline.saved)
             ));
         }
-        let beyond = night.tracks.len().saturating_sub(MOST_LANES);
+        let beyond = timeline.tracks.len().saturating_sub(MOST_LANES);
         if beyond > 0 {
             lines.push(format!("{} not shown", several(beyond, "more token")));
         }
-        if night.damaged > 0 {
-            let damaged = usize::try_from(night.damaged).unwrap_or(usize::MAX);
+        if timeline.damaged > 0 {
+            let damaged = usize::try_from(timeline.damaged).unwrap_or(usize::MAX);
             let lines_ = several(damaged, "line");
             lines.push(format!("{lines_} of the journal could not be read"));
         }
-        if night.is_newer() || night.unknown > 0 {
+        if timeline.is_newer() || timeline.unknown > 0 {
             lines.push(format!(
                 "Written by ddollar {}, a later one: {} not shown",
-                night.run.version,
-                several(night.unknown, "event")
+                timeline.run.version,
+                several(timeline.unknown, "event")
             ));
         }
         lines
@@ -467,7 +467,7 @@ impl<'n> Words<'_, 'n> {
 /// How a run ended, as a fragment.
 fn end_words(ending: &Ending) -> String {
     match ending {
-        Ending::AsCommand(How::Code(0)) => "finished".into(),
+        Ending::AsCommand(ExitStatus::Code(0)) => "finished".into(),
         Ending::AsCommand(how) => {
             let mut words = how_it_ended(*how);
             words.replace_range(..1, "p");

@@ -1,7 +1,7 @@
 //! The picture as SVG: one file that needs no other, readable on light and dark ground.
 
 use super::picture::{Line, Picture};
-use super::timeline::Doing;
+use super::timeline::Activity;
 use crate::common::style::Colour;
 use std::fmt::Write as _;
 
@@ -89,12 +89,12 @@ fn chart(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
         let cells = scale.cells(span.from, span.to - 1);
         let (x, width) = (LEFT + cells.start, cells.len());
         let class = match span.doing {
-            Doing::Working => "work",
-            Doing::Waiting => "wait",
-            Doing::Restarting => "gap",
+            Activity::Working => "work",
+            Activity::Waiting => "wait",
+            Activity::Restarting => "gap",
         };
         svg.rect(class, x, y, width, COMMAND);
-        if span.doing == Doing::Waiting {
+        if span.doing == Activity::Waiting {
             svg.rect("hold", x, top, width, y - top);
         }
     }

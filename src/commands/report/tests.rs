@@ -1,9 +1,9 @@
 //! Records of nights, and the picture that each becomes.
 
-use super::timeline::{Chapter, Doing, End};
+use super::timeline::{Activity, End, Entry};
 use super::*;
 use crate::events::fact::{Ending, Fact, Level, Millis, Ring, Run, Verdict, Who};
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ fn night() -> Vec<(Millis, Fact)> {
         tokens: vec![token],
     };
     let exit = Fact::Exit {
-        how: How::Signal(15),
+        how: ExitStatus::Signal(15),
         asked: true,
     };
     vec![
@@ -109,11 +109,11 @@ fn night() -> Vec<(Millis, Fact)> {
         (
             180,
             Fact::Exit {
-                how: How::Code(0),
+                how: ExitStatus::Code(0),
                 asked: false,
             },
         ),
-        (180, Fact::End(Ending::AsCommand(How::Code(0)))),
+        (180, Fact::End(Ending::AsCommand(ExitStatus::Code(0)))),
     ]
 }
 
@@ -122,13 +122,13 @@ fn lines(facts: &[(Millis, Fact)]) -> String {
     facts.iter().map(line).collect()
 }
 
-fn drawn(night: &Night, width: usize) -> String {
+fn drawn(night: &Timeline, width: usize) -> String {
     text(night, TimeZone::UTC, Style { width, ..PLAIN })
 }
 
 #[test]
 fn a_night_is_told_on_one_screen() {
-    let night = Night::read(&lines(&night()), None).unwrap();
+    let night = Timeline::read(&lines(&night()), None).unwrap();
     assert_eq!(
         drawn(&night, 80),
         "\
@@ -158,7 +158,7 @@ Saved about 3h 58m: until the tokens that it left were good again
 
 #[test]
 fn times_are_those_of_the_zone() {
-    let night = Night::read(&lines(&night()), None).unwrap();
+    let night = Timeline::read(&lines(&night()), None).unwrap();
     let zone = TimeZone::fixed(jiff::tz::offset(5));
     let text = text(&night, zone, PLAIN);
     assert!(
@@ -175,9 +175,9 @@ fn a_run_that_goes_on_is_told_until_now() {
     let now = Some(EVENING + 140 * MINUTE);
     // The last line is being written.
     let torn = lines(&facts) + "{\"at\":\"2026-01-02T00:1";
-    let night = Night::read(&torn, now).unwrap();
+    let night = Timeline::read(&torn, now).unwrap();
     assert_eq!((night.end.clone(), night.damaged), (End::Open, 0));
-    assert_eq!(night.time(Doing::Waiting), 20 * MINUTE);
+    assert_eq!(night.time(Activity::Waiting), 20 * MINUTE);
     let text = drawn(&night, 80);
     assert!(
         text.contains("to 2026-01-02 00:20:00 (2h 20m): it goes on"),
@@ -188,7 +188,7 @@ fn a_run_that_goes_on_is_told_until_now() {
         "{text}"
     );
 
-    let night = Night::read(&torn, None).unwrap();
+    let night = Timeline::read(&torn, None).unwrap();
     assert_eq!((night.end.clone(), night.damaged), (End::CutOff, 1));
     let text = drawn(&night, 80);
     assert!(text.contains("(2h): cut off, no end is recorded"), "{text}");
@@ -205,7 +205,7 @@ fn what_is_not_known_is_counted_and_skipped() {
     let second = lines.find('\n').unwrap() + 1;
     lines.insert_str(second, later);
     let lines = lines.replacen("\"journal\":1", "\"journal\":9", 1);
-    let night = Night::read(&lines, None).unwrap();
+    let night = Timeline::read(&lines, None).unwrap();
     assert_eq!((night.unknown, night.damaged, night.starts), (1, 0, 2));
     let text = drawn(&night, 80);
     assert!(text.contains("a later one: 1 event not shown"), "{text}");
@@ -215,13 +215,13 @@ fn what_is_not_known_is_counted_and_skipped() {
 fn the_last_run_of_a_file_counts() {
     let mut twice = lines(&night());
     twice.push_str(&lines(&night()[..2]));
-    let night = Night::read(&twice, None).unwrap();
+    let night = Timeline::read(&twice, None).unwrap();
     assert_eq!((night.starts, night.end), (1, End::CutOff));
 }
 
 #[test]
 fn what_is_no_journal_is_said_to_be_none() {
-    let unusable = |text| Night::read(text, None).err();
+    let unusable = |text| Timeline::read(text, None).err();
     assert_eq!(unusable(""), Some(Unusable::Empty));
     assert_eq!(unusable("\n \n"), Some(Unusable::Empty));
     for text in [
@@ -247,7 +247,7 @@ fn a_week_of_rotations_is_read_once() {
     }
     let lines = lines(&facts);
     let began = Instant::now();
-    let night = Night::read(&lines, None).unwrap();
+    let night = Timeline::read(&lines, None).unwrap();
     assert!(began.elapsed() < Duration::from_secs(40));
     assert_eq!((night.rotations, night.saved), (49_999, 0));
 }
@@ -259,14 +259,14 @@ fn a_head_that_claims_more_tokens_than_anyone_has_costs_little() {
         unreachable!("a head is a run");
     };
     run.providers = vec![run.providers[0].clone(); 20];
-    let night = Night::read(&lines(&[(0, Fact::Run(run))]), None).unwrap();
+    let night = Timeline::read(&lines(&[(0, Fact::Run(run))]), None).unwrap();
     assert_eq!(night.tracks.len(), 1000);
 }
 
 #[test]
 fn a_child_that_fails_and_waits_is_not_said_to_work() {
     let exit = Fact::Exit {
-        how: How::Code(1),
+        how: ExitStatus::Code(1),
         asked: false,
     };
     let facts = [
@@ -297,14 +297,14 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
         ),
         (20, Fact::End(Ending::AgainLater)),
     ];
-    let night = Night::read(&lines(&facts), None).unwrap();
-    assert_eq!(night.time(Doing::Working), 15 * MINUTE);
-    assert_eq!(night.time(Doing::Waiting), 5 * MINUTE);
+    let night = Timeline::read(&lines(&facts), None).unwrap();
+    assert_eq!(night.time(Activity::Working), 15 * MINUTE);
+    assert_eq!(night.time(Activity::Waiting), 5 * MINUTE);
     assert!(
         night
             .story
             .iter()
-            .any(|(_, chapter)| *chapter == Chapter::Exited(How::Code(1)))
+            .any(|(_, chapter)| *chapter == Entry::Exited(ExitStatus::Code(1)))
     );
     let text = drawn(&night, 80);
     assert!(text.contains("Waited 5m for Anthropic to answer"), "{text}");
@@ -354,10 +354,10 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         (50, seen(2, 0.1)),
         (60, Fact::End(Ending::AgainLater)),
     ];
-    let night = Night::read(&lines(&facts), None).unwrap();
+    let night = Timeline::read(&lines(&facts), None).unwrap();
     assert_eq!((night.starts, night.rotations, night.checks), (1, 1, 0));
-    assert_eq!(night.time(Doing::Working), 60 * MINUTE);
-    assert_eq!(night.time(Doing::Restarting), 0);
+    assert_eq!(night.time(Activity::Working), 60 * MINUTE);
+    assert_eq!(night.time(Activity::Restarting), 0);
     assert_eq!(night.saved, 60 * MINUTE);
     let steps = |track: usize| {
         let steps = night.tracks[track].steps.iter();
@@ -375,7 +375,7 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
 }
 
 /// Requests for token 1 that a proxy held; in minutes.
-fn holds(facts: &[(Millis, Fact)]) -> Night {
+fn holds(facts: &[(Millis, Fact)]) -> Timeline {
     let launch = Fact::Launch {
         again: false,
         tokens: vec![1],
@@ -383,7 +383,7 @@ fn holds(facts: &[(Millis, Fact)]) -> Night {
     let mut all = vec![(0, head(1)), (0, launch)];
     all.extend_from_slice(facts);
     all.push((60, Fact::End(Ending::AgainLater)));
-    Night::read(&lines(&all), None).unwrap()
+    Timeline::read(&lines(&all), None).unwrap()
 }
 
 fn hold(until: Millis) -> Fact {
@@ -406,8 +406,8 @@ fn release(token: Option<usize>) -> Fact {
 fn requests_that_a_proxy_holds_are_a_wait() {
     let night = holds(&[(10, hold(15)), (12, hold(18)), (20, release(Some(1)))]);
     assert_eq!(night.waits.len(), 1);
-    assert_eq!(night.time(Doing::Waiting), 10 * MINUTE);
-    assert_eq!(night.time(Doing::Working), 50 * MINUTE);
+    assert_eq!(night.time(Activity::Waiting), 10 * MINUTE);
+    assert_eq!(night.time(Activity::Working), 50 * MINUTE);
     let text = drawn(&night, 80);
     let told = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
@@ -428,7 +428,7 @@ fn requests_that_a_proxy_holds_are_a_wait() {
     );
 
     let night = holds(&[(10, hold(15)), (12, release(None))]);
-    assert_eq!(night.time(Doing::Waiting), 2 * MINUTE);
+    assert_eq!(night.time(Activity::Waiting), 2 * MINUTE);
     assert!(drawn(&night, 100).contains("promised 22:15:00, given up"));
     let night = holds(&[(10, hold(15))]);
     assert!(drawn(&night, 80).contains("Holding requests for token 1/1: promised 22:15:00"));
@@ -461,7 +461,7 @@ fn a_hold_that_becomes_a_pause_is_one_wait() {
     };
     assert_eq!(wait.to, Some(EVENING + 41 * MINUTE));
     assert!(!wait.held);
-    assert_eq!(night.time(Doing::Waiting), 31 * MINUTE);
+    assert_eq!(night.time(Activity::Waiting), 31 * MINUTE);
 }
 
 /// Before there were releases, the end of a hold was not told: such a wait is a promise only.
@@ -482,14 +482,14 @@ fn the_journal_of_an_earlier_ddollar_reads_as_before() {
     ]) + &earlier
         + "\n"
         + &lines(&[(60, Fact::End(Ending::AgainLater))]);
-    let night = Night::read(&text, None).unwrap();
+    let night = Timeline::read(&text, None).unwrap();
     assert_eq!((night.waits.len(), night.unknown, night.damaged), (0, 0, 0));
-    assert_eq!(night.time(Doing::Working), 60 * MINUTE);
+    assert_eq!(night.time(Activity::Working), 60 * MINUTE);
 }
 
 #[test]
 fn the_json_names_what_the_text_tells() {
-    let night = Night::read(&lines(&night()), None).unwrap();
+    let night = Timeline::read(&lines(&night()), None).unwrap();
     let value: serde_json::Value = serde_json::from_str(&json(&night)).unwrap();
     assert_eq!(value["end"]["outcome"], "as-command");
     assert_eq!(value["seconds"]["waited"], 31.0 * 60.0);
@@ -504,7 +504,7 @@ fn the_svg_escapes_what_it_quotes() {
     let mut facts = night();
     let text = "<script>&\"'\u{ffff}".to_owned();
     facts.insert(3, (1, Fact::Note { text }));
-    let night = Night::read(&lines(&facts), None).unwrap();
+    let night = Timeline::read(&lines(&facts), None).unwrap();
     let svg = svg(&night, TimeZone::UTC);
     assert!(
         svg.contains("&lt;script&gt;&amp;\"'\u{fffd}</text>"),
@@ -525,7 +525,7 @@ proptest! {
     ) {
         let mut text = lines(&[(0, head(tokens))]);
         text.push_str(&lines(&facts));
-        let night = Night::read(&text, going_on.then_some(EVENING)).unwrap();
+        let night = Timeline::read(&text, going_on.then_some(EVENING)).unwrap();
         prop_assert!(night.to >= night.from);
         for spans in night.spans.windows(2) {
             prop_assert!(spans[0].from < spans[0].to && spans[0].to <= spans[1].from);
@@ -543,6 +543,6 @@ proptest! {
 
     #[test]
     fn any_text_is_a_night_or_none(text in "(\\PC|\n)*") {
-        let _ = Night::read(&text, None);
+        let _ = Timeline::read(&text, None);
     }
 }

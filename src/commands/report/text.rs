@@ -1,7 +1,7 @@
 //! The picture as text: one screen, at most as wide as the style says.
 
 use super::picture::{Picture, ROTATION, Scale};
-use super::timeline::Doing;
+use super::timeline::Activity;
 use crate::common::style::{Colour, Style, ascii};
 
 /// A chart of fewer cells shows nothing.
@@ -78,7 +78,7 @@ fn axis(picture: &Picture<'_>, scale: &Scale, margin: usize) -> String {
 /// What the command did in each cell; the rarer thing covers the commoner one.
 fn command(picture: &Picture<'_>, style: Style, scale: &Scale, margin: usize) -> String {
     let mut cells = vec![' '; scale.len];
-    for doing in [Doing::Working, Doing::Waiting, Doing::Restarting] {
+    for doing in [Activity::Working, Activity::Waiting, Activity::Restarting] {
         let glyph = glyph(style, doing);
         for span in picture.spans.iter().filter(|span| span.doing == doing) {
             if let Some(cells) = cells.get_mut(scale.cells(span.from, span.to - 1)) {
@@ -94,11 +94,11 @@ fn command(picture: &Picture<'_>, style: Style, scale: &Scale, margin: usize) ->
     format!("{:margin$}", "command") + &cells.iter().collect::<String>()
 }
 
-fn glyph(style: Style, doing: Doing) -> char {
+fn glyph(style: Style, doing: Activity) -> char {
     match doing {
-        Doing::Working => style.glyph('━', '='),
-        Doing::Waiting => style.glyph('░', '.'),
-        Doing::Restarting => style.glyph('╌', '-'),
+        Activity::Working => style.glyph('━', '='),
+        Activity::Waiting => style.glyph('░', '.'),
+        Activity::Restarting => style.glyph('╌', '-'),
     }
 }
 
@@ -110,8 +110,8 @@ fn legend(style: Style, margin: usize) -> String {
     };
     let text = format!(
         "{levels}  {} works  {} waits  {rotation} next token",
-        glyph(style, Doing::Working),
-        glyph(style, Doing::Waiting),
+        glyph(style, Activity::Working),
+        glyph(style, Activity::Waiting),
     );
     let column = margin.min(style.width.saturating_sub(text.chars().count()));
     " ".repeat(column) + &style.cut(&text)

@@ -8,14 +8,14 @@
 use crate::events::fact::{
     Cause, Ending, Fact, Level, Millis, Run, SCHEMA, Unread, Verdict, Who, read,
 };
-use crate::system::exit_status::How;
+use crate::system::exit_status::ExitStatus;
 
 /// Tokens that are told of: ten times as many as anyone has. A head may claim any number.
 const MOST_TRACKS: usize = 1000;
 
 /// What a journal tells.
 #[derive(Debug)]
-pub(crate) struct Night {
+pub(crate) struct Timeline {
     pub(crate) run: Run,
     pub(crate) from: Millis,
     /// Its last moment: of its end, of its last line, or now while it goes on.
@@ -26,7 +26,7 @@ pub(crate) struct Night {
     /// What the command was doing; without gaps, in order.
     pub(crate) spans: Vec<Span>,
     pub(crate) waits: Vec<Wait>,
-    pub(crate) story: Vec<(Millis, Chapter)>,
+    pub(crate) story: Vec<(Millis, Entry)>,
     pub(crate) starts: usize,
     pub(crate) rotations: usize,
     pub(crate) checks: usize,
@@ -80,7 +80,7 @@ pub(crate) struct Step {
 
 /// What the command is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum Activity {
     Working,
     Waiting,
     /// It is being ended, or started again.
@@ -92,7 +92,7 @@ pub(crate) enum Doing {
 pub(crate) struct Span {
     pub(crate) from: Millis,
     pub(crate) to: Millis,
-    pub(crate) doing: Doing,
+    pub(crate) doing: Activity,
 }
 
 /// A wait.
@@ -115,7 +115,7 @@ pub(crate) struct Wait {
 
 /// One thing worth telling.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Chapter {
+pub(crate) enum Entry {
     /// A start; `tokens` of each provider.
     Started {
         again: bool,
@@ -136,7 +136,7 @@ pub(crate) enum Chapter {
     /// The wait with this number, from 0.
     Wait(usize),
     /// The command ended by itself.
-    Exited(How),
+    Exited(ExitStatus),
     Note(String),
     End(Ending),
 }
@@ -148,12 +148,12 @@ pub(crate) enum Unusable {
     NotAJournal,
 }
 
-impl Night {
+impl Timeline {
     /// Reads the last run in `text`. `now` is given while somebody writes it.
     ///
     /// # Errors
     /// There is no beginning of a run in it.
-    pub(crate) fn read(text: &str, now: Option<Millis>) -> Result<Night, Unusable> {
+    pub(crate) fn read(text: &str, now: Option<Millis>) -> Result<Timeline, Unusable> {
         let mut night: Option<Builder> = None;
         let mut strange = 0;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -178,11 +178,11 @@ impl Night {
         let reset = left.and_then(|left| left.reset);
         let saved = reset.map_or(0, |reset| (reset - at).max(0));
         self.saved = self.saved.saturating_add(saved);
-        self.story.push((at, Chapter::Rotated { who, from, took }));
+        self.story.push((at, Entry::Rotated { who, from, took }));
     }
 
     /// How long the command did this, all in all.
-    pub(crate) fn time(&self, doing: Doing) -> Millis {
+    pub(crate) fn time(&self, doing: Activity) -> Millis {
         let spans = self.spans.iter().filter(|span| span.doing == doing);
         spans.map(|span| span.to - span.from).sum()
     }
@@ -220,8 +220,8 @@ impl Track {
 
 /// A night as far as it was read.
 struct Builder {
-    night: Night,
-    doing: Doing,
+    night: Timeline,
+    doing: Activity,
     since: Millis,
     /// When the command was last told to end.
     stopped: Option<Millis>,
@@ -256,7 +256,7 @@ impl Builder {
             .take(MOST_TRACKS)
             .collect();
         Builder {
-            night: Night {
+            night: Timeline {
                 run,
                 from: at,
                 to: at,
@@ -274,7 +274,7 @@ impl Builder {
                 damaged: 0,
                 unknown: 0,
             },
-            doing: Doing::Restarting,
+            doing: Activity::Restarting,
             since: at,
             stopped: None,
             cause: None,
@@ -322,7 +322,7 @@ impl Builder {
                 if matches!(cause, Cause::Reached | Cause::SpendCap) {
                     self.is_spent(at, &who);
                 }
-                let chapter = Chapter::Limit {
+                let chapter = Entry::Limit {
                     who,
                     cause,
                     used,
@@ -332,7 +332,7 @@ impl Builder {
             }
             Fact::Rotate { who, from } => {
                 self.night.rotations += 1;
-                if self.doing == Doing::Restarting {
+                if self.doing == Activity::Restarting {
                     self.rotated.push((who, from));
                 } else {
                     self.rotate_in_place(at, who, from);
@@ -344,23 +344,23 @@ impl Builder {
                 until,
                 held,
             } => {
-                let runs = self.doing == Doing::Working || !self.held.is_empty();
+                let runs = self.doing == Activity::Working || !self.held.is_empty();
                 if held && runs && !self.held.contains(&provider) {
                     self.held.push(provider.clone());
                 }
                 self.promise = Some((provider, token, until));
                 // There is no command to pause: it has ended.
-                if held && runs || !held && self.doing != Doing::Working {
+                if held && runs || !held && self.doing != Activity::Working {
                     self.wait(at, held);
                 }
             }
             Fact::Release { provider, token } => {
                 self.held.retain(|held| *held != provider);
-                if self.doing == Doing::Waiting && !self.paused && self.held.is_empty() {
+                if self.doing == Activity::Waiting && !self.paused && self.held.is_empty() {
                     if let (Some(_), Some(wait)) = (token, self.night.waits.last_mut()) {
                         wait.usable.get_or_insert(at);
                     }
-                    self.turn(at, Doing::Working);
+                    self.turn(at, Activity::Working);
                 }
             }
             Fact::Pause => {
@@ -370,21 +370,21 @@ impl Builder {
             Fact::Resume => {
                 self.paused = false;
                 if self.held.is_empty() {
-                    self.turn(at, Doing::Working);
+                    self.turn(at, Activity::Working);
                 }
             }
             Fact::Stop => {
                 self.stopped = Some(at);
-                self.turn(at, Doing::Restarting);
+                self.turn(at, Activity::Restarting);
             }
             Fact::Exit { how, asked } => {
                 self.stopped.get_or_insert(at);
-                self.turn(at, Doing::Restarting);
+                self.turn(at, Activity::Restarting);
                 if !asked {
-                    self.night.story.push((at, Chapter::Exited(how)));
+                    self.night.story.push((at, Entry::Exited(how)));
                 }
             }
-            Fact::Note { text } => self.night.story.push((at, Chapter::Note(text))),
+            Fact::Note { text } => self.night.story.push((at, Entry::Note(text))),
             Fact::Lost { lines } => self.night.damaged = self.night.damaged.saturating_add(lines),
             Fact::End(ending) => self.ended = Some(ending),
         }
@@ -406,7 +406,7 @@ impl Builder {
     }
 
     fn launch(&mut self, at: Millis, again: bool, tokens: Vec<usize>) {
-        self.turn(at, Doing::Working);
+        self.turn(at, Activity::Working);
         let night = &mut self.night;
         night.starts += 1;
         let took = self.stopped.take().map(|stopped| at - stopped);
@@ -418,7 +418,7 @@ impl Builder {
             track.go_on(at);
         }
         if self.rotated.is_empty() {
-            night.story.push((at, Chapter::Started { again, tokens }));
+            night.story.push((at, Entry::Started { again, tokens }));
         }
         for (who, from) in self.rotated.drain(..) {
             night.told_rotation(at, who, from, took);
@@ -460,7 +460,7 @@ impl Builder {
         };
         if matches!(finding, Verdict::Served | Verdict::Seen)
             && used.is_none_or(|used| used <= threshold)
-            && self.doing == Doing::Waiting
+            && self.doing == Activity::Waiting
             && let Some(wait) = night.waits.last_mut()
         {
             wait.usable.get_or_insert(at);
@@ -484,10 +484,10 @@ impl Builder {
 
     /// The command waits, or `held` requests of it do, until something is usable again.
     fn wait(&mut self, at: Millis, held: bool) {
-        let going_on = self.doing == Doing::Waiting;
+        let going_on = self.doing == Activity::Waiting;
         let promise = self.promise.take();
         if !going_on {
-            self.turn(at, Doing::Waiting);
+            self.turn(at, Activity::Waiting);
             self.stopped = None;
             let number = self.night.waits.len();
             self.night.waits.push(Wait {
@@ -500,7 +500,7 @@ impl Builder {
                 usable: None,
                 held: true,
             });
-            self.night.story.push((at, Chapter::Wait(number)));
+            self.night.story.push((at, Entry::Wait(number)));
         }
         let Some(wait) = self.night.waits.last_mut() else {
             return;
@@ -513,18 +513,18 @@ impl Builder {
         }
     }
 
-    fn turn(&mut self, at: Millis, doing: Doing) {
+    fn turn(&mut self, at: Millis, doing: Activity) {
         if doing == self.doing {
             return;
         }
-        if self.doing == Doing::Waiting
+        if self.doing == Activity::Waiting
             && let Some(wait) = self.night.waits.last_mut()
         {
             wait.to = Some(at);
         }
         self.close_span(at);
         // What is in use is known from one check to the next only while the command works or waits.
-        if doing == Doing::Restarting {
+        if doing == Activity::Restarting {
             self.paused = false;
             self.held.clear();
             for track in &mut self.night.tracks {
@@ -546,7 +546,7 @@ impl Builder {
         }
     }
 
-    fn end(mut self, now: Option<Millis>, whole: bool) -> Night {
+    fn end(mut self, now: Option<Millis>, whole: bool) -> Timeline {
         let at = match (&self.ended, now) {
             (None, Some(now)) => now.max(self.night.to),
             _ => self.night.to,
@@ -564,13 +564,13 @@ impl Builder {
         night.end = match self.ended {
             Some(ending) => {
                 // The command's own end and the run's are one thing.
-                if let (Ending::AsCommand(how), Some((_, Chapter::Exited(last)))) =
+                if let (Ending::AsCommand(how), Some((_, Entry::Exited(last)))) =
                     (&ending, night.story.last())
                     && how == last
                 {
                     night.story.pop();
                 }
-                night.story.push((at, Chapter::End(ending.clone())));
+                night.story.push((at, Entry::End(ending.clone())));
                 End::Told(ending)
             }
             None if now.is_some() => End::Open,

@@ -8,7 +8,7 @@ use crate::events::fact::{Level, level, millis, time};
 use crate::events::message::local;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
-use crate::tokens::policy::{Condition, Decision, Silence};
+use crate::tokens::policy::{Condition, Decision, ProbeFailure};
 use crate::tokens::{Token, TokenPool};
 use std::time::SystemTime;
 
@@ -20,11 +20,11 @@ const SHORTEST_BAR: usize = 4;
 /// One look at every token.
 pub(super) struct View<'r> {
     pub(super) now: Now,
-    pub(super) rings: Vec<Ring<'r>>,
+    pub(super) rings: Vec<RingView<'r>>,
 }
 
 /// The tokens of one provider, and what would be done with them.
-pub(super) struct Ring<'r> {
+pub(super) struct RingView<'r> {
     rows: Vec<Row<'r>>,
     pub(super) decision: Decision,
 }
@@ -33,14 +33,14 @@ pub(super) struct Ring<'r> {
 struct Row<'r> {
     token: &'r Token,
     condition: Condition,
-    silence: Option<Silence>,
+    silence: Option<ProbeFailure>,
     group: Option<String>,
     /// Why there is nothing to show.
     why: Option<String>,
     usage: Usage,
 }
 
-impl<'r> Ring<'r> {
+impl<'r> RingView<'r> {
     /// What the answers in `asked` say about the tokens of `pool`.
     pub(super) fn new(
         pool: &'r TokenPool,
@@ -48,9 +48,9 @@ impl<'r> Ring<'r> {
         readings: &[Option<&Result<Reading, String>>],
         decision: Decision,
         now: Now,
-    ) -> Ring<'r> {
+    ) -> RingView<'r> {
         let rows = readings.iter().enumerate().map(|(index, reading)| {
-            let standing = asked.standing(index);
+            let standing = asked.state(index);
             let (usage, why) = match reading {
                 None => (Usage::default(), None),
                 Some(Err(why)) => (Usage::default(), Some(format!("no answer: {why}"))),
@@ -71,7 +71,7 @@ impl<'r> Ring<'r> {
                 usage,
             }
         });
-        Ring {
+        RingView {
             rows: rows.collect(),
             decision,
         }
@@ -105,9 +105,11 @@ impl<'r> Ring<'r> {
     /// The token that would be used, if one would.
     fn chosen(&self) -> Option<usize> {
         match self.decision {
-            Decision::GoOn | Decision::GoOnUntil { .. } => Some(0),
-            Decision::Ask { index } | Decision::Rotate { index } => Some(index),
-            Decision::Wait { .. } | Decision::TooLong { .. } | Decision::NoneLeft => None,
+            Decision::Keep | Decision::KeepUntil { .. } => Some(0),
+            Decision::Probe { index } | Decision::Rotate { index } => Some(index),
+            Decision::Wait { .. } | Decision::ExceedsMaxWait { .. } | Decision::NoUsableToken => {
+                None
+            }
         }
     }
 }
@@ -143,14 +145,14 @@ impl View<'_> {
     }
 
     /// What ddollar would do with this ring.
-    fn next(&self, ring: &Ring<'_>) -> String {
+    fn next(&self, ring: &RingView<'_>) -> String {
         let label = ring.label();
         let len = ring.rows.len();
         if let Some(index) = ring.chosen() {
             return format!("{label}: ddollar would use token {}/{len}", index + 1);
         }
         match ring.decision {
-            Decision::Wait { until, index } | Decision::TooLong { until, index } => {
+            Decision::Wait { until, index } | Decision::ExceedsMaxWait { until, index } => {
                 let span = spaced(until.remaining(self.now));
                 let who = index.map_or("it to answer".into(), |index| {
                     format!(
@@ -230,9 +232,9 @@ impl Row<'_> {
             Condition::Rejected => (Colour::Bad, "rejected".into()),
             Condition::Unknown => {
                 let silence = self.silence.map_or("unknown", |silence| match silence {
-                    Silence::Overloaded => "its provider is overloaded",
-                    Silence::OutOfReach => "no answer",
-                    Silence::Doubtful => "rejected, and not believed before it is asked again",
+                    ProbeFailure::Overloaded => "its provider is overloaded",
+                    ProbeFailure::OutOfReach => "no answer",
+                    ProbeFailure::Doubtful => "rejected, and not believed before it is asked again",
                 });
                 let why = self.why.clone();
                 (Colour::Warning, why.unwrap_or_else(|| silence.into()))

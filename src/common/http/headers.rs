@@ -6,17 +6,17 @@
 
 /// Names and values, in the order in which they came.
 #[derive(Clone, Default)]
-pub(crate) struct Fields {
+pub(crate) struct Headers {
     /// Name and value after name and value.
     text: String,
     /// Where each name ends, and its value.
     ends: Vec<(usize, usize)>,
 }
 
-impl Fields {
+impl Headers {
     /// None yet, with room for so many in a head of so many bytes.
-    pub(crate) fn with_room(fields: usize, bytes: usize) -> Fields {
-        Fields {
+    pub(crate) fn with_room(fields: usize, bytes: usize) -> Headers {
+        Headers {
             text: String::with_capacity(bytes),
             ends: Vec::with_capacity(fields),
         }
@@ -48,7 +48,7 @@ impl Fields {
 
 /// What is no text is left out: a value that is not all visible ASCII, spaces and tabs (RFC 9110
 /// §5.5 says of other octets that they are opaque), a name that is not, or that has a space in it.
-impl<'a> Extend<(&'a [u8], &'a [u8])> for Fields {
+impl<'a> Extend<(&'a [u8], &'a [u8])> for Headers {
     fn extend<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(&mut self, fields: I) {
         let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
         for (name, value) in fields {
@@ -69,9 +69,9 @@ impl<'a> Extend<(&'a [u8], &'a [u8])> for Fields {
     }
 }
 
-impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Fields {
-    fn from_iter<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(fields: I) -> Fields {
-        let mut all = Fields::default();
+impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Headers {
+    fn from_iter<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(fields: I) -> Headers {
+        let mut all = Headers::default();
         all.extend(fields);
         all
     }
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn fields_are_text_under_lower_case_names() {
-        let fields: Fields = [
+        let fields: Headers = [
             (&b"Retry-After"[..], &b"23"[..]),
             (b"x", b"caf\xc3\xa9"),
             (b"X", b"\x1b[m"),

@@ -40,7 +40,7 @@ pub(crate) type Parsed<T> = Result<Option<(T, usize)>, ReadError>;
 
 /// How much of a body is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
+pub(crate) enum BodyFraming {
     /// So many bytes.
     Length(u64),
     /// Chunks, up to the last one.
@@ -65,7 +65,7 @@ pub(crate) enum Chunk {
 /// The next part of a body, as far as it has been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a piece that is not taken is lost to the body"]
-pub(crate) enum Piece {
+pub(crate) enum BodyPart {
     /// The first so many bytes of [`Reader::buffered`]; the caller consumes exactly these.
     Data(usize),
     /// Nothing without another read.
@@ -203,59 +203,63 @@ impl<S: Read> Reader<S> {
     }
 
     /// A whole body, of at most [`BODY_MAX`] bytes.
-    pub(crate) fn body(&mut self, rest: Rest) -> Result<Vec<u8>, ReadError> {
+    pub(crate) fn body(&mut self, rest: BodyFraming) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
         self.put_body(rest, &mut body)?;
         Ok(body)
     }
 
     /// The same, into memory that is at hand, and empty.
-    pub(crate) fn put_body(&mut self, mut rest: Rest, body: &mut Vec<u8>) -> Result<(), ReadError> {
+    pub(crate) fn put_body(
+        &mut self,
+        mut rest: BodyFraming,
+        body: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
         if rest.is_too_large() {
             return Err(ReadError::TooLarge);
         }
-        if let Rest::Length(length) = rest {
+        if let BodyFraming::Length(length) = rest {
             body.reserve_exact(usize::try_from(length).map_or(0, |length| length.min(1 << 20)));
         }
         loop {
             match self.piece(&mut rest)? {
-                Piece::Data(count) if count > BODY_MAX - body.len() => {
+                BodyPart::Data(count) if count > BODY_MAX - body.len() => {
                     return Err(ReadError::TooLarge);
                 }
-                Piece::Data(count) => {
+                BodyPart::Data(count) => {
                     body.extend_from_slice(&self.buffered()[..count]);
                     self.consume(count);
                 }
                 // A chunk that is announced as too large need not be read first.
-                Piece::More if rest.announced() > (BODY_MAX - body.len()) as u64 => {
+                BodyPart::More if rest.announced() > (BODY_MAX - body.len()) as u64 => {
                     return Err(ReadError::TooLarge);
                 }
-                Piece::More if self.fill().map_err(ReadError::Io)? == 0 => {
+                BodyPart::More if self.fill().map_err(ReadError::Io)? == 0 => {
                     return match rest {
-                        Rest::UntilEnd => Ok(()),
+                        BodyFraming::UntilEnd => Ok(()),
                         _ => Err(ReadError::Malformed("the body ends early")),
                     };
                 }
-                Piece::More => {}
-                Piece::End => return Ok(()),
+                BodyPart::More => {}
+                BodyPart::End => return Ok(()),
             }
         }
     }
 
     /// The next piece of a body, out of what has been read. It reads nothing itself.
-    pub(crate) fn piece(&mut self, rest: &mut Rest) -> Result<Piece, ReadError> {
+    pub(crate) fn piece(&mut self, rest: &mut BodyFraming) -> Result<BodyPart, ReadError> {
         match rest {
-            Rest::Length(0) => Ok(Piece::End),
-            Rest::Length(left) => Ok(data(self.buffered().len(), left)),
-            Rest::UntilEnd => Ok(match self.buffered().len() {
-                0 => Piece::More,
-                count => Piece::Data(count),
+            BodyFraming::Length(0) => Ok(BodyPart::End),
+            BodyFraming::Length(left) => Ok(data(self.buffered().len(), left)),
+            BodyFraming::UntilEnd => Ok(match self.buffered().len() {
+                0 => BodyPart::More,
+                count => BodyPart::Data(count),
             }),
-            Rest::Chunked(chunk) => self.chunked(chunk),
+            BodyFraming::Chunked(chunk) => self.chunked(chunk),
         }
     }
 
-    fn chunked(&mut self, chunk: &mut Chunk) -> Result<Piece, ReadError> {
+    fn chunked(&mut self, chunk: &mut Chunk) -> Result<BodyPart, ReadError> {
         loop {
             match chunk {
                 Chunk::Size => match httparse::parse_chunk_size(self.buffered()) {
@@ -273,7 +277,7 @@ impl<S: Read> Reader<S> {
                         };
                     }
                     Ok(httparse::Status::Partial) if self.buffered().len() < CHUNK_HEAD_MAX => {
-                        return Ok(Piece::More);
+                        return Ok(BodyPart::More);
                     }
                     Ok(httparse::Status::Partial) | Err(_) => {
                         return Err(ReadError::Malformed("a chunk size is not a number"));
@@ -284,7 +288,7 @@ impl<S: Read> Reader<S> {
                         self.consume(2);
                         *chunk = Chunk::Size;
                     }
-                    [] | [b'\r'] => return Ok(Piece::More),
+                    [] | [b'\r'] => return Ok(BodyPart::More),
                     _ => return Err(ReadError::Malformed("a chunk does not end where it says")),
                 },
                 Chunk::Data(left) => return Ok(data(self.buffered().len(), left)),
@@ -295,7 +299,7 @@ impl<S: Read> Reader<S> {
                         return Err(ReadError::HeadTooLarge);
                     }
                     let Some(end) = end else {
-                        return Ok(Piece::More);
+                        return Ok(BodyPart::More);
                     };
                     if has_bare_newline(&self.buffered()[..seen]) {
                         return Err(ReadError::Malformed("a line does not end in CR LF"));
@@ -307,7 +311,7 @@ impl<S: Read> Reader<S> {
                         *chunk = Chunk::Over;
                     }
                 }
-                Chunk::Over => return Ok(Piece::End),
+                Chunk::Over => return Ok(BodyPart::End),
             }
         }
     }
@@ -322,20 +326,20 @@ pub(crate) fn has_bare_newline(lines: &[u8]) -> bool {
 }
 
 /// As many of the bytes at hand as are left.
-fn data(at_hand: usize, left: &mut u64) -> Piece {
+fn data(at_hand: usize, left: &mut u64) -> BodyPart {
     match u64::try_from(at_hand).unwrap_or(u64::MAX).min(*left) {
-        0 => Piece::More,
+        0 => BodyPart::More,
         count => {
             *left -= count;
-            Piece::Data(usize::try_from(count).unwrap_or(at_hand))
+            BodyPart::Data(usize::try_from(count).unwrap_or(at_hand))
         }
     }
 }
 
-impl Rest {
+impl BodyFraming {
     /// Nothing, or a whole chunked body.
-    pub(crate) const NONE: Rest = Rest::Length(0);
-    pub(crate) const CHUNKED: Rest = Rest::Chunked(Chunk::Size);
+    pub(crate) const NONE: BodyFraming = BodyFraming::Length(0);
+    pub(crate) const CHUNKED: BodyFraming = BodyFraming::Chunked(Chunk::Size);
 
     /// Whether it is known before it is read that [`Reader::body`] will refuse it.
     pub(crate) fn is_too_large(self) -> bool {
@@ -345,15 +349,15 @@ impl Rest {
     /// How many bytes are certain to come, in this chunk or altogether.
     fn announced(self) -> u64 {
         match self {
-            Rest::Length(left) | Rest::Chunked(Chunk::Data(left)) => left,
-            Rest::Chunked(_) | Rest::UntilEnd => 0,
+            BodyFraming::Length(left) | BodyFraming::Chunked(Chunk::Data(left)) => left,
+            BodyFraming::Chunked(_) | BodyFraming::UntilEnd => 0,
         }
     }
 }
 
 /// How a body is framed; `None` when no field says so. A body whose length can be read in two ways
 /// is refused, not guessed at (RFC 9112 §6.3).
-pub(crate) fn framing(fields: &[httparse::Header<'_>]) -> Result<Option<Rest>, ReadError> {
+pub(crate) fn framing(fields: &[httparse::Header<'_>]) -> Result<Option<BodyFraming>, ReadError> {
     // The first value, and whether there is a second.
     let values = |wanted: &str| {
         let named = |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(wanted);
@@ -368,13 +372,13 @@ pub(crate) fn framing(fields: &[httparse::Header<'_>]) -> Result<Option<Rest>, R
         {
             let length = std::str::from_utf8(length).ok();
             match length.and_then(|length| length.parse().ok()) {
-                Some(length) => Ok(Some(Rest::Length(length))),
+                Some(length) => Ok(Some(BodyFraming::Length(length))),
                 None => Err(ReadError::TooLarge),
             }
         }
         ((None, _), _) => Err(ReadError::Malformed("content-length is not one number")),
         ((Some(coding), false), (None, _)) if coding.eq_ignore_ascii_case(b"chunked") => {
-            Ok(Some(Rest::CHUNKED))
+            Ok(Some(BodyFraming::CHUNKED))
         }
         _ => Err(ReadError::Malformed(
             "transfer-encoding is not just chunked",
@@ -409,7 +413,7 @@ mod tests {
         }
     }
 
-    fn body_of(bytes: &[u8], rest: Rest) -> Result<Vec<u8>, ReadError> {
+    fn body_of(bytes: &[u8], rest: BodyFraming) -> Result<Vec<u8>, ReadError> {
         let whole = Reader::new(bytes).body(rest);
         let dripped = Reader::new(Drip(bytes)).body(rest);
         assert_eq!(format!("{whole:?}"), format!("{dripped:?}"));
@@ -418,48 +422,48 @@ mod tests {
 
     #[test]
     fn bodies_of_every_framing() {
-        assert_eq!(body_of(b"abcd", Rest::Length(3)).unwrap(), b"abc");
-        assert_eq!(body_of(b"abcd", Rest::UntilEnd).unwrap(), b"abcd");
-        assert_eq!(body_of(b"", Rest::NONE).unwrap(), b"");
+        assert_eq!(body_of(b"abcd", BodyFraming::Length(3)).unwrap(), b"abc");
+        assert_eq!(body_of(b"abcd", BodyFraming::UntilEnd).unwrap(), b"abcd");
+        assert_eq!(body_of(b"", BodyFraming::NONE).unwrap(), b"");
         let chunks = b"2;x=y\r\nab\r\n1\r\nc\r\n0\r\nt: u\r\n\r\nrest";
-        assert_eq!(body_of(chunks, Rest::CHUNKED).unwrap(), b"abc");
+        assert_eq!(body_of(chunks, BodyFraming::CHUNKED).unwrap(), b"abc");
     }
 
     #[test]
     fn a_body_that_lies_is_an_error() {
         for (bytes, rest) in [
-            (&b"ab"[..], Rest::Length(3)),
-            (b"zz\r\n", Rest::CHUNKED),
-            (b"1\r\nabc\r\n0\r\n\r\n", Rest::CHUNKED),
-            (b"2\r\na", Rest::CHUNKED),
-            (b"2\r\nab\r\n\r\n", Rest::CHUNKED),
-            (b";x\r\n\r\n", Rest::CHUNKED),
-            (b"2;\nab\r\nab\r\n0\r\n\r\n", Rest::CHUNKED),
-            (b"0\r\n\n", Rest::CHUNKED),
-            (b"0\r\nt: u\n\r\n", Rest::CHUNKED),
-            (b"0\r\nt: u\r\n", Rest::CHUNKED),
+            (&b"ab"[..], BodyFraming::Length(3)),
+            (b"zz\r\n", BodyFraming::CHUNKED),
+            (b"1\r\nabc\r\n0\r\n\r\n", BodyFraming::CHUNKED),
+            (b"2\r\na", BodyFraming::CHUNKED),
+            (b"2\r\nab\r\n\r\n", BodyFraming::CHUNKED),
+            (b";x\r\n\r\n", BodyFraming::CHUNKED),
+            (b"2;\nab\r\nab\r\n0\r\n\r\n", BodyFraming::CHUNKED),
+            (b"0\r\n\n", BodyFraming::CHUNKED),
+            (b"0\r\nt: u\n\r\n", BodyFraming::CHUNKED),
+            (b"0\r\nt: u\r\n", BodyFraming::CHUNKED),
         ] {
             let error = body_of(bytes, rest).unwrap_err();
             assert!(matches!(error, ReadError::Malformed(_)), "{error:?}");
         }
         let large = [
-            (&b""[..], Rest::Length(BODY_MAX as u64 + 1)),
-            (b"ffffffffff\r\n", Rest::CHUNKED),
+            (&b""[..], BodyFraming::Length(BODY_MAX as u64 + 1)),
+            (b"ffffffffff\r\n", BodyFraming::CHUNKED),
         ];
         for (bytes, rest) in large {
             assert!(matches!(body_of(bytes, rest), Err(ReadError::TooLarge)));
         }
         let extension = [b"1;".to_vec(), vec![b'x'; 2000]].concat();
-        assert!(body_of(&extension, Rest::CHUNKED).is_err());
+        assert!(body_of(&extension, BodyFraming::CHUNKED).is_err());
         let trailer = [b"0\r\n".to_vec(), b"t: u\r\n".repeat(20_000)].concat();
-        let error = body_of(&trailer, Rest::CHUNKED).unwrap_err();
+        let error = body_of(&trailer, BodyFraming::CHUNKED).unwrap_err();
         assert!(matches!(error, ReadError::HeadTooLarge), "{error:?}");
     }
 
     #[test]
     fn the_buffer_goes_on_where_the_body_ended() {
         let mut reader = Reader::new(&b"abcnext"[..]);
-        assert_eq!(reader.body(Rest::Length(3)).unwrap(), b"abc");
+        assert_eq!(reader.body(BodyFraming::Length(3)).unwrap(), b"abc");
         assert_eq!(reader.buffered(), b"next");
     }
 }

@@ -6,9 +6,9 @@ use crate::common::time::Now;
 use crate::events::message::{Limit, Notice, Weight};
 use crate::providers::Finding;
 use crate::providers::usage::{Usage, Window};
-use crate::supervisor::event::{Event, Outcome, Step};
+use crate::supervisor::event::{Action, Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
-use crate::system::exit_status::Change;
+use crate::system::exit_status::ChildEvent;
 use crate::tokens::policy::{Answer, Condition};
 use crate::tokens::{TokenId, TokenPool};
 
@@ -65,7 +65,7 @@ impl Observer {
             // Of the token that stands for all; the real one's answer was seen before.
             Event::Answer { .. } if self.proxied => return None,
             Event::Answer { token, answer } => self.answered(*token, answer)?,
-            Event::Child(Change::Exited { how, asked }) => Fact::Exit {
+            Event::Child(ChildEvent::Exited { how, asked }) => Fact::Exit {
                 how: *how,
                 asked: *asked,
             },
@@ -145,11 +145,11 @@ impl Observer {
                 notice.map_or(String::new(), |notice| notice.words().1),
             ));
         };
-        match reply.step {
-            Step::Launch { again } => self.launched(again, session, &mut facts),
-            Step::Pause => add(Fact::Pause, None),
-            Step::Resume => add(Fact::Resume, Some(Notice::SessionContinued)),
-            Step::Terminate(_) => add(Fact::Stop, None),
+        match reply.action {
+            Action::Launch { again } => self.launched(again, session, &mut facts),
+            Action::Pause => add(Fact::Pause, None),
+            Action::Resume => add(Fact::Resume, Some(Notice::SessionContinued)),
+            Action::Terminate(_) => add(Fact::Stop, None),
             _ => {}
         }
         facts
@@ -201,7 +201,7 @@ impl Observer {
             } => {
                 let pool = session.pools().nth(self.place(*provider))?;
                 // Of the token that stands for all nothing is known.
-                let known = (!self.proxied).then(|| pool.standing(*index).condition(now));
+                let known = (!self.proxied).then(|| pool.state(*index).condition(now));
                 let until = known.and_then(Condition::until);
                 let (cause, used) = match limit {
                     Limit::Near { used } => (Cause::Near, Some(*used)),

@@ -22,10 +22,10 @@ fn who() -> impl Strategy<Value = Who> {
     (text(), 1..100usize).prop_map(|(provider, token)| Who { provider, token })
 }
 
-fn how() -> impl Strategy<Value = How> {
+fn how() -> impl Strategy<Value = ExitStatus> {
     prop_oneof![
-        any::<u8>().prop_map(How::Code),
-        (1..65i32).prop_map(How::Signal)
+        any::<u8>().prop_map(ExitStatus::Code),
+        (1..65i32).prop_map(ExitStatus::Signal)
     ]
 }
 

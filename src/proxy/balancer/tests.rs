@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 /// A brain, and a clock that the test moves.
 struct Night {
-    brain: Brain,
+    balancer: Balancer,
     now: Now,
     said: Vec<Notice>,
 }
@@ -23,7 +23,7 @@ fn night(strategy: Strategy, tokens: &[&str]) -> Night {
         jitter: Duration::ZERO,
     };
     Night {
-        brain: Brain::new(vec![pool_of(tokens)], rules, strategy),
+        balancer: Balancer::new(vec![pool_of(tokens)], rules, strategy),
         now: Now {
             wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
             tick: Instant::now(),
@@ -44,13 +44,13 @@ impl Night {
         self.now.tick += span;
     }
 
-    fn choose(&mut self) -> Choice {
-        self.brain.choose(0, true, self.now, &mut self.said)
+    fn choose(&mut self) -> Pick {
+        self.balancer.choose(0, true, self.now, &mut self.said)
     }
 
     #[track_caller]
     fn goes_with(&mut self, wanted: usize) -> Instant {
-        assert_eq!(self.choose(), Choice::Go { index: wanted });
+        assert_eq!(self.choose(), Pick::Go { index: wanted });
         self.now.tick
     }
 
@@ -64,7 +64,7 @@ impl Night {
             asked,
             reading: Ok(reading),
         };
-        let said = self.brain.answered(0, index, answer, self.now);
+        let said = self.balancer.answered(0, index, answer, self.now);
         self.said.extend(said);
     }
 
@@ -84,13 +84,13 @@ impl Night {
     #[track_caller]
     fn is_held(&mut self, told: bool) {
         let before = self.said.len();
-        assert!(matches!(self.choose(), Choice::Hold { .. }));
+        assert!(matches!(self.choose(), Pick::Hold { .. }));
         let news = self.said.len() > before;
-        self.brain.hold(0, true, told && news);
+        self.balancer.hold(0, true, told && news);
     }
 
     fn is_let_go(&mut self) {
-        let said = self.brain.let_go(0);
+        let said = self.balancer.dequeue(0);
         self.said.extend(said);
     }
 
@@ -105,7 +105,7 @@ impl Night {
     }
 
     fn condition(&self, index: usize) -> Condition {
-        self.brain.report(self.now).nth(index).unwrap().condition
+        self.balancer.report(self.now).nth(index).unwrap().condition
     }
 }
 
@@ -155,7 +155,7 @@ fn a_hold_is_said_once_and_so_is_its_end() {
     assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 0);
 
     night.pass(Duration::from_secs(600));
-    for _ in 0..PIONEERS {
+    for _ in 0..TRIAL_REQUESTS {
         let _ = night.goes_with(0);
         night.is_let_go();
     }
@@ -221,9 +221,9 @@ fn round_robin_and_headroom() {
             asked: room.now.tick,
             reading: Ok(served(used)),
         };
-        let _ = room.brain.learn(0, index, answer, room.now);
-        assert_eq!(room.choose(), Choice::Go { index: next });
-        room.brain.gave_up(0, next);
+        let _ = room.balancer.learn(0, index, answer, room.now);
+        assert_eq!(room.choose(), Pick::Go { index: next });
+        room.balancer.gave_up(0, next);
         room.pass(Duration::from_secs(1));
     }
 }
@@ -236,19 +236,23 @@ fn a_new_token_gets_four_requests_before_its_first_success() {
     for asked in asked {
         night.answer(0, asked, limited(600));
     }
-    let pioneers: Vec<Instant> = (0..PIONEERS).map(|_| night.goes_with(1)).collect();
-    assert_eq!(night.choose(), Choice::Queue);
+    let trial_requests: Vec<Instant> = (0..TRIAL_REQUESTS).map(|_| night.goes_with(1)).collect();
+    assert_eq!(night.choose(), Pick::Queue);
     // One that fails makes room for one; one that succeeds, for all.
-    night.answer(1, pioneers[0], Finding::Overloaded { retry_after: None });
+    night.answer(
+        1,
+        trial_requests[0],
+        Finding::Overloaded { retry_after: None },
+    );
     let _ = night.goes_with(1);
-    assert_eq!(night.choose(), Choice::Queue);
-    night.brain.gave_up(0, 1);
+    assert_eq!(night.choose(), Pick::Queue);
+    night.balancer.gave_up(0, 1);
     let _ = night.goes_with(1);
-    assert_eq!(night.choose(), Choice::Queue);
+    assert_eq!(night.choose(), Pick::Queue);
     // Who has waited long enough goes.
-    let choice = night.brain.choose(0, false, night.now, &mut night.said);
-    assert_eq!(choice, Choice::Go { index: 1 });
-    night.answer(1, pioneers[1], Finding::Served);
+    let choice = night.balancer.choose(0, false, night.now, &mut night.said);
+    assert_eq!(choice, Pick::Go { index: 1 });
+    night.answer(1, trial_requests[1], Finding::Served);
     for _ in 0..20 {
         let _ = night.goes_with(1);
     }
@@ -269,10 +273,10 @@ fn a_limit_that_many_requests_meet_at_once_is_one() {
     }
     night.pass(Duration::from_secs(3));
     // And when it is over, a few go first.
-    for _ in 0..PIONEERS {
+    for _ in 0..TRIAL_REQUESTS {
         let _ = night.goes_with(0);
     }
-    assert_eq!(night.choose(), Choice::Queue);
+    assert_eq!(night.choose(), Pick::Queue);
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
                 quota_group: Some("org".into()),
             }),
         };
-        let said = night.brain.learn(0, index, answer, night.now);
+        let said = night.balancer.learn(0, index, answer, night.now);
         night.said.extend(said);
     }
     let one_quota = |notice: &Notice| matches!(notice, Notice::Quotas { quotas: 1, .. });
@@ -297,7 +301,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
     night.pass(Duration::from_secs(1));
     night.answer_of(0, asked, limited(7200), Some("org"));
     for _ in 0..2 {
-        let Choice::Hold { until, .. } = night.choose() else {
+        let Pick::Hold { until, .. } = night.choose() else {
             panic!("a token of the same quota is tried")
         };
         assert_eq!(until.remaining(night.now).as_secs(), 7200);
@@ -332,13 +336,13 @@ fn near_the_limit_another_is_taken_and_the_rest_is_used_before_anyone_waits() {
             asked,
             reading: Ok(near(used)),
         };
-        let said = night.brain.answered(0, index, answer, night.now);
+        let said = night.balancer.answered(0, index, answer, night.now);
         night.said.extend(said);
     }
     // Both are above the threshold: no switching to and fro, and no wait.
     night.request(1, limited(600));
     night.request(0, limited(600));
-    assert!(matches!(night.choose(), Choice::Hold { .. }));
+    assert!(matches!(night.choose(), Pick::Hold { .. }));
 }
 
 #[test]
@@ -346,13 +350,13 @@ fn what_its_owner_must_mend_is_looked_at_again_with_one_request() {
     for finding in [Finding::SpendCapped { until: None }, Finding::Rejected] {
         let mut night = night(Strategy::Sticky, &["a"]);
         night.request(0, finding.clone());
-        assert_eq!(night.choose(), Choice::Hopeless);
+        assert_eq!(night.choose(), Pick::Hopeless);
         night.pass(REVIEW);
         let asked = night.goes_with(0);
-        assert_eq!(night.choose(), Choice::Hopeless);
+        assert_eq!(night.choose(), Pick::Hopeless);
         night.pass(Duration::from_secs(1));
         night.answer(0, asked, finding);
-        assert_eq!(night.choose(), Choice::Hopeless);
+        assert_eq!(night.choose(), Pick::Hopeless);
         night.pass(REVIEW);
         night.request(0, Finding::Served);
         assert_eq!(night.condition(0), Condition::Usable);
@@ -367,13 +371,13 @@ fn a_provider_in_trouble_condemns_no_token() {
     }
     // Four go first with the other token, and nobody is turned away for it.
     for _ in 0..4 {
-        let other = night.brain.another(0, 0, true, night.now);
-        assert_eq!(other, Some(Choice::Go { index: 1 }));
+        let other = night.balancer.another(0, 0, true, night.now);
+        assert_eq!(other, Some(Pick::Go { index: 1 }));
     }
-    let fifth = night.brain.another(0, 0, true, night.now);
-    assert_eq!(fifth, Some(Choice::Queue));
-    let in_a_hurry = night.brain.another(0, 0, false, night.now);
-    assert_eq!(in_a_hurry, Some(Choice::Go { index: 1 }));
+    let fifth = night.balancer.another(0, 0, true, night.now);
+    assert_eq!(fifth, Some(Pick::Queue));
+    let in_a_hurry = night.balancer.another(0, 0, false, night.now);
+    assert_eq!(in_a_hurry, Some(Pick::Go { index: 1 }));
     assert_eq!(night.condition(0), Condition::Unknown);
 }
 

@@ -34,7 +34,7 @@ impl Night {
         };
         change(&mut rules);
         let mut session = Session::new(vec![pool_of(tokens)], rules, now);
-        assert_eq!(session.start(now).step, Step::Launch { again: false });
+        assert_eq!(session.start(now).action, Action::Launch { again: false });
         Night { session, now }
     }
 
@@ -53,14 +53,14 @@ impl Night {
     /// Takes in an event; what the child has started is gone whenever somebody looks.
     fn event(&mut self, event: Event) -> Reply {
         let mut reply = self.session.handle(event, self.now);
-        if let Step::Sweep { .. } = reply.step {
+        if let Action::Sweep { .. } = reply.action {
             let gone = Event::Tree {
                 group: 0,
                 beyond: 0,
             };
             let then = self.session.handle(gone, self.now);
             reply.say.extend(then.say);
-            reply.step = then.step;
+            reply.action = then.action;
         }
         reply
     }
@@ -74,12 +74,12 @@ impl Night {
         self.event(Event::Answer { token, answer })
     }
 
-    fn signal(&mut self, signal: Signal) -> Step {
-        self.event(Event::Signal(signal)).step
+    fn signal(&mut self, signal: Signal) -> Action {
+        self.event(Event::Signal(signal)).action
     }
 
-    fn ends(&mut self, how: How, asked: bool) -> Reply {
-        self.event(Event::Child(Change::Exited { how, asked }))
+    fn ends(&mut self, how: ExitStatus, asked: bool) -> Reply {
+        self.event(Event::Child(ChildEvent::Exited { how, asked }))
     }
 
     fn used(&self, share: f64, reset: u64) -> Result<Reading, String> {
@@ -113,29 +113,29 @@ impl Night {
                 retry_after: Some(seconds(span)),
             }),
         );
-        assert_eq!(reply.step, Step::Pause);
-        assert_eq!(night.event(stopped()).step, Step::Hold);
+        assert_eq!(reply.action, Action::Pause);
+        assert_eq!(night.event(stopped()).action, Action::Hold);
         night
     }
 
     /// A night in the middle of a rotation: SIGTERM is on its way.
     fn rotating() -> Night {
         let mut night = Night::of(&["a", "b"]);
-        assert_eq!(night.answer(0, night.used(0.97, 900)).step, ask(1));
+        assert_eq!(night.answer(0, night.used(0.97, 900)).action, ask(1));
         let reply = night.answer(1, night.used(0.1, 900));
-        assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+        assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
         night
     }
 }
 
 fn stopped() -> Event {
-    Event::Child(Change::Stopped {
+    Event::Child(ChildEvent::Stopped {
         by: Signal::SIGTSTP,
     })
 }
 
-fn ask(index: usize) -> Step {
-    Step::Ask(TokenId { ring: 0, index })
+fn ask(index: usize) -> Action {
+    Action::Ask(TokenId { ring: 0, index })
 }
 
 fn found(finding: Finding) -> Result<Reading, String> {
@@ -155,8 +155,8 @@ fn words(reply: &Reply) -> String {
         .join("\n")
 }
 
-fn as_child(how: How) -> Step {
-    Step::Finish(Outcome::AsChild(how))
+fn as_child(how: ExitStatus) -> Action {
+    Action::Finish(Outcome::AsChild(how))
 }
 
 #[test]
@@ -164,38 +164,38 @@ fn a_rotation_reads_as_in_the_transcript() {
     let mut night = Night::of(&["a", "b", "c"]);
     let reply = night.answer(0, night.used(0.5, 60));
     assert_eq!(
-        reply.step,
+        reply.action,
         ask(1),
         "each token is asked once after the start"
     );
-    assert_eq!(night.answer(1, night.used(0.1, 60)).step, ask(2));
-    assert_eq!(night.answer(2, night.used(0.1, 60)).step, Step::Nothing);
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, ask(2));
+    assert_eq!(night.answer(2, night.used(0.1, 60)).action, Action::Nothing);
     night.pass(60);
-    assert_eq!(night.answer(0, night.used(0.957, 900)).step, ask(1));
+    assert_eq!(night.answer(0, night.used(0.957, 900)).action, ask(1));
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
     assert!(
         words(&reply)
             .ends_with("Token limit approaching (95% used)\nAuto-rotating to next token..."),
         "{}",
         words(&reply)
     );
-    let reply = night.ends(How::Signal(15), true);
-    assert_eq!(reply.step, Step::Launch { again: true });
+    let reply = night.ends(ExitStatus::Signal(15), true);
+    assert_eq!(reply.action, Action::Launch { again: true });
     assert_eq!(words(&reply), "Switched to token 2/3");
 }
 
 #[test]
 fn a_child_that_finished_before_the_order_reached_it_has_finished() {
     let mut night = Night::rotating();
-    let reply = night.ends(How::Code(0), false);
-    assert_eq!(reply.step, as_child(How::Code(0)));
+    let reply = night.ends(ExitStatus::Code(0), false);
+    assert_eq!(reply.action, as_child(ExitStatus::Code(0)));
     assert_eq!(words(&reply), "Process completed successfully");
     // One that ends well because it was told to has not finished its work.
     let mut night = Night::rotating();
     assert_eq!(
-        night.ends(How::Code(0), true).step,
-        Step::Launch { again: true }
+        night.ends(ExitStatus::Code(0), true).action,
+        Action::Launch { again: true }
     );
 }
 
@@ -203,18 +203,18 @@ fn a_child_that_finished_before_the_order_reached_it_has_finished() {
 fn grace_ends_in_a_kill_and_only_one() {
     let mut night = Night::rotating();
     night.pass(9);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     night.pass(1);
     let reply = night.event(Event::Deadline);
-    assert_eq!(reply.step, Step::Kill);
+    assert_eq!(reply.action, Action::Kill);
     assert_eq!(
         words(&reply),
         "Subprocess didn't exit cleanly, forcing kill..."
     );
     assert_eq!(night.session.timeout(night.now), None);
     assert_eq!(
-        night.ends(How::Signal(9), true).step,
-        Step::Launch { again: true }
+        night.ends(ExitStatus::Signal(9), true).action,
+        Action::Launch { again: true }
     );
 }
 
@@ -222,7 +222,7 @@ fn grace_ends_in_a_kill_and_only_one() {
 fn a_wait_pauses_asks_and_resumes() {
     let mut night = Night::of(&["a"]);
     let reply = night.answer(0, night.used(0.95001, 1103));
-    assert_eq!(reply.step, Step::Pause);
+    assert_eq!(reply.action, Action::Pause);
     for sentence in [
         "No next token available",
         "(approximately 18m 23s)...",
@@ -233,21 +233,21 @@ fn a_wait_pauses_asks_and_resumes() {
     // A group that does not listen to SIGTSTP is stopped all the same.
     assert_eq!(night.session.timeout(night.now), Some(STOP_PATIENCE));
     night.now.tick += STOP_PATIENCE;
-    assert_eq!(night.event(Event::Deadline).step, Step::Freeze);
-    assert_eq!(night.event(stopped()).step, Step::Hold);
+    assert_eq!(night.event(Event::Deadline).action, Action::Freeze);
+    assert_eq!(night.event(stopped()).action, Action::Hold);
     // In slices, because of suspend.
     assert_eq!(night.session.timeout(night.now), Some(SLICE));
     night.pass(15);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     night.pass(1103);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     assert_eq!(
-        night.event(Event::Deadline).step,
-        Step::Nothing,
+        night.event(Event::Deadline).action,
+        Action::Nothing,
         "one question at a time"
     );
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Resume);
+    assert_eq!(reply.action, Action::Resume);
     assert!(words(&reply).ends_with("Resuming subprocess...\nSession continued"));
 }
 
@@ -256,34 +256,34 @@ fn signals_reach_a_running_child_and_end_a_waiting_one() {
     for (signal, running, paused) in [
         (
             Signal::SIGINT,
-            Step::Forward(Signal::SIGINT),
-            Step::Terminate(Signal::SIGTERM),
+            Action::Forward(Signal::SIGINT),
+            Action::Terminate(Signal::SIGTERM),
         ),
         (
             Signal::SIGQUIT,
-            Step::Forward(Signal::SIGQUIT),
-            Step::Terminate(Signal::SIGTERM),
+            Action::Forward(Signal::SIGQUIT),
+            Action::Terminate(Signal::SIGTERM),
         ),
         (
             Signal::SIGTERM,
-            Step::Terminate(Signal::SIGTERM),
-            Step::Terminate(Signal::SIGTERM),
+            Action::Terminate(Signal::SIGTERM),
+            Action::Terminate(Signal::SIGTERM),
         ),
         (
             Signal::SIGHUP,
-            Step::Terminate(Signal::SIGHUP),
-            Step::Terminate(Signal::SIGHUP),
+            Action::Terminate(Signal::SIGHUP),
+            Action::Terminate(Signal::SIGHUP),
         ),
         (
             Signal::SIGUSR1,
-            Step::Forward(Signal::SIGUSR1),
-            Step::Forward(Signal::SIGUSR1),
+            Action::Forward(Signal::SIGUSR1),
+            Action::Forward(Signal::SIGUSR1),
         ),
-        (Signal::SIGCONT, Step::Continue, Step::Nothing),
+        (Signal::SIGCONT, Action::Continue, Action::Nothing),
         (
             Signal::SIGTSTP,
-            Step::Forward(Signal::SIGTSTP),
-            Step::SuspendSelf,
+            Action::Forward(Signal::SIGTSTP),
+            Action::SuspendSelf,
         ),
     ] {
         assert_eq!(Night::of(&["a"]).signal(signal), running, "{signal}");
@@ -303,52 +303,57 @@ fn whoever_asks_twice_does_not_wait_for_the_grace() {
         let mut night = Night::of(&["a"]);
         assert_eq!(
             night.signal(Signal::SIGTERM),
-            Step::Terminate(Signal::SIGTERM)
+            Action::Terminate(Signal::SIGTERM)
         );
-        assert_eq!(night.signal(second), Step::Kill);
+        assert_eq!(night.signal(second), Action::Kill);
         assert_eq!(
-            night.ends(How::Signal(9), true).step,
-            as_child(How::Signal(9))
+            night.ends(ExitStatus::Signal(9), true).action,
+            as_child(ExitStatus::Signal(9))
         );
 
         let mut night = Night::rotating();
-        assert_eq!(night.signal(second), Step::Kill);
-        let step = night.ends(How::Signal(9), true).step;
-        assert_eq!(step, Step::Finish(Outcome::BySignal(second)));
+        assert_eq!(night.signal(second), Action::Kill);
+        let action = night.ends(ExitStatus::Signal(9), true).action;
+        assert_eq!(action, Action::Finish(Outcome::BySignal(second)));
     }
 }
 
 #[test]
 fn after_sigterm_the_end_is_the_childs() {
-    for how in [How::Code(0), How::Code(3), How::Code(143), How::Signal(15)] {
+    for how in [
+        ExitStatus::Code(0),
+        ExitStatus::Code(3),
+        ExitStatus::Code(143),
+        ExitStatus::Signal(15),
+    ] {
         let mut night = Night::of(&["a"]);
         assert_eq!(
             night.signal(Signal::SIGTERM),
-            Step::Terminate(Signal::SIGTERM)
+            Action::Terminate(Signal::SIGTERM)
         );
-        assert_eq!(night.ends(how, true).step, as_child(how));
+        assert_eq!(night.ends(how, true).action, as_child(how));
     }
 }
 
 #[test]
 fn a_failure_with_a_good_token_is_the_childs_own() {
     let mut night = Night::of(&["a", "b"]);
-    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(3), false).action, ask(0));
     let reply = night.answer(0, night.used(0.2, 60));
-    assert_eq!(reply.step, as_child(How::Code(3)));
+    assert_eq!(reply.action, as_child(ExitStatus::Code(3)));
     assert!(words(&reply).ends_with("Process exited with status 3"));
 }
 
 #[test]
 fn a_failure_with_a_spent_token_goes_on_with_the_next() {
     let mut night = Night::of(&["a", "b"]);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     let limited = found(Finding::Limited {
         retry_after: Some(seconds(900)),
     });
-    assert_eq!(night.answer(0, limited).step, ask(1));
+    assert_eq!(night.answer(0, limited).action, ask(1));
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
     assert!(
         words(&reply).contains("Switched to token 2/2"),
         "{}",
@@ -359,19 +364,19 @@ fn a_failure_with_a_spent_token_goes_on_with_the_next() {
 #[test]
 fn a_failure_with_every_token_spent_waits_and_starts_again() {
     let mut night = Night::of(&["a"]);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     let reply = night.answer(
         0,
         found(Finding::Limited {
             retry_after: Some(seconds(30)),
         }),
     );
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("Waiting for limits to reset (approximately 30s)"));
     night.pass(30);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
 }
 
 #[test]
@@ -382,43 +387,43 @@ fn a_failure_in_an_outage_waits_until_it_is_over() {
     ] {
         let mut night = Night::of(&["a", "b"]);
         let _ = night.answer(1, night.used(0.1, 60));
-        assert_eq!(night.ends(How::Code(1), false).step, ask(0));
-        assert_eq!(night.answer(0, silent).step, Step::Nothing);
+        assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
+        assert_eq!(night.answer(0, silent).action, Action::Nothing);
         assert_eq!(night.session.timeout(night.now), Some(seconds(5)));
         night.pass(5);
-        assert_eq!(night.event(Event::Deadline).step, ask(0));
+        assert_eq!(night.event(Event::Deadline).action, ask(0));
         let reply = night.answer(0, night.used(0.1, 60));
-        assert_eq!(reply.step, Step::Launch { again: true });
+        assert_eq!(reply.action, Action::Launch { again: true });
     }
 }
 
 #[test]
 fn a_provider_that_never_answered_is_not_waited_for_all_night() {
     let mut night = Night::of(&["a"]);
-    let mut step = night.ends(How::Code(7), false).step;
+    let mut action = night.ends(ExitStatus::Code(7), false).action;
     for _ in 0..10 {
-        match step {
-            Step::Ask(_) => step = night.answer(0, Err("refused".into())).step,
-            Step::Nothing => {
+        match action {
+            Action::Ask(_) => action = night.answer(0, Err("refused".into())).action,
+            Action::Nothing => {
                 let span = night.session.timeout(night.now).unwrap();
                 night.now.wall += span;
                 night.now.tick += span;
-                step = night.event(Event::Deadline).step;
+                action = night.event(Event::Deadline).action;
             }
             other => {
-                assert_eq!(other, as_child(How::Code(7)));
+                assert_eq!(other, as_child(ExitStatus::Code(7)));
                 return;
             }
         }
     }
     let mut tries = 0;
-    while step != as_child(How::Code(7)) {
+    while action != as_child(ExitStatus::Code(7)) {
         tries += 1;
-        assert!(tries < 30, "{step:?}");
+        assert!(tries < 30, "{action:?}");
         night.pass(15);
-        step = match step {
-            Step::Ask(_) => night.answer(0, Err("refused".into())).step,
-            _ => night.event(Event::Deadline).step,
+        action = match action {
+            Action::Ask(_) => night.answer(0, Err("refused".into())).action,
+            _ => night.event(Event::Deadline).action,
         };
     }
 }
@@ -426,14 +431,14 @@ fn a_provider_that_never_answered_is_not_waited_for_all_night() {
 #[test]
 fn someone_who_ends_the_child_is_not_contradicted() {
     for how in [
-        How::Signal(2),
-        How::Signal(15),
-        How::Signal(9),
-        How::Code(130),
-        How::Code(143),
+        ExitStatus::Signal(2),
+        ExitStatus::Signal(15),
+        ExitStatus::Signal(9),
+        ExitStatus::Code(130),
+        ExitStatus::Code(143),
     ] {
         let mut night = Night::of(&["a", "b"]);
-        assert_eq!(night.ends(how, false).step, as_child(how), "{how:?}");
+        assert_eq!(night.ends(how, false).action, as_child(how), "{how:?}");
     }
 }
 
@@ -443,13 +448,13 @@ fn retries_are_counted_and_spaced() {
     let mut starts = 0;
     for _ in 0..3 {
         night.pass(10);
-        assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+        assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
         let reply = night.answer(0, night.used(0.1, 60));
         if starts == 2 {
-            assert_eq!(reply.step, as_child(How::Code(1)));
+            assert_eq!(reply.action, as_child(ExitStatus::Code(1)));
             return;
         }
-        assert_eq!(reply.step, Step::Nothing);
+        assert_eq!(reply.action, Action::Nothing);
         starts += 1;
         assert!(
             words(&reply).contains(&format!("retry {starts} of 2")),
@@ -461,7 +466,7 @@ fn retries_are_counted_and_spaced() {
         night.now.wall += span;
         night.now.tick += span;
         let reply = night.event(Event::Deadline);
-        assert_eq!(reply.step, Step::Launch { again: true });
+        assert_eq!(reply.action, Action::Launch { again: true });
     }
     panic!("no end");
 }
@@ -470,16 +475,16 @@ fn retries_are_counted_and_spaced() {
 fn three_short_lives_end_the_run() {
     let mut night = Night::with(&["a"], |rules| rules.retries = 100);
     for life in 1..=3 {
-        let reply = night.ends(How::Code(9), false);
+        let reply = night.ends(ExitStatus::Code(9), false);
         if life == 3 {
-            assert_eq!(reply.step, as_child(How::Code(9)));
+            assert_eq!(reply.action, as_child(ExitStatus::Code(9)));
             assert!(words(&reply).contains("Three starts"));
             return;
         }
         let _ = night.answer(0, night.used(0.1, 60));
         night.pass(100);
         let reply = night.event(Event::Deadline);
-        assert_eq!(reply.step, Step::Launch { again: true });
+        assert_eq!(reply.action, Action::Launch { again: true });
     }
 }
 
@@ -487,19 +492,22 @@ fn three_short_lives_end_the_run() {
 fn all_rejected_is_try_again_later() {
     let mut night = Night::of(&["a"]);
     let reply = night.answer(0, found(Finding::Rejected));
-    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
     assert!(words(&reply).contains("rejected"), "{}", words(&reply));
-    let reply = night.ends(How::Signal(15), true);
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    let reply = night.ends(ExitStatus::Signal(15), true);
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
 }
 
 #[test]
 fn without_a_monitor_the_child_just_runs() {
     let mut night = Night::of(&["a", "b"]);
     let reply = night.event(Event::MonitorLost { ring: 0 });
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("goes on without it"));
-    assert_eq!(night.ends(How::Code(3), false).step, as_child(How::Code(3)));
+    assert_eq!(
+        night.ends(ExitStatus::Code(3), false).action,
+        as_child(ExitStatus::Code(3))
+    );
 }
 
 #[test]
@@ -543,14 +551,14 @@ fn the_worst_of_several_rings_speaks_and_unused_ones_do_not() {
         };
         session
             .handle(Event::Answer { token, answer }, night.now)
-            .step
+            .action
     };
     // The second ring's only token never worked: the command does not live on it.
     let _ = tell(0, 0, night.used(0.1, 60));
-    assert_eq!(tell(1, 0, found(Finding::Rejected)), Step::Nothing);
+    assert_eq!(tell(1, 0, found(Finding::Rejected)), Action::Nothing);
     // Once it has worked, it counts.
     let _ = tell(1, 0, night.used(0.1, 60));
-    assert_eq!(tell(1, 0, night.used(0.99, 900)), Step::Pause);
+    assert_eq!(tell(1, 0, night.used(0.99, 900)), Action::Pause);
 }
 
 #[test]
@@ -578,7 +586,7 @@ fn one_restart_serves_all_rings_that_have_to_move() {
     // The last answer that is needed before anything can move.
     let _ = tell(&mut session, &night, 0, 1, 0.1);
     let reply = tell(&mut session, &night, 1, 1, 0.1);
-    assert_eq!(reply.step, Step::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
     let said = words(&reply);
     assert!(said.contains("97%") && said.contains("98%"), "{said}");
     let current: Vec<usize> = session.pools().map(TokenPool::current_index).collect();
@@ -598,7 +606,7 @@ proptest! {
         let mut told = false;
         for (kind, index, number) in events {
             night.pass(number);
-            let ended = |how| Event::Child(Change::Exited { how, asked: told });
+            let ended = |how| Event::Child(ChildEvent::Exited { how, asked: told });
             let answer = |night: &Night, reading| Event::Answer {
                 token: TokenId { ring: 0, index },
                 answer: Answer { asked: night.now.tick, reading },
@@ -613,46 +621,46 @@ proptest! {
                 2 => answer(&night, found(Finding::Limited { retry_after: Some(seconds(number)) })),
                 3 => answer(&night, found(Finding::Rejected)),
                 4 => answer(&night, Err("refused".into())),
-                5 if child => ended(How::Code(1)),
-                6 if child => ended(How::Signal(11)),
+                5 if child => ended(ExitStatus::Code(1)),
+                6 if child => ended(ExitStatus::Signal(11)),
                 7 if child => stopped(),
                 8 => Event::Signal(Signal::SIGTERM),
                 9 => Event::Signal(Signal::SIGINT),
-                10 if child && told => ended(How::Code(0)),
+                10 if child && told => ended(ExitStatus::Code(0)),
                 _ => Event::Deadline,
             };
-            if matches!(event, Event::Child(Change::Exited { .. })) {
+            if matches!(event, Event::Child(ChildEvent::Exited { .. })) {
                 child = false;
                 told = false;
             }
-            match night.event(event).step {
-                Step::Launch { again } => {
+            match night.event(event).action {
+                Action::Launch { again } => {
                     prop_assert!(again && !child);
                     child = true;
                 }
-                Step::Terminate(_) => {
+                Action::Terminate(_) => {
                     prop_assert!(child);
                     told = true;
                 }
-                Step::Kill => {
+                Action::Kill => {
                     prop_assert!(child && told);
                 }
-                Step::Pause | Step::Freeze | Step::Resume | Step::Hold | Step::Mirror { .. } => {
+                Action::Pause | Action::Freeze | Action::Resume | Action::Hold | Action::Mirror { .. } => {
                     prop_assert!(child);
                 }
-                Step::Sweep { .. } => prop_assert!(!child),
-                Step::Finish(_) => {
+                Action::Sweep { .. } => prop_assert!(!child),
+                Action::Finish(_) => {
                     prop_assert!(!child);
                     return Ok(());
                 }
-                Step::Prompt => prop_assert!(false, "nobody is to be asked"),
-                Step::Forward(_)
-                | Step::HandOver
-                | Step::Continue
-                | Step::SuspendSelf
-                | Step::Reap
-                | Step::Ask(_)
-                | Step::Nothing => {}
+                Action::Prompt => prop_assert!(false, "nobody is to be asked"),
+                Action::Forward(_)
+                | Action::HandOver
+                | Action::Continue
+                | Action::SuspendSelf
+                | Action::Reap
+                | Action::Ask(_)
+                | Action::Nothing => {}
             }
             if let Some(timeout) = night.session.timeout(night.now) {
                 prop_assert!(timeout <= SLICE.max(seconds(10)));
@@ -671,12 +679,12 @@ fn asked(tokens: &[&str]) -> Night {
     night.pass(60);
     let mut reply = night.answer(0, night.used(0.97, 1103));
     if tokens.len() > 1 {
-        assert_eq!(reply.step, ask(1));
+        assert_eq!(reply.action, ask(1));
         reply = night.answer(1, night.used(0.1, 60));
     }
-    assert_eq!(reply.step, Step::Pause);
+    assert_eq!(reply.action, Action::Pause);
     // Nothing is asked before the child has stopped and given the terminal back.
-    assert_eq!(night.event(stopped()).step, Step::Prompt);
+    assert_eq!(night.event(stopped()).action, Action::Prompt);
     night
 }
 
@@ -707,20 +715,20 @@ fn the_prompt_reads_as_in_the_transcript() {
 fn each_choice_does_what_it_says() {
     for choice in ["", "1"] {
         let mut night = asked(&["a", "b"]);
-        let step = night.event(line(choice)).step;
-        assert_eq!(step, Step::Terminate(Signal::SIGTERM));
-        let reply = night.ends(How::Signal(15), true);
-        assert_eq!(reply.step, Step::Launch { again: true });
+        let action = night.event(line(choice)).action;
+        assert_eq!(action, Action::Terminate(Signal::SIGTERM));
+        let reply = night.ends(ExitStatus::Signal(15), true);
+        assert_eq!(reply.action, Action::Launch { again: true });
         assert_eq!(words(&reply), "Switched to token 2/2");
     }
     let mut night = asked(&["a", "b"]);
-    let step = night.event(line("3")).step;
-    assert_eq!(step, Step::Terminate(Signal::SIGTERM));
-    let step = night.ends(How::Code(143), true).step;
-    assert_eq!(step, Step::Finish(Outcome::TryAgainLater));
+    let action = night.event(line("3")).action;
+    assert_eq!(action, Action::Terminate(Signal::SIGTERM));
+    let action = night.ends(ExitStatus::Code(143), true).action;
+    assert_eq!(action, Action::Finish(Outcome::TryAgainLater));
     for choice in ["5", "yes", "rotate", "11"] {
         let mut night = asked(&["a", "b"]);
-        assert_eq!(night.event(line(choice)).step, Step::Prompt, "{choice}");
+        assert_eq!(night.event(line(choice)).action, Action::Prompt, "{choice}");
     }
 }
 
@@ -728,65 +736,71 @@ fn each_choice_does_what_it_says() {
 fn whoever_chooses_to_wait_waits_for_that_token() {
     let mut night = asked(&["a", "b"]);
     let reply = night.event(line("2"));
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert_eq!(words(&reply), "Pausing subprocess for 18m 23s...");
     night.pass(600);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     night.pass(600);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
-    assert_eq!(night.answer(0, night.used(0.0, 60)).step, Step::Resume);
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
+    assert_eq!(night.answer(0, night.used(0.0, 60)).action, Action::Resume);
 }
 
 #[test]
 fn keeping_on_is_quiet_until_the_token_is_refused_or_the_window_resets() {
     let mut night = asked(&["a", "b"]);
-    assert_eq!(night.event(line("4")).step, Step::Resume);
+    assert_eq!(night.event(line("4")).action, Action::Resume);
     night.pass(60);
-    assert_eq!(night.answer(0, night.used(0.99, 900)).step, Step::Nothing);
+    assert_eq!(
+        night.answer(0, night.used(0.99, 900)).action,
+        Action::Nothing
+    );
     let limited = found(Finding::Limited {
         retry_after: Some(seconds(900)),
     });
-    assert_ne!(night.answer(0, limited).step, Step::Nothing);
+    assert_ne!(night.answer(0, limited).action, Action::Nothing);
 
     let mut night = asked(&["a", "b"]);
-    assert_eq!(night.event(line("4")).step, Step::Resume);
+    assert_eq!(night.event(line("4")).action, Action::Resume);
     night.pass(60);
-    assert_eq!(night.answer(0, night.used(0.1, 900)).step, Step::Nothing);
+    assert_eq!(
+        night.answer(0, night.used(0.1, 900)).action,
+        Action::Nothing
+    );
     night.pass(60);
-    assert_eq!(night.answer(0, night.used(0.97, 900)).step, ask(1));
+    assert_eq!(night.answer(0, night.used(0.97, 900)).action, ask(1));
 }
 
 #[test]
 fn an_open_question_is_ended_by_an_answer_or_an_end_only() {
     let mut night = asked(&["a", "b"]);
     assert_eq!(night.session.timeout(night.now), None);
-    assert_eq!(night.answer(0, night.used(0.0, 60)).step, Step::Nothing);
-    assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
-    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt);
+    assert_eq!(night.answer(0, night.used(0.0, 60)).action, Action::Nothing);
+    assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt);
     assert_eq!(
-        night.ends(How::Signal(9), false).step,
-        as_child(How::Signal(9))
+        night.ends(ExitStatus::Signal(9), false).action,
+        as_child(ExitStatus::Signal(9))
     );
     let mut night = asked(&["a", "b"]);
     assert_eq!(
         night.signal(Signal::SIGINT),
-        Step::Terminate(Signal::SIGTERM)
+        Action::Terminate(Signal::SIGTERM)
     );
-    let step = night.ends(How::Code(0), true).step;
-    assert_eq!(step, Step::Finish(Outcome::BySignal(Signal::SIGINT)));
+    let action = night.ends(ExitStatus::Code(0), true).action;
+    assert_eq!(action, Action::Finish(Outcome::BySignal(Signal::SIGINT)));
 }
 
 /// The same for a child that has failed for its limit, which is gone.
 fn asked_after_a_failure(tokens: &[&str]) -> Night {
     let mut night = Night::with(tokens, |rules| rules.interactive = true);
     night.pass(60);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     let mut reply = night.answer(0, night.limited(1103));
     if tokens.len() > 1 {
-        assert_eq!(reply.step, ask(1));
+        assert_eq!(reply.action, ask(1));
         reply = night.answer(1, night.used(0.1, 60));
     }
-    assert_eq!(reply.step, Step::Prompt);
+    assert_eq!(reply.action, Action::Prompt);
     let said = words(&reply);
     let cause = "Process exited with status 1\nToken limit reached\n";
     assert!(said.contains(cause), "{said}");
@@ -801,12 +815,12 @@ fn a_child_that_failed_for_a_limit_is_not_started_again_unasked() {
     assert_eq!(night.session.timeout(night.now), None);
     assert!(night.session.waits_until().is_none());
     night.pass(3600);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
-    assert_eq!(night.answer(0, night.used(0.1, 60)).step, Step::Nothing);
-    assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
-    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt);
-    assert_eq!(night.event(line("5")).step, Step::Prompt);
-    let ended = Step::Finish(Outcome::BySignal(Signal::SIGINT));
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
+    assert_eq!(night.answer(0, night.used(0.1, 60)).action, Action::Nothing);
+    assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt);
+    assert_eq!(night.event(line("5")).action, Action::Prompt);
+    let ended = Action::Finish(Outcome::BySignal(Signal::SIGINT));
     assert_eq!(night.signal(Signal::SIGINT), ended);
 }
 
@@ -816,10 +830,10 @@ fn each_choice_after_a_failure_does_what_it_says() {
     for choice in ["", "1"] {
         let mut night = asked_after_a_failure(&["a", "b"]);
         night.pass(600);
-        assert_eq!(night.event(line(choice)).step, ask(0));
-        assert_eq!(night.answer(0, night.limited(503)).step, ask(1));
+        assert_eq!(night.event(line(choice)).action, ask(0));
+        assert_eq!(night.answer(0, night.limited(503)).action, ask(1));
         let reply = night.answer(1, night.used(0.1, 60));
-        assert_eq!(reply.step, Step::Launch { again: true });
+        assert_eq!(reply.action, Action::Launch { again: true });
         let said = words(&reply);
         let wanted = "\nAuto-rotating to next token...\nSwitched to token 2/2";
         assert!(said.ends_with(wanted), "{said}");
@@ -827,62 +841,62 @@ fn each_choice_after_a_failure_does_what_it_says() {
     // Wait for this token, and nobody is asked again.
     let mut night = asked_after_a_failure(&["a", "b"]);
     night.pass(3);
-    assert_eq!(night.event(line("2")).step, ask(0));
+    assert_eq!(night.event(line("2")).action, ask(0));
     let reply = night.answer(0, night.limited(1100));
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     let said = words(&reply);
     assert!(
         said.contains("(approximately 18m 20s)... token 1/2"),
         "{said}"
     );
     night.pass(600);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     night.pass(500);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
     // Exit.
     let mut night = asked_after_a_failure(&["a", "b"]);
     let reply = night.event(line("3"));
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
     // Keep going: with the same token, until it fails again.
     let mut night = asked_after_a_failure(&["a", "b"]);
     let reply = night.event(line("4"));
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
     assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
     night.pass(60);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
-    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
-    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).action, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Prompt);
 }
 
 #[test]
 fn keeping_on_after_a_failure_at_once_keeps_the_time_between_starts() {
     let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
-    assert_eq!(night.answer(0, night.limited(900)).step, ask(1));
-    assert_eq!(night.answer(1, night.used(0.1, 60)).step, Step::Prompt);
-    assert_eq!(night.event(line("4")).step, Step::Nothing);
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
+    assert_eq!(night.answer(0, night.limited(900)).action, ask(1));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Prompt);
+    assert_eq!(night.event(line("4")).action, Action::Nothing);
     night.pass(1);
     let reply = night.event(Event::Deadline);
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
     assert!(!words(&reply).contains("Switched"), "{}", words(&reply));
 }
 
 #[test]
 fn after_a_failure_with_every_token_spent_there_are_two_choices() {
     let mut night = asked_after_a_failure(&["a"]);
-    assert_eq!(night.event(line("4")).step, Step::Prompt);
+    assert_eq!(night.event(line("4")).action, Action::Prompt);
     let reply = night.event(line("1"));
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(!words(&reply).contains("Pausing"), "{}", words(&reply));
     assert!(night.session.waits_until().is_some());
     night.pass(1103);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: true });
+    assert_eq!(reply.action, Action::Launch { again: true });
     let reply = asked_after_a_failure(&["a"]).event(line("2"));
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
 }
 
 #[test]
@@ -890,19 +904,19 @@ fn a_failure_that_no_limit_explains_is_not_asked_about() {
     let interactive = |rules: &mut Rules| rules.interactive = true;
     // Its own.
     let mut night = Night::with(&["a", "b"], interactive);
-    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(3), false).action, ask(0));
     let reply = night.answer(0, night.used(0.1, 60));
-    assert_eq!(reply.step, as_child(How::Code(3)));
+    assert_eq!(reply.action, as_child(ExitStatus::Code(3)));
     // An outage, which is waited for.
     let mut night = Night::with(&["a", "b"], interactive);
-    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(3), false).action, ask(0));
     let silent = found(Finding::Overloaded { retry_after: None });
-    assert_eq!(night.answer(0, silent).step, Step::Nothing);
+    assert_eq!(night.answer(0, silent).action, Action::Nothing);
     assert!(night.session.waits_until().is_some());
     // A reset within the patience.
     let mut night = Night::with(&["a"], interactive);
-    assert_eq!(night.ends(How::Code(3), false).step, ask(0));
-    assert_eq!(night.answer(0, night.limited(3)).step, Step::Nothing);
+    assert_eq!(night.ends(ExitStatus::Code(3), false).action, ask(0));
+    assert_eq!(night.answer(0, night.limited(3)).action, Action::Nothing);
 }
 
 #[test]
@@ -913,15 +927,15 @@ fn a_child_that_tells_its_limit_is_asked_about_once_it_is_gone() {
         provider: "anthropic",
         trouble: Trouble::Limited,
     };
-    assert_eq!(night.event(told).step, ask(0));
+    assert_eq!(night.event(told).action, ask(0));
     night.pass(2);
-    let step = night.answer(0, night.limited(1103)).step;
-    assert_eq!(step, Step::Terminate(Signal::SIGTERM));
+    let action = night.answer(0, night.limited(1103)).action;
+    assert_eq!(action, Action::Terminate(Signal::SIGTERM));
     night.pass(1);
-    assert_eq!(night.ends(How::Code(143), true).step, ask(0));
-    assert_eq!(night.answer(0, night.limited(1103)).step, ask(1));
+    assert_eq!(night.ends(ExitStatus::Code(143), true).action, ask(0));
+    assert_eq!(night.answer(0, night.limited(1103)).action, ask(1));
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.step, Step::Prompt);
+    assert_eq!(reply.action, Action::Prompt);
     assert!(
         !words(&reply).contains("Auto-rotating"),
         "{}",
@@ -938,84 +952,87 @@ fn a_reset_within_the_patience_is_not_asked_about() {
             retry_after: Some(seconds(3)),
         }),
     );
-    assert_eq!(reply.step, Step::Pause);
+    assert_eq!(reply.action, Action::Pause);
     assert!(!words(&reply).contains("exhausted"), "{}", words(&reply));
-    assert_eq!(night.event(stopped()).step, Step::Hold);
+    assert_eq!(night.event(stopped()).action, Action::Hold);
 }
 
 #[test]
 fn the_stop_of_a_running_child_is_answered_as_a_shell_would() {
-    let scene = |front, orphaned| Scene { front, orphaned };
-    let shell = scene(Front::Other, false);
-    let none = scene(Front::Other, true);
-    let ours = scene(Front::Ours, false);
-    let childs = scene(Front::Child, false);
-    let mirror = |for_terminal, in_background| Step::Mirror {
+    let scene = |front, orphaned| TerminalState { front, orphaned };
+    let shell = scene(Foreground::Other, false);
+    let none = scene(Foreground::Other, true);
+    let ours = scene(Foreground::Ours, false);
+    let childs = scene(Foreground::Child, false);
+    let mirror = |for_terminal, in_background| Action::Mirror {
         for_terminal,
         in_background,
     };
-    for (by, scene, step) in [
+    for (by, scene, action) in [
         (Signal::SIGTSTP, shell, mirror(false, true)),
         (Signal::SIGSTOP, shell, mirror(false, true)),
         (Signal::SIGTTIN, shell, mirror(true, true)),
-        (Signal::SIGTTOU, ours, Step::HandOver),
+        (Signal::SIGTTOU, ours, Action::HandOver),
         (Signal::SIGTSTP, ours, mirror(false, false)),
         (Signal::SIGTSTP, childs, mirror(false, false)),
         // The terminal was given while the stop for it was on its way.
-        (Signal::SIGTTIN, childs, Step::Continue),
-        (Signal::SIGTSTP, none, Step::Continue),
-        (Signal::SIGSTOP, none, Step::Nothing),
-        (Signal::SIGTTIN, none, Step::Continue),
+        (Signal::SIGTTIN, childs, Action::Continue),
+        (Signal::SIGTSTP, none, Action::Continue),
+        (Signal::SIGSTOP, none, Action::Nothing),
+        (Signal::SIGTTIN, none, Action::Continue),
     ] {
         let mut night = Night::of(&["a"]);
         assert_eq!(
-            night.event(Event::Stopped { by, scene }).step,
-            step,
+            night.event(Event::Stopped { by, scene }).action,
+            action,
             "{by} {scene:?}"
         );
     }
     // Nobody can give it the terminal: rather stopped than spinning.
     let mut night = Night::of(&["a"]);
     let by = Signal::SIGTTIN;
-    for wanted in [Step::Continue, Step::Continue, Step::Nothing] {
-        assert_eq!(night.event(Event::Stopped { by, scene: none }).step, wanted);
+    for wanted in [Action::Continue, Action::Continue, Action::Nothing] {
+        assert_eq!(
+            night.event(Event::Stopped { by, scene: none }).action,
+            wanted
+        );
     }
     // Nor does it help one that stops for a terminal that it has.
     let mut night = Night::of(&["a"]);
-    for wanted in [Step::Continue, Step::Continue, mirror(true, false)] {
+    for wanted in [Action::Continue, Action::Continue, mirror(true, false)] {
         let scene = childs;
-        assert_eq!(night.event(Event::Stopped { by, scene }).step, wanted);
+        assert_eq!(night.event(Event::Stopped { by, scene }).action, wanted);
     }
 }
 
 #[test]
 fn an_operator_may_end_a_pause() {
     let mut night = Night::paused(900);
-    let step = night.event(Event::Child(Change::Continued)).step;
-    assert_eq!(step, Step::Resume);
+    let action = night.event(Event::Child(ChildEvent::Continued)).action;
+    assert_eq!(action, Action::Resume);
     assert_eq!(
         night.signal(Signal::SIGUSR1),
-        Step::Forward(Signal::SIGUSR1)
+        Action::Forward(Signal::SIGUSR1)
     );
 }
 
 /// A rotation whose child is gone, with a tree still to look at.
 fn sweeping() -> Night {
     let mut night = Night::rotating();
-    let exited = Event::Child(Change::Exited {
-        how: How::Signal(15),
+    let exited = Event::Child(ChildEvent::Exited {
+        how: ExitStatus::Signal(15),
         asked: true,
     });
     let signal = Some(Signal::SIGTERM);
     assert_eq!(
-        night.session.handle(exited, night.now).step,
-        Step::Sweep { signal }
+        night.session.handle(exited, night.now).action,
+        Action::Sweep { signal }
     );
     night
 }
 
-fn kill() -> Step {
-    Step::Sweep {
+fn kill() -> Action {
+    Action::Sweep {
         signal: Some(Signal::SIGKILL),
     }
 }
@@ -1024,14 +1041,17 @@ fn kill() -> Step {
 fn the_next_child_waits_for_the_old_tree() {
     let mut night = sweeping();
     let tree = |group, beyond| Event::Tree { group, beyond };
-    assert_eq!(night.event(tree(2, 0)).step, Step::Nothing);
+    assert_eq!(night.event(tree(2, 0)).action, Action::Nothing);
     assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
     let look = night
         .session
         .handle(Event::Signal(Signal::SIGCHLD), night.now);
-    assert_eq!(look.step, Step::Sweep { signal: None });
-    assert_eq!(night.event(tree(1, 0)).step, Step::Nothing);
-    assert_eq!(night.event(tree(0, 0)).step, Step::Launch { again: true });
+    assert_eq!(look.action, Action::Sweep { signal: None });
+    assert_eq!(night.event(tree(1, 0)).action, Action::Nothing);
+    assert_eq!(
+        night.event(tree(0, 0)).action,
+        Action::Launch { again: true }
+    );
 }
 
 #[test]
@@ -1039,14 +1059,14 @@ fn what_outlives_the_grace_is_killed_and_strays_sooner() {
     for (group, span) in [(1, seconds(10)), (0, STRAY_GRACE)] {
         let mut night = sweeping();
         let tree = Event::Tree { group, beyond: 1 };
-        assert_eq!(night.event(tree).step, Step::Nothing);
+        assert_eq!(night.event(tree).action, Action::Nothing);
         assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
         night.now.tick += span - BETWEEN_LOOKS;
         let reply = night.session.handle(Event::Deadline, night.now);
-        assert_eq!(reply.step, Step::Sweep { signal: None });
+        assert_eq!(reply.action, Action::Sweep { signal: None });
         night.now.tick += BETWEEN_LOOKS;
         let reply = night.session.handle(Event::Deadline, night.now);
-        assert_eq!(reply.step, kill());
+        assert_eq!(reply.action, kill());
     }
 }
 
@@ -1060,13 +1080,13 @@ fn nothing_is_started_beside_what_survives_a_kill() {
     let _ = night.event(tree());
     night.pass(10);
     assert_eq!(
-        night.session.handle(Event::Deadline, night.now).step,
+        night.session.handle(Event::Deadline, night.now).action,
         kill()
     );
-    assert_eq!(night.event(tree()).step, Step::Nothing);
+    assert_eq!(night.event(tree()).action, Action::Nothing);
     night.pass(5);
     let reply = night.event(tree());
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(
         words(&reply).contains("survive SIGKILL"),
         "{}",
@@ -1076,17 +1096,17 @@ fn nothing_is_started_beside_what_survives_a_kill() {
     let reply = night
         .session
         .handle(Event::Signal(Signal::SIGTERM), night.now);
-    assert_eq!(reply.step, kill());
+    assert_eq!(reply.action, kill());
     night.pass(5);
-    let step = night.event(tree()).step;
-    assert_eq!(step, Step::Finish(Outcome::BySignal(Signal::SIGTERM)));
+    let action = night.event(tree()).action;
+    assert_eq!(action, Action::Finish(Outcome::BySignal(Signal::SIGTERM)));
 }
 
 #[test]
 fn a_question_under_way_is_waited_for_and_not_spun_on() {
     let mut night = Night::paused(30);
     night.pass(30);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     assert_eq!(night.session.timeout(night.now), Some(SLICE));
 }
 
@@ -1096,35 +1116,35 @@ fn a_client_that_gives_up_after_its_pause_is_started_again_once() {
     night.pass(30);
     let _ = night.event(Event::Deadline);
     let good = night.used(0.0, 60);
-    assert_eq!(night.answer(0, good).step, Step::Resume);
+    assert_eq!(night.answer(0, good).action, Action::Resume);
     night.pass(3);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     let good = night.used(0.0, 60);
-    assert_eq!(night.answer(0, good).step, Step::Launch { again: true });
+    assert_eq!(night.answer(0, good).action, Action::Launch { again: true });
     // The next failure is its own.
     night.pass(30);
-    assert_eq!(night.ends(How::Code(1), false).step, ask(0));
+    assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     let good = night.used(0.0, 60);
-    assert_eq!(night.answer(0, good).step, as_child(How::Code(1)));
+    assert_eq!(night.answer(0, good).action, as_child(ExitStatus::Code(1)));
 }
 
 #[test]
 fn a_start_that_fails_for_want_of_room_is_tried_again() {
     let mut night = Night::rotating();
     assert_eq!(
-        night.ends(How::Signal(15), true).step,
-        Step::Launch { again: true }
+        night.ends(ExitStatus::Signal(15), true).action,
+        Action::Launch { again: true }
     );
     night.pass(1);
     let reply = night.event(Event::NotStarted {
         why: "too many open files".into(),
     });
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("too many open files"));
     night.pass(5);
-    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    assert_eq!(night.event(Event::Deadline).action, ask(1));
     let good = night.used(0.1, 60);
-    assert_eq!(night.answer(1, good).step, Step::Launch { again: true });
+    assert_eq!(night.answer(1, good).action, Action::Launch { again: true });
 }
 
 #[test]
@@ -1154,7 +1174,7 @@ fn a_stale_key_of_another_provider_ends_nothing() {
             };
             session
                 .handle(Event::Answer { token, answer }, night.now)
-                .step
+                .action
         };
         let [near, over, limited, unclear] = first(&night);
         let _ = tell(
@@ -1164,10 +1184,10 @@ fn a_stale_key_of_another_provider_ends_nothing() {
                 .nth(case)
                 .unwrap(),
         );
-        let step = tell(1, found(Finding::Rejected));
+        let action = tell(1, found(Finding::Rejected));
         assert!(
-            !matches!(step, Step::Terminate(_) | Step::Finish(_)),
-            "{case}: {step:?}"
+            !matches!(action, Action::Terminate(_) | Action::Finish(_)),
+            "{case}: {action:?}"
         );
     }
 }
@@ -1189,91 +1209,91 @@ fn remembered(ends: &[u64], change: impl FnOnce(&mut Rules)) -> (Night, Reply) {
 #[test]
 fn a_run_starts_with_the_first_token_that_is_not_known_to_be_spent() {
     let (mut night, reply) = remembered(&[600, 0, 600], |_| {});
-    assert_eq!(reply.step, Step::Launch { again: false });
+    assert_eq!(reply.action, Action::Launch { again: false });
     assert!(words(&reply).starts_with("Starting with token 2/3: "));
     // Those that are known already are not asked again.
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     // But before a wait each is asked.
     night.pass(60);
-    assert_eq!(night.answer(1, night.used(0.97, 900)).step, ask(2));
+    assert_eq!(night.answer(1, night.used(0.97, 900)).action, ask(2));
 }
 
 #[test]
 fn with_every_token_known_to_be_spent_it_waits_asks_and_starts() {
     let (mut night, reply) = remembered(&[600, 300], |_| {});
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     let story = "Token limit reached\nAll tokens exhausted!\n\
                  Waiting for limits to reset (approximately 5m)... token 2/2 at ";
     assert!(words(&reply).starts_with(story), "{}", words(&reply));
     assert!(!words(&reply).contains("Pausing"));
     night.pass(299);
-    assert_eq!(night.event(Event::Deadline).step, Step::Nothing);
+    assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     night.pass(1);
-    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    assert_eq!(night.event(Event::Deadline).action, ask(1));
     let reply = night.answer(1, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: false });
+    assert_eq!(reply.action, Action::Launch { again: false });
     assert!(words(&reply).ends_with("Switched to token 2/2"));
     // From here on it is a run like any other.
     night.pass(5);
-    let again = night.ends(How::Code(1), false);
-    assert_eq!(again.step, ask(1));
+    let again = night.ends(ExitStatus::Code(1), false);
+    assert_eq!(again.action, ask(1));
 }
 
 #[test]
 fn a_rest_that_was_too_short_is_waited_for_again_and_none_is_asked_before_its_end() {
     let (mut night, _) = remembered(&[600, 300], |_| {});
     night.pass(300);
-    assert_eq!(night.event(Event::Deadline).step, ask(1));
+    assert_eq!(night.event(Event::Deadline).action, ask(1));
     let later = found(Finding::Limited {
         retry_after: Some(seconds(900)),
     });
     let reply = night.answer(1, later);
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("(approximately 5m)... token 1/2"));
     assert_eq!(night.session.timeout(night.now), Some(SLICE));
     night.pass(300);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: false });
+    assert_eq!(reply.action, Action::Launch { again: false });
 }
 
 #[test]
 fn an_outage_at_the_end_of_the_rest_is_waited_for() {
     let (mut night, _) = remembered(&[300], |_| {});
     night.pass(300);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, Err("connection refused".into()));
-    assert_eq!(reply.step, Step::Nothing);
+    assert_eq!(reply.action, Action::Nothing);
     night.pass(5);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
     let reply = night.answer(0, night.used(0.0, 60));
-    assert_eq!(reply.step, Step::Launch { again: false });
+    assert_eq!(reply.action, Action::Launch { again: false });
 }
 
 #[test]
 fn a_run_that_is_not_started_ends_without_a_child() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let (mut night, _) = remembered(&[300], |_| {});
-        assert_eq!(night.signal(Signal::SIGUSR2), Step::Nothing);
-        assert_eq!(night.signal(Signal::SIGTSTP), Step::SuspendSelf);
-        let ended = Step::Finish(Outcome::BySignal(signal));
+        assert_eq!(night.signal(Signal::SIGUSR2), Action::Nothing);
+        assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
+        let ended = Action::Finish(Outcome::BySignal(signal));
         assert_eq!(night.signal(signal), ended);
     }
     let (_, reply) = remembered(&[300], |rules| rules.max_wait = Some(seconds(60)));
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
     let interactive = |rules: &mut Rules| rules.interactive = true;
     let (mut night, reply) = remembered(&[300], interactive);
-    assert_eq!(reply.step, Step::Prompt);
+    assert_eq!(reply.action, Action::Prompt);
     assert_eq!(night.session.timeout(night.now), None);
-    assert_eq!(night.signal(Signal::SIGCONT), Step::Prompt, "asked again");
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt, "asked again");
     let reply = night.event(Event::Line("2".into()));
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
     let (mut night, _) = remembered(&[300], interactive);
-    assert_eq!(night.event(Event::Line("4".into())).step, Step::Prompt);
-    assert_eq!(night.event(Event::Line("1".into())).step, Step::Nothing);
+    assert_eq!(night.event(Event::Line("4".into())).action, Action::Prompt);
+    assert_eq!(night.event(Event::Line("1".into())).action, Action::Nothing);
     night.pass(300);
-    assert_eq!(night.event(Event::Deadline).step, ask(0));
+    assert_eq!(night.event(Event::Deadline).action, ask(0));
 }
 
 #[test]
@@ -1284,20 +1304,20 @@ fn a_remembered_rejection_is_asked_about_before_the_start() {
         pool.standing_mut(index).recall(Condition::Rejected, None);
     }
     night.session = Session::new(vec![pool], night.session.rules.clone(), night.now);
-    assert_eq!(night.session.start(night.now).step, ask(0));
-    assert_eq!(night.answer(0, found(Finding::Rejected)).step, ask(1));
+    assert_eq!(night.session.start(night.now).action, ask(0));
+    assert_eq!(night.answer(0, found(Finding::Rejected)).action, ask(1));
     // Together they may be refused for the provider's own trouble, so they are asked some more.
     for pause in [5, 10] {
         assert_eq!(
-            night.answer(1, found(Finding::Rejected)).step,
-            Step::Nothing
+            night.answer(1, found(Finding::Rejected)).action,
+            Action::Nothing
         );
         night.pass(pause);
-        assert_eq!(night.event(Event::Deadline).step, ask(0));
-        assert_eq!(night.answer(0, found(Finding::Rejected)).step, ask(1));
+        assert_eq!(night.event(Event::Deadline).action, ask(0));
+        assert_eq!(night.answer(0, found(Finding::Rejected)).action, ask(1));
     }
     let reply = night.answer(1, found(Finding::Rejected));
-    assert_eq!(reply.step, Step::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
 }
 
 /// How often the child is started in eight hours in which it is refused so many seconds after each
@@ -1308,28 +1328,28 @@ fn starts_in_a_night_of_told_limits(tokens: &[&str], life: u64) -> u32 {
     let mut starts = 1;
     while night.now.tick - began < seconds(8 * 3600) {
         night.pass(life);
-        let mut step = night
+        let mut action = night
             .event(Event::Told {
                 provider: "anthropic",
                 trouble: Trouble::Limited,
             })
-            .step;
-        while let Step::Ask(token) = step {
+            .action;
+        while let Action::Ask(token) = action {
             let good = night.used(0.1, 60);
-            step = night.answer(token.index, good).step;
+            action = night.answer(token.index, good).action;
         }
-        step = night.ends(How::Code(1), false).step;
-        while step != (Step::Launch { again: true }) {
-            step = match step {
-                Step::Ask(token) => {
+        action = night.ends(ExitStatus::Code(1), false).action;
+        while action != (Action::Launch { again: true }) {
+            action = match action {
+                Action::Ask(token) => {
                     let good = night.used(0.1, 60);
-                    night.answer(token.index, good).step
+                    night.answer(token.index, good).action
                 }
-                Step::Nothing => {
+                Action::Nothing => {
                     let span = night.session.timeout(night.now).unwrap();
                     night.now.wall += span;
                     night.now.tick += span;
-                    night.event(Event::Deadline).step
+                    night.event(Event::Deadline).action
                 }
                 other => panic!("{other:?}"),
             };
@@ -1365,7 +1385,7 @@ fn the_countdown_is_to_the_time_that_was_promised() {
     });
     let shown = night.session.waits_until().map(|until| until.wall);
     assert_eq!(shown, Some(promised.unwrap()));
-    assert_eq!(night.event(stopped()).step, Step::Hold);
+    assert_eq!(night.event(stopped()).action, Action::Hold);
     night.pass(20);
     assert_eq!(night.session.timeout(night.now), Some(jitter));
 }

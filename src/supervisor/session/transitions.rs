@@ -7,7 +7,7 @@ use super::*;
 
 impl Session {
     /// Consults the table and turns its decision into a step.
-    pub(super) fn settle(&mut self, now: Now) -> Reply {
+    pub(super) fn apply_decision(&mut self, now: Now) -> Reply {
         match self.phase {
             Phase::Running { .. } => self.settle_running(now),
             Phase::Paused { since, .. } => self.settle_paused(since, now),
@@ -27,22 +27,22 @@ impl Session {
         if let Some((since, trouble)) = self.idle(now) {
             return self.end_idle(since, trouble, now);
         }
-        let (ring, decision) = self.consult(Held::No, now);
+        let (ring, decision) = self.consult(Suspension::No, now);
         let mut again_at = None;
         let reply = match decision {
-            Decision::GoOn => self.get_to_know(now),
-            Decision::GoOnUntil { retry } => {
+            Decision::Keep => self.probe_unknown_token(now),
+            Decision::KeepUntil { retry } => {
                 again_at = Some(retry);
                 Reply::nothing()
             }
-            Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
+            Decision::Probe { index } => self.ask(TokenId { ring, index }, now),
             Decision::Rotate { index } if self.rules.interactive => {
                 let question = Question::Rotate { ring, index };
                 return self.pause_to_ask(ring, question, now);
             }
             Decision::Rotate { index } => return self.rotate(ring, index, now),
             Decision::Wait { until, index } => return self.pause(ring, until, index, now),
-            Decision::NoneLeft | Decision::TooLong { .. } => {
+            Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => {
                 let reason = self.reason(ring, now);
                 return self.give_up(ring, decision, now).and_say_first(reason);
             }
@@ -63,36 +63,40 @@ impl Session {
         }
         let reason = match trouble {
             Trouble::Overloaded => Notice::TurnFailed,
-            Trouble::Limited | Trouble::Account => self.reason(self.consult(Held::No, now).0, now),
+            Trouble::Limited | Trouble::Account => {
+                self.reason(self.consult(Suspension::No, now).0, now)
+            }
         };
-        self.stop(Signal::SIGTERM, Then::Recover, now)
+        self.stop(Signal::SIGTERM, AfterStop::Recover, now)
             .and_say(reason)
     }
 
     pub(super) fn settle_paused(&mut self, since: Now, now: Now) -> Reply {
-        let (stays, asking) = match self.phase {
+        let (wait_for_current, asking) = match self.phase {
             Phase::Paused {
-                stays, question, ..
-            } => (stays, question.is_some()),
+                wait_for_current,
+                question,
+                ..
+            } => (wait_for_current, question.is_some()),
             _ => (false, false),
         };
         if asking {
             return Reply::nothing();
         }
-        let (ring, decision) = self.consult(Held::Paused { since }, now);
-        match self.staying(stays, ring, decision, now) {
+        let (ring, decision) = self.consult(Suspension::Paused { since }, now);
+        match self.staying(wait_for_current, ring, decision, now) {
             // It was paused after it had given up.
-            Decision::GoOn | Decision::GoOnUntil { .. } if self.gave_up.is_some() => self
-                .stop(Signal::SIGTERM, Then::Restart, now)
+            Decision::Keep | Decision::KeepUntil { .. } if self.gave_up.is_some() => self
+                .stop(Signal::SIGTERM, AfterStop::Restart, now)
                 .and_say(Notice::Resuming),
-            Decision::GoOn | Decision::GoOnUntil { .. } => {
+            Decision::Keep | Decision::KeepUntil { .. } => {
                 self.phase = Phase::Running { recheck: None };
                 self.resumed = Some(now.tick);
-                Reply::step(Step::Resume)
+                Reply::action(Action::Resume)
                     .and_say(Notice::Resuming)
                     .and_say(Notice::SessionContinued)
             }
-            Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
+            Decision::Probe { index } => self.ask(TokenId { ring, index }, now),
             Decision::Rotate { index } => self.rotate(ring, index, now),
             Decision::Wait { until, index } => {
                 let later = match &mut self.phase {
@@ -110,16 +114,24 @@ impl Session {
                     reply
                 }
             }
-            Decision::NoneLeft | Decision::TooLong { .. } => self.give_up(ring, decision, now),
+            Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => {
+                self.give_up(ring, decision, now)
+            }
         }
     }
 
     /// The decision of a user who may want to wait for the token in use.
-    fn staying(&self, stays: bool, ring: usize, decision: Decision, now: Now) -> Decision {
+    fn staying(
+        &self,
+        wait_for_current: bool,
+        ring: usize,
+        decision: Decision,
+        now: Now,
+    ) -> Decision {
         let current = self.rings.get(ring).map(|ring| ring.pool.current_index());
         match decision {
-            Decision::Rotate { index } | Decision::Ask { index }
-                if stays && Some(index) != current =>
+            Decision::Rotate { index } | Decision::Probe { index }
+                if wait_for_current && Some(index) != current =>
             {
                 match self.end_of_limit(ring, now) {
                     Some(until) => Decision::Wait {
@@ -140,26 +152,26 @@ impl Session {
             blamed,
             said,
             asks,
-            stays,
+            wait_for_current,
         } = failure;
         let blind = self.rings.iter().all(|ring| ring.blind);
         let (ring, decision) = if blind {
-            (0, Decision::GoOn)
+            (0, Decision::Keep)
         } else {
-            self.consult(Held::Ended { since }, now)
+            self.consult(Suspension::Ended { since }, now)
         };
-        match self.staying(stays, ring, decision, now) {
-            Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
-            Decision::GoOn | Decision::GoOnUntil { .. } if blamed => {
+        match self.staying(wait_for_current, ring, decision, now) {
+            Decision::Probe { index } => self.ask(TokenId { ring, index }, now),
+            Decision::Keep | Decision::KeepUntil { .. } if blamed => {
                 let mut reply = self.start_again(now);
-                if said == Said::Nothing {
+                if said == Reported::Nothing {
                     let busy = matches!(self.gave_up, None | Some((_, Trouble::Overloaded)));
                     reply.say.splice(0..0, busy.then_some(Notice::TurnFailed));
                     reply = reply.and_say_first(Notice::Failed { how });
                 }
                 reply
             }
-            Decision::GoOn | Decision::GoOnUntil { .. } => self.retry_or_finish(since, how, now),
+            Decision::Keep | Decision::KeepUntil { .. } => self.retry_or_finish(since, how, now),
             Decision::Rotate { index } if asks => {
                 let until = self.end_of_limit(ring, now);
                 let until = until.unwrap_or_else(|| Until::after(Duration::ZERO, now));
@@ -169,7 +181,7 @@ impl Session {
                 let cause = self.cause(said, how, ring, now);
                 self.switch(ring, index);
                 let mut reply = self.start_again(now);
-                if said != Said::All {
+                if said != Reported::All {
                     reply = reply.and_say_first(Notice::AutoRotating);
                 }
                 reply.say.splice(0..0, cause);
@@ -181,13 +193,13 @@ impl Session {
                     return self.finish(how).and_say_first(Notice::NeverHeard);
                 }
                 let mut say = Vec::new();
-                if said != Said::All {
+                if said != Reported::All {
                     say = self.cause(said, how, ring, now);
                     say.push(self.waiting(ring, until, index, now));
                 }
                 let failure = Failure {
                     blamed: true,
-                    said: Said::All,
+                    said: Reported::All,
                     ..failure
                 };
                 // An outage is waited for, and a reset within the patience is not worth a question.
@@ -205,10 +217,10 @@ impl Session {
                 };
                 Reply {
                     say,
-                    step: Step::Nothing,
+                    action: Action::Nothing,
                 }
             }
-            Decision::NoneLeft | Decision::TooLong { .. } => {
+            Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => {
                 let reason = self.reason(ring, now);
                 self.give_up(ring, decision, now).and_say_first(reason)
             }
@@ -230,7 +242,7 @@ impl Session {
         self.phase = Phase::Failed {
             failure: Failure {
                 blamed: true,
-                said: Said::All,
+                said: Reported::All,
                 asks: false,
                 ..failure
             },
@@ -244,13 +256,13 @@ impl Session {
 
     /// Starts the child for the first time once there is a token for it that has answered.
     fn settle_unstarted(&mut self, since: Now, said: Option<Until>, now: Now) -> Reply {
-        let (ring, decision) = self.consult(Held::Unstarted { since }, now);
+        let (ring, decision) = self.consult(Suspension::Unstarted { since }, now);
         match decision {
-            Decision::GoOn | Decision::GoOnUntil { .. } => self.launch(false, now),
-            Decision::Ask { index } => self.ask(TokenId { ring, index }, now),
+            Decision::Keep | Decision::KeepUntil { .. } => self.launch(false, now),
+            Decision::Probe { index } => self.ask(TokenId { ring, index }, now),
             Decision::Rotate { index } => {
                 self.switch(ring, index);
-                self.settle(now)
+                self.apply_decision(now)
             }
             Decision::Wait { until, index } => {
                 let asks = self.rules.interactive && said.is_none() && !self.is_brief(until, now);
@@ -273,7 +285,7 @@ impl Session {
                 reply.say.splice(..0, say);
                 reply
             }
-            Decision::NoneLeft | Decision::TooLong { .. } => {
+            Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => {
                 let reason = self.reason(ring, now);
                 self.give_up(ring, decision, now).and_say_first(reason)
             }
@@ -281,37 +293,39 @@ impl Session {
     }
 
     /// What is still to be said of a failure: how the child ended, and why.
-    fn cause(&self, said: Said, how: How, ring: usize, now: Now) -> Vec<Notice> {
+    fn cause(&self, said: Reported, how: ExitStatus, ring: usize, now: Now) -> Vec<Notice> {
         match said {
-            Said::Nothing => vec![Notice::Failed { how }, self.reason(ring, now)],
-            Said::Cause | Said::All => Vec::new(),
+            Reported::Nothing => vec![Notice::Failed { how }, self.reason(ring, now)],
+            Reported::Cause | Reported::All => Vec::new(),
         }
     }
 
     /// When the token in use is said to be usable again.
     pub(super) fn end_of_limit(&self, ring: usize, now: Now) -> Option<Until> {
         let pool = &self.rings.get(ring)?.pool;
-        pool.standing(pool.current_index()).condition(now).until()
+        pool.state(pool.current_index()).condition(now).until()
     }
 
     /// The decision that counts over all rings, and its ring. A child needs a usable token of
     /// each ring that it lives on, so the one that is worst off speaks.
-    pub(super) fn consult(&self, held: Held, now: Now) -> (usize, Decision) {
+    pub(super) fn consult(&self, held: Suspension, now: Now) -> (usize, Decision) {
         self.rings
             .iter()
             .enumerate()
             .filter(|(i, ring)| !ring.blind && self.may_live_on(*i, now))
-            .filter(|(_, ring)| !(ring.keep_going && matches!(held, Held::No | Held::Ended { .. })))
+            .filter(|(_, ring)| {
+                !(ring.keep_going && matches!(held, Suspension::No | Suspension::Ended { .. }))
+            })
             .map(|(i, ring)| (i, policy::decide(&ring.pool, &self.rules, held, now)))
             .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i)))
-            .unwrap_or((0, Decision::GoOn))
+            .unwrap_or((0, Decision::Keep))
     }
 
     /// Whether the child may live on this ring: one of its tokens has worked, or no other ring is
     /// or may turn out to be what it lives on. A token that lies around in the environment must
     /// not end a command that uses another provider.
     pub(super) fn may_live_on(&self, ring: usize, now: Now) -> bool {
-        let is_unasked = |ring: &Ring| ring.pool.standing(ring.pool.current_index()).is_unasked();
+        let is_unasked = |ring: &Ring| ring.pool.state(ring.pool.current_index()).is_unasked();
         let Some(own) = self.rings.get(ring) else {
             return false;
         };
@@ -325,16 +339,16 @@ impl Session {
     }
 
     /// Each token is asked once soon after the start, after the first answer for the one in use.
-    pub(super) fn get_to_know(&mut self, now: Now) -> Reply {
+    pub(super) fn probe_unknown_token(&mut self, now: Now) -> Reply {
         let unknown = self.rings.iter().enumerate().find_map(|(ring, known)| {
             let pool = &known.pool;
-            let first = pool.standing(pool.current_index());
+            let first = pool.state(pool.current_index());
             if known.blind || first.is_unasked() || first.silence().is_some() {
                 return None;
             }
             let index = pool
                 .peek()
-                .find(|index| pool.standing(*index).is_unknown(now))?;
+                .find(|index| pool.state(*index).is_unknown(now))?;
             Some(TokenId { ring, index })
         });
         match unknown {
@@ -348,7 +362,7 @@ impl Session {
             return Reply::nothing();
         }
         self.asking.push((token, now.tick));
-        Reply::step(Step::Ask(token))
+        Reply::action(Action::Ask(token))
     }
 
     pub(super) fn rotate(&mut self, ring: usize, index: usize, now: Now) -> Reply {
@@ -365,7 +379,7 @@ impl Session {
                 self.switch(other, index);
             }
         }
-        let mut reply = self.stop(Signal::SIGTERM, Then::Restart, now);
+        let mut reply = self.stop(Signal::SIGTERM, AfterStop::Restart, now);
         reply.say.append(&mut reasons);
         reply.and_say(Notice::AutoRotating)
     }
@@ -376,7 +390,7 @@ impl Session {
         if own.blind || own.keep_going || !self.may_live_on(ring, now) {
             return None;
         }
-        match policy::decide(&own.pool, &self.rules, Held::No, now) {
+        match policy::decide(&own.pool, &self.rules, Suspension::No, now) {
             Decision::Rotate { index } => Some(index),
             _ => None,
         }
@@ -398,7 +412,7 @@ impl Session {
     ) -> Reply {
         // A reset within the patience is not worth a question either.
         let asks = self.rules.interactive && !self.is_brief(until, now);
-        let mut reply = Reply::step(Step::Pause);
+        let mut reply = Reply::action(Action::Pause);
         reply.say = self.exhausted(ring, until, index, now);
         if !asks {
             reply.say.push(Notice::Pausing {
@@ -410,7 +424,7 @@ impl Session {
             freeze_at: Some(now.tick + STOP_PATIENCE),
             wake: until,
             question: asks.then_some(Question::Exhausted),
-            stays: false,
+            wait_for_current: false,
         };
         reply
     }
@@ -445,14 +459,14 @@ impl Session {
             freeze_at: Some(now.tick + STOP_PATIENCE),
             wake: until,
             question: Some(question),
-            stays: false,
+            wait_for_current: false,
         };
-        Reply::step(Step::Pause).and_say(self.reason(ring, now))
+        Reply::action(Action::Pause).and_say(self.reason(ring, now))
     }
 
     pub(super) fn give_up(&mut self, ring: usize, decision: Decision, now: Now) -> Reply {
         let notice = match decision {
-            Decision::TooLong { until, index } => Notice::TooLong {
+            Decision::ExceedsMaxWait { until, index } => Notice::TooLong {
                 index,
                 at: until.wall,
                 now: now.wall,
@@ -468,21 +482,21 @@ impl Session {
     pub(super) fn stop_for_later(&mut self, now: Now) -> Reply {
         match self.phase {
             Phase::Failed { .. } | Phase::Unstarted { .. } => {
-                Reply::step(Step::Finish(Outcome::TryAgainLater))
+                Reply::action(Action::Finish(Outcome::TryAgainLater))
             }
-            _ => self.stop(Signal::SIGTERM, Then::End(Outcome::TryAgainLater), now),
+            _ => self.stop(Signal::SIGTERM, AfterStop::End(Outcome::TryAgainLater), now),
         }
     }
 
-    pub(super) fn stop(&mut self, signal: Signal, then: Then, now: Now) -> Reply {
+    pub(super) fn stop(&mut self, signal: Signal, then: AfterStop, now: Now) -> Reply {
         self.phase = Phase::Stopping {
             kill_at: Some(now.tick + self.rules.grace),
             then,
         };
-        Reply::step(Step::Terminate(signal))
+        Reply::action(Action::Terminate(signal))
     }
 
-    pub(super) fn retry_or_finish(&mut self, since: Now, how: How, now: Now) -> Reply {
+    pub(super) fn retry_or_finish(&mut self, since: Now, how: ExitStatus, now: Now) -> Reply {
         if self.retries >= self.rules.retries {
             return self.finish(how);
         }
@@ -496,9 +510,9 @@ impl Session {
                 since,
                 how,
                 blamed: true,
-                said: Said::All,
+                said: Reported::All,
                 asks: false,
-                stays: false,
+                wait_for_current: false,
             },
             wake: Some(Until::after(pause, now)),
             question: None,
@@ -518,12 +532,12 @@ impl Session {
             Phase::Failed { wake, failure, .. } if now.tick < self.ready_at => {
                 *wake = Some(Until::after(self.ready_at - now.tick, now));
                 failure.blamed = true;
-                failure.said = Said::All;
+                failure.said = Reported::All;
                 Reply::nothing()
             }
             Phase::Failed { failure, .. } => {
                 let (how, kill_at) = (failure.how, Some(now.tick + self.rules.grace));
-                self.sweep(kill_at, Then::Restart, how, now)
+                self.sweep(kill_at, AfterStop::Restart, how, now)
             }
             _ => self.launch(true, now),
         }
@@ -533,8 +547,8 @@ impl Session {
     pub(super) fn sweep(
         &mut self,
         kill_at: Option<Instant>,
-        then: Then,
-        how: How,
+        then: AfterStop,
+        how: ExitStatus,
         now: Now,
     ) -> Reply {
         self.phase = Phase::Sweeping {
@@ -544,7 +558,7 @@ impl Session {
             then,
             how,
         };
-        Reply::step(Step::Sweep {
+        Reply::action(Action::Sweep {
             signal: Some(if kill_at.is_some() {
                 Signal::SIGTERM
             } else {
@@ -553,12 +567,12 @@ impl Session {
         })
     }
 
-    pub(super) fn swept(&mut self, then: Then, how: How, now: Now) -> Reply {
+    pub(super) fn swept(&mut self, then: AfterStop, how: ExitStatus, now: Now) -> Reply {
         match then {
-            Then::Restart => self.launch(true, now),
-            Then::Recover => self.fail(how, true, Said::Cause, now),
-            Then::EndAsChild => Reply::step(Step::Finish(Outcome::AsChild(how))),
-            Then::End(outcome) => Reply::step(Step::Finish(outcome)),
+            AfterStop::Restart => self.launch(true, now),
+            AfterStop::Recover => self.fail(how, true, Reported::Cause, now),
+            AfterStop::EndAsChild => Reply::action(Action::Finish(Outcome::AsChild(how))),
+            AfterStop::End(outcome) => Reply::action(Action::Finish(outcome)),
         }
     }
 
@@ -567,7 +581,7 @@ impl Session {
         self.last_start = now.tick;
         self.gave_up = None;
         self.ready_at = now.tick + BETWEEN_STARTS;
-        let mut reply = Reply::step(Step::Launch { again });
+        let mut reply = Reply::action(Action::Launch { again });
         let several = self.rings.len() > 1;
         for ring in &mut self.rings {
             if std::mem::take(&mut ring.switched) {
@@ -581,9 +595,9 @@ impl Session {
         reply
     }
 
-    pub(super) fn finish(&self, how: How) -> Reply {
-        Reply::step(Step::Finish(Outcome::AsChild(how))).and_say(match how {
-            How::Code(0) => Notice::Completed,
+    pub(super) fn finish(&self, how: ExitStatus) -> Reply {
+        Reply::action(Action::Finish(Outcome::AsChild(how))).and_say(match how {
+            ExitStatus::Code(0) => Notice::Completed,
             how => Notice::Failed { how },
         })
     }
@@ -596,16 +610,16 @@ fn is_later(wake: Until, old: Until, now: Now) -> bool {
 
 /// Which of several rings' decisions goes first. A running child is stopped before anything is
 /// asked on behalf of another ring; a held one is not let go while anything is open.
-fn urgency(decision: Decision, held: Held) -> u8 {
-    let runs = matches!(held, Held::No);
+fn urgency(decision: Decision, held: Suspension) -> u8 {
+    let runs = matches!(held, Suspension::No);
     match decision {
-        Decision::NoneLeft | Decision::TooLong { .. } => 6,
+        Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => 6,
         Decision::Wait { .. } if runs => 5,
-        Decision::Ask { .. } => 4,
+        Decision::Probe { .. } => 4,
         Decision::Rotate { .. } if runs => 3,
         Decision::Wait { .. } => 3,
         Decision::Rotate { .. } => 2,
-        Decision::GoOnUntil { .. } => 1,
-        Decision::GoOn => 0,
+        Decision::KeepUntil { .. } => 1,
+        Decision::Keep => 0,
     }
 }

@@ -92,7 +92,7 @@ fn tell(pool: &mut TokenPool, index: usize, now: Now, reading: Result<Reading, S
 }
 
 fn running(pool: &TokenPool, now: Now) -> Decision {
-    decide(pool, &rules(), Held::No, now)
+    decide(pool, &rules(), Suspension::No, now)
 }
 
 fn assert_waits(decision: Decision, index: usize, span: Duration, now: Now) {
@@ -120,9 +120,9 @@ fn only_strictly_above_the_threshold_is_near() {
         let mut pool = pool_of(&["a", "b"]);
         tell(&mut pool, 0, now, used(share, 600, now));
         let wanted = if near {
-            Decision::Ask { index: 1 }
+            Decision::Probe { index: 1 }
         } else {
-            Decision::GoOn
+            Decision::Keep
         };
         assert_eq!(running(&pool, now), wanted, "{share}");
     }
@@ -136,7 +136,7 @@ fn a_candidate_answers_before_it_is_used() {
     let now = later(now, seconds(1));
     tell(&mut pool, 0, now, used(0.97, 600, now));
     // What it said before it was needed does not count.
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     let asked = later(now, seconds(1));
     tell(&mut pool, 1, asked, used(0.1, 600, now));
     assert_eq!(running(&pool, asked), Decision::Rotate { index: 1 });
@@ -150,11 +150,11 @@ fn the_first_usable_one_in_ring_order_is_next_and_the_ring_goes_round() {
         now = later(now, seconds(700));
         assert_eq!(pool.current_index(), spent);
         tell(&mut pool, spent, now, used(0.99, 600, now));
-        assert_eq!(running(&pool, now), Decision::Ask { index: next });
+        assert_eq!(running(&pool, now), Decision::Probe { index: next });
         tell(&mut pool, next, now, used(0.0, 600, now));
         assert_eq!(running(&pool, now), Decision::Rotate { index: next });
         pool.next(next);
-        assert_eq!(running(&pool, now), Decision::GoOn);
+        assert_eq!(running(&pool, now), Decision::Keep);
     }
 }
 
@@ -173,7 +173,7 @@ fn patience_is_for_near_limits_only() {
     let now = start();
     let mut near = pool_of(&["a", "b"]);
     tell(&mut near, 0, now, used(0.97, 5, now));
-    assert_eq!(running(&near, now), Decision::GoOn);
+    assert_eq!(running(&near, now), Decision::Keep);
     let mut spent = pool_of(&["a", "b"]);
     tell(&mut spent, 0, now, limited(5));
     assert_waits(running(&spent, now), 0, seconds(5), now);
@@ -185,15 +185,15 @@ fn one_token_waits_for_its_reset_and_is_asked_before_it_goes_on() {
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, used(0.96, 600, now));
     assert_waits(running(&pool, now), 0, seconds(600), now);
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     assert_waits(decide(&pool, &rules(), held, now), 0, seconds(600), now);
     let reset = later(now, seconds(600));
     assert_eq!(
         decide(&pool, &rules(), held, reset),
-        Decision::Ask { index: 0 }
+        Decision::Probe { index: 0 }
     );
     tell(&mut pool, 0, reset, used(0.0, 60, reset));
-    assert_eq!(decide(&pool, &rules(), held, reset), Decision::GoOn);
+    assert_eq!(decide(&pool, &rules(), held, reset), Decision::Keep);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_reset_that_did_not_come_is_waited_for_again() {
     let now = start();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(60));
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let reset = later(now, seconds(60));
     tell(&mut pool, 0, reset, limited(30));
     assert_waits(decide(&pool, &rules(), held, reset), 0, seconds(30), reset);
@@ -216,11 +216,11 @@ fn the_earliest_reset_of_all_is_waited_for() {
     tell(&mut pool, 2, now, limited(400));
     assert_waits(running(&pool, now), 1, seconds(200), now);
     // Then the token that resets first is asked, and the child moves to it.
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let reset = later(now, seconds(200));
     assert_eq!(
         decide(&pool, &rules(), held, reset),
-        Decision::Ask { index: 1 }
+        Decision::Probe { index: 1 }
     );
     tell(&mut pool, 1, reset, used(0.0, 60, reset));
     assert_eq!(
@@ -273,7 +273,7 @@ fn a_token_that_was_left_comes_back_only_well_below_the_threshold() {
     pool.next(1);
     now = later(now, seconds(601));
     tell(&mut pool, 1, now, used(0.96, 600, now));
-    assert_eq!(running(&pool, now), Decision::Ask { index: 0 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 0 });
     tell(&mut pool, 0, now, used(0.90, 500, now));
     assert_waits(running(&pool, now), 0, seconds(500), now);
     now = later(now, seconds(10));
@@ -288,7 +288,7 @@ fn before_a_wait_each_resting_token_is_asked_once() {
     tell(&mut pool, 1, now, limited(600));
     let now = later(now, seconds(10));
     tell(&mut pool, 0, now, limited(900));
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, limited(590));
     assert_waits(running(&pool, now), 1, seconds(590), now);
 }
@@ -299,16 +299,16 @@ fn a_rejected_token_is_left_and_all_rejected_is_the_end() {
     let mut pool = pool_of(&["a", "b"]);
     let rejected = || reading(Finding::Rejected, Usage::default());
     tell(&mut pool, 0, now, rejected());
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, used(0.2, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 1 });
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, rejected());
-    assert_eq!(running(&pool, now), Decision::NoneLeft);
+    assert_eq!(running(&pool, now), Decision::NoUsableToken);
     let mut pool = pool_of(&["a"]);
     let capped = Finding::SpendCapped { until: None };
     tell(&mut pool, 0, now, reading(capped, Usage::default()));
-    assert_eq!(running(&pool, now), Decision::NoneLeft);
+    assert_eq!(running(&pool, now), Decision::NoUsableToken);
 }
 
 #[test]
@@ -321,16 +321,16 @@ fn a_wait_beyond_the_longest_is_not_begun() {
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(300));
     assert!(matches!(
-        decide(&pool, &rules, Held::No, now),
+        decide(&pool, &rules, Suspension::No, now),
         Decision::Wait { .. }
     ));
     // What has been waited already counts.
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let reset = later(now, seconds(300));
     tell(&mut pool, 0, reset, limited(10));
     assert!(matches!(
         decide(&pool, &rules, held, reset),
-        Decision::TooLong { .. }
+        Decision::ExceedsMaxWait { .. }
     ));
 }
 
@@ -343,7 +343,7 @@ fn an_outage_never_rotates() {
         for second in 0..20 {
             let now = later(now, seconds(second * 60));
             tell(&mut pool, 0, now, silent());
-            assert_eq!(running(&pool, now), Decision::GoOn);
+            assert_eq!(running(&pool, now), Decision::Keep);
         }
     }
 }
@@ -356,11 +356,11 @@ fn a_failed_question_condemns_no_token() {
     tell(&mut pool, 1, now, unreachable());
     // Near its limit, the token in use goes on until the other can be asked.
     match running(&pool, now) {
-        Decision::GoOnUntil { retry } => assert_eq!(retry.wall, now.wall + seconds(5)),
+        Decision::KeepUntil { retry } => assert_eq!(retry.wall, now.wall + seconds(5)),
         other => panic!("{other:?}"),
     }
     let now = later(now, seconds(5));
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, used(0.2, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 1 });
 }
@@ -383,7 +383,7 @@ fn tokens_of_one_quota_stand_and_fall_together() {
     let now = later(now, seconds(10));
     tell(&mut pool, 0, now, of_group("org-1", limited(600)));
     // The one of the same quota is not even asked.
-    assert_eq!(running(&pool, now), Decision::Ask { index: 2 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 2 });
     tell(&mut pool, 2, now, of_group("org-2", limited(900)));
     assert_waits(running(&pool, now), 0, seconds(600), now);
 }
@@ -409,7 +409,7 @@ fn a_rejected_token_says_nothing_of_others_of_its_quota() {
         now,
         reading(Finding::Rejected, Usage::default()),
     );
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
 }
 
 #[test]
@@ -418,21 +418,21 @@ fn after_a_failure_the_token_is_asked_before_anything_else() {
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 0, now, used(0.5, 60, now));
     let ended = later(now, seconds(1));
-    let held = Held::Ended { since: ended };
+    let held = Suspension::Ended { since: ended };
     assert_eq!(
         decide(&pool, &rules(), held, ended),
-        Decision::Ask { index: 0 }
+        Decision::Probe { index: 0 }
     );
     tell(&mut pool, 0, ended, used(0.5, 60, ended));
-    assert_eq!(decide(&pool, &rules(), held, ended), Decision::GoOn);
+    assert_eq!(decide(&pool, &rules(), held, ended), Decision::Keep);
     tell(&mut pool, 0, ended, limited(60));
     assert_eq!(
         decide(&pool, &rules(), held, ended),
-        Decision::Ask { index: 1 }
+        Decision::Probe { index: 1 }
     );
     tell(&mut pool, 0, ended, unreachable());
     match decide(&pool, &rules(), held, ended) {
-        Decision::Ask { index: 1 } | Decision::Wait { index: None, .. } => {}
+        Decision::Probe { index: 1 } | Decision::Wait { index: None, .. } => {}
         other => panic!("{other:?}"),
     }
 }
@@ -445,7 +445,7 @@ fn late_answers_to_old_questions_are_ignored() {
     tell(&mut pool, 0, then, limited(60));
     tell(&mut pool, 0, now, used(0.1, 60, now));
     assert!(matches!(
-        pool.standing(0).condition(then),
+        pool.state(0).condition(then),
         Condition::Limited { .. }
     ));
 }
@@ -459,7 +459,7 @@ fn a_clock_that_is_set_back_does_not_prolong_a_wait() {
         wall: now.wall - seconds(3600),
         tick: now.tick + seconds(80),
     };
-    assert_eq!(pool.standing(0).condition(set_back), Condition::Unknown);
+    assert_eq!(pool.state(0).condition(set_back), Condition::Unknown);
 }
 
 proptest! {
@@ -484,22 +484,22 @@ proptest! {
             };
             tell(&mut pool, index, now, reading);
             let held = match kind {
-                0 | 1 => Held::Paused { since: now },
-                2 => Held::Ended { since: now },
-                _ => Held::No,
+                0 | 1 => Suspension::Paused { since: now },
+                2 => Suspension::Ended { since: now },
+                _ => Suspension::No,
             };
             match decide(&pool, &rules(), held, now) {
                 Decision::Rotate { index } => {
                     prop_assert_ne!(index, pool.current_index());
-                    prop_assert_eq!(pool.standing(index).condition(now), Condition::Usable);
-                    prop_assert!(!pool.standing(index).is_unasked());
+                    prop_assert_eq!(pool.state(index).condition(now), Condition::Usable);
+                    prop_assert!(!pool.state(index).is_unasked());
                     pool.next(index);
                 }
-                Decision::Wait { until, .. } | Decision::GoOnUntil { retry: until } => {
+                Decision::Wait { until, .. } | Decision::KeepUntil { retry: until } => {
                     prop_assert!(until.remaining(now) > Duration::ZERO);
                 }
-                Decision::Ask { index } => prop_assert!(index < 3),
-                Decision::GoOn | Decision::NoneLeft | Decision::TooLong { .. } => {}
+                Decision::Probe { index } => prop_assert!(index < 3),
+                Decision::Keep | Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => {}
             }
         }
     }
@@ -518,11 +518,11 @@ fn a_token_that_says_nothing_is_asked_again_and_hides_no_reset() {
     );
     // The reset that is known is what is waited for.
     assert_waits(running(&pool, now), 0, seconds(200), now);
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let now = later(now, MINUTE);
     assert_eq!(
         decide(&pool, &rules(), held, now),
-        Decision::Ask { index: 1 }
+        Decision::Probe { index: 1 }
     );
 }
 
@@ -554,7 +554,7 @@ fn a_provider_that_keeps_promising_the_next_second_is_asked_ever_less_often() {
     let mut spans = Vec::new();
     for _ in 0..9 {
         tell(&mut pool, 0, now, limited(1));
-        let Condition::Limited { until } = pool.standing(0).condition(now) else {
+        let Condition::Limited { until } = pool.state(0).condition(now) else {
             panic!("not limited");
         };
         spans.push(until.remaining(now).as_secs());
@@ -594,7 +594,7 @@ fn rests_when_told_after(lives: &[u64]) -> Vec<u64> {
         let then = later(now, seconds(1));
         super::tell(&mut pool, Trouble::Limited, seconds(life + 1), then);
         tell(&mut pool, 0, now, used(0.1, 600, now));
-        let Condition::Limited { until } = pool.standing(0).condition(now) else {
+        let Condition::Limited { until } = pool.state(0).condition(now) else {
             panic!("not limited");
         };
         rests.push(until.remaining(now).as_secs());
@@ -634,10 +634,10 @@ fn a_held_child_may_go_on_near_a_limit_that_resets_within_the_patience() {
     let now = start();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(60));
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let now = later(now, seconds(60));
     tell(&mut pool, 0, now, used(0.97, 3, now));
-    assert_eq!(decide(&pool, &rules(), held, now), Decision::GoOn);
+    assert_eq!(decide(&pool, &rules(), held, now), Decision::Keep);
 }
 
 /// Asks whichever token the table says, from now on and for as long as it waits, and answers with
@@ -648,11 +648,11 @@ fn hold_out(
     mut answer: impl FnMut(usize, Duration) -> Result<Reading, String>,
 ) -> (Duration, Vec<u32>, Decision) {
     let began = now.tick;
-    let held = Held::Paused { since: now };
+    let held = Suspension::Paused { since: now };
     let mut asked = vec![0; pool.len()];
     loop {
         match decide(pool, &rules(), held, now) {
-            Decision::Ask { index } => {
+            Decision::Probe { index } => {
                 asked[index] += 1;
                 // A question takes its time.
                 now = later(now, Duration::from_millis(300));
@@ -680,16 +680,16 @@ fn tokens_that_fail_together_are_held_until_the_trouble_is_over() {
         // The running child is left alone at the first rejection, and paused at the second.
         let now = later(now, MINUTE);
         tell(&mut pool, 0, now, rejected());
-        assert_eq!(running(&pool, now), Decision::GoOn);
+        assert_eq!(running(&pool, now), Decision::Keep);
         let now = later(now, MINUTE);
         tell(&mut pool, 0, now, rejected());
-        assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+        assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
         let (took, _, end) = hold_out(&mut pool, now, |_, passed| match passed.as_secs() {
             seconds if seconds < trouble => rejected(),
             _ => used(0.1, 600, now),
         });
         assert!(
-            matches!(end, Decision::GoOn | Decision::Rotate { .. }),
+            matches!(end, Decision::Keep | Decision::Rotate { .. }),
             "{trouble}: {end:?}"
         );
         assert!(took < seconds(2 * trouble + 10), "{trouble}: {took:?}");
@@ -716,7 +716,7 @@ fn one_of_those_that_failed_together_may_come_back_alone() {
             }
         });
         let wanted = match good {
-            0 => Decision::GoOn,
+            0 => Decision::Keep,
             index => Decision::Rotate { index },
         };
         assert_eq!(end, wanted);
@@ -727,7 +727,7 @@ fn one_of_those_that_failed_together_may_come_back_alone() {
         tell(&mut pool, good, now, rejected());
         tell(&mut pool, good, later(now, seconds(1)), rejected());
         let (_, asked, end) = hold_out(&mut pool, later(now, seconds(1)), |_, _| rejected());
-        assert_eq!(end, Decision::NoneLeft);
+        assert_eq!(end, Decision::NoUsableToken);
         let others = asked.iter().enumerate().filter(|(index, _)| *index != good);
         assert!(
             others.into_iter().all(|(_, times)| *times == 0),
@@ -751,7 +751,7 @@ fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
         let now = later(now, seconds(1));
         tell(&mut pool, 0, now, rejected());
         let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
-        assert_eq!(end, Decision::NoneLeft);
+        assert_eq!(end, Decision::NoUsableToken);
         assert!(took >= seconds(least) && took <= seconds(most), "{took:?}");
         assert!(
             asked.iter().all(|times| *times <= BELIEVED_AFTER),
@@ -762,7 +762,7 @@ fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
     let now = start();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, rejected());
-    assert_eq!(running(&pool, now), Decision::NoneLeft);
+    assert_eq!(running(&pool, now), Decision::NoUsableToken);
 }
 
 /// One ring over two providers, all tokens of which have worked.
@@ -780,19 +780,19 @@ fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back
     let mut pool = mixed(now);
     let now = later(now, MINUTE);
     tell(&mut pool, 0, now, rejected());
-    assert_eq!(running(&pool, now), Decision::GoOn);
+    assert_eq!(running(&pool, now), Decision::Keep);
     let now = later(now, MINUTE);
     tell(&mut pool, 0, now, rejected());
-    assert_eq!(running(&pool, now), Decision::Ask { index: 1 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, rejected());
-    assert_eq!(running(&pool, now), Decision::Ask { index: 2 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 2 });
     tell(&mut pool, 2, now, used(0.1, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 2 });
     pool.next(2);
     // That the other provider knows its tokens says nothing of these.
     let now = later(now, 10 * MINUTE);
     tell(&mut pool, 2, now, limited(3600));
-    assert_eq!(running(&pool, now), Decision::Ask { index: 0 });
+    assert_eq!(running(&pool, now), Decision::Probe { index: 0 });
     tell(&mut pool, 0, now, used(0.1, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 0 });
 }
@@ -812,10 +812,10 @@ fn in_one_ring_tokens_that_are_all_rejected_are_held_whoever_was_accepted_last()
         _ => rejected(),
     };
     let (took, _, end) = hold_out(&mut pool.clone(), now, good_again);
-    assert_eq!(end, Decision::GoOn);
+    assert_eq!(end, Decision::Keep);
     assert!(took < 5 * MINUTE, "{took:?}");
     let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
-    assert_eq!(end, Decision::NoneLeft);
+    assert_eq!(end, Decision::NoUsableToken);
     assert!(took >= 5 * MINUTE && took <= 12 * MINUTE, "{took:?}");
     assert!(
         asked.iter().all(|times| *times <= BELIEVED_AFTER),
@@ -834,7 +834,7 @@ fn a_rejection_that_names_the_organization_is_believed() {
     for index in [0, 0, 1, 1] {
         tell(&mut pool, index, now, of_group("org", rejected()));
     }
-    assert_eq!(running(&pool, now), Decision::NoneLeft);
+    assert_eq!(running(&pool, now), Decision::NoUsableToken);
 }
 
 #[test]

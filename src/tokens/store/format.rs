@@ -6,10 +6,10 @@
 //! that a clock that was set back stretches no wait. It reads no file and no clock (`state.rs` and
 //! the supervisor do), and never sees a token: only fingerprints.
 
-use crate::common::duration as span;
+use crate::common::duration;
 use crate::common::time::{Now, Until};
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{Condition, Standing};
+use crate::tokens::policy::{Condition, TokenState};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const SAME_END: Duration = Duration::from_secs(1);
 
 /// What a run found out about one token.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
+pub(crate) struct StoredToken {
     /// When the provider was asked.
     seen: SystemTime,
     verdict: Verdict,
@@ -60,8 +60,8 @@ enum Verdict {
 
 /// All that is remembered, by the fingerprints of tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Memory {
-    entries: BTreeMap<String, Entry>,
+pub(crate) struct StoredTokens {
+    entries: BTreeMap<String, StoredToken>,
 }
 
 /// Why a text is no memory.
@@ -98,10 +98,10 @@ impl Verdict {
     }
 }
 
-impl Entry {
+impl StoredToken {
     /// What this run has found out about a token; `None` when it has not, or when that no longer
     /// holds.
-    pub(crate) fn of(standing: &Standing, now: Now) -> Option<Entry> {
+    pub(crate) fn of(standing: &TokenState, now: Now) -> Option<StoredToken> {
         let verdict = match standing.condition(now) {
             Condition::Unknown => return None,
             Condition::Usable => Verdict::Usable,
@@ -116,7 +116,7 @@ impl Entry {
             Condition::Rejected => Verdict::Rejected,
         };
         let group = standing.named_group().filter(|name| is_a_group(name));
-        Some(Entry {
+        Some(StoredToken {
             seen: standing.seen()?,
             verdict,
             group: group.map(str::to_owned),
@@ -132,7 +132,7 @@ impl Entry {
             (_, None) => self.seen.checked_add(ENDLESS)?,
         };
         let left = end.duration_since(self.seen.max(now)).ok()?;
-        (!left.is_zero() && left <= span::LONGEST).then_some(left)
+        (!left.is_zero() && left <= duration::LONGEST).then_some(left)
     }
 
     /// What holds of it now for a run with this threshold, and the utilization.
@@ -153,7 +153,7 @@ impl Entry {
     }
 
     /// Whether writing this in the place of the other would be worth it.
-    fn says_the_same_as(&self, other: &Entry) -> bool {
+    fn says_the_same_as(&self, other: &StoredToken) -> bool {
         let close = match (self.verdict.until(), other.verdict.until()) {
             (Some(one), Some(other)) => {
                 let apart = one.duration_since(other);
@@ -187,7 +187,7 @@ impl Entry {
         Value::Object(fields)
     }
 
-    fn from_json(value: &Value) -> Option<Entry> {
+    fn from_json(value: &Value) -> Option<StoredToken> {
         let moment = |name: &str| -> Option<SystemTime> {
             let text = value.get(name)?.as_str()?;
             Some(text.parse::<Timestamp>().ok()?.into())
@@ -208,7 +208,7 @@ impl Entry {
             _ => return None,
         };
         let group = value.get("group").and_then(Value::as_str);
-        Some(Entry {
+        Some(StoredToken {
             seen: moment("seen")?,
             verdict,
             group: group.filter(|name| is_a_group(name)).map(str::to_owned),
@@ -216,12 +216,12 @@ impl Entry {
     }
 }
 
-impl Memory {
+impl StoredTokens {
     /// Reads a state file.
     ///
     /// # Errors
     /// When it is none, or not one of ours to touch. A damaged entry costs only itself.
-    pub(crate) fn parse(text: &[u8]) -> Result<Memory, Unusable> {
+    pub(crate) fn parse(text: &[u8]) -> Result<StoredTokens, Unusable> {
         let file: Value = serde_json::from_slice(text).map_err(|_| Unusable::Damaged)?;
         match file.get("version").and_then(Value::as_u64) {
             Some(VERSION) => {}
@@ -234,10 +234,10 @@ impl Memory {
             .iter()
             .filter(|(fingerprint, _)| is_a_fingerprint(fingerprint))
             .filter_map(|(fingerprint, entry)| {
-                Some((fingerprint.clone(), Entry::from_json(entry)?))
+                Some((fingerprint.clone(), StoredToken::from_json(entry)?))
             })
             .collect();
-        Ok(Memory { entries })
+        Ok(StoredTokens { entries })
     }
 
     /// The state file.
@@ -255,7 +255,7 @@ impl Memory {
 
     /// Takes in what a run has found out: of two findings the newer one counts. What has ended is
     /// dropped. Whether anything has changed that another run would want to know.
-    pub(crate) fn merge(&mut self, findings: Vec<(String, Entry)>, now: SystemTime) -> bool {
+    pub(crate) fn merge(&mut self, findings: Vec<(String, StoredToken)>, now: SystemTime) -> bool {
         let mut changed = false;
         for (fingerprint, mut entry) in findings {
             match self.entries.get(&fingerprint) {
@@ -306,7 +306,7 @@ impl Memory {
         threshold: f64,
         now: Now,
     ) {
-        let known: Vec<Option<&Entry>> = fingerprints
+        let known: Vec<Option<&StoredToken>> = fingerprints
             .iter()
             .map(|fingerprint| self.entries.get(fingerprint))
             .collect();
@@ -316,9 +316,9 @@ impl Memory {
             }
         }
         for (index, own) in known.iter().enumerate() {
-            let group = pool.standing(index).group();
+            let group = pool.state(index).group();
             let siblings = known.iter().enumerate().filter(|(other, _)| {
-                *other != index && group.is_some() && pool.standing(*other).group() == group
+                *other != index && group.is_some() && pool.state(*other).group() == group
             });
             let newest = siblings
                 .filter_map(|(_, entry)| *entry)

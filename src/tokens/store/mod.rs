@@ -11,7 +11,7 @@ pub(crate) mod format;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
 use crate::supervisor::event::Event;
-use crate::tokens::store::format::{Entry, Memory, Unusable};
+use crate::tokens::store::format::{StoredToken, StoredTokens, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use nix::fcntl::OFlag;
@@ -31,7 +31,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 const FLUSH: Duration = Duration::from_secs(3);
 
 /// What a run found out, by the fingerprints of its tokens.
-type Findings = Vec<(String, Entry)>;
+type Findings = Vec<(String, StoredToken)>;
 
 /// The state file of this run. Dropping it waits, for a bounded time, until all is written.
 #[derive(Debug)]
@@ -44,19 +44,19 @@ struct State {
 
 /// The state, if it is kept, and the names by which it knows the tokens of each ring.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub(crate) struct Store {
     state: Option<State>,
-    memory: Option<Memory>,
+    memory: Option<StoredTokens>,
     names: Vec<Vec<String>>,
 }
 
-impl Records {
+impl Store {
     /// The records in this file; without one, nothing is known and nothing is kept.
-    pub(crate) fn open(path: Option<PathBuf>, events: &Sender<Event>) -> Records {
+    pub(crate) fn open(path: Option<PathBuf>, events: &Sender<Event>) -> Store {
         let (state, memory) = path
             .and_then(|path| State::open(path, events.clone()))
             .unzip();
-        Records {
+        Store {
             state,
             memory,
             names: Vec::new(),
@@ -93,7 +93,7 @@ impl Records {
         let Some(state) = &mut self.state else { return };
         let mut findings = Vec::new();
         for (pool, names) in pools.zip(&self.names) {
-            let known = |index| Entry::of(pool.standing(index), now);
+            let known = |index| StoredToken::of(pool.state(index), now);
             let entries = names.iter().enumerate();
             findings.extend(entries.filter_map(|(i, name)| Some((name.clone(), known(i)?))));
         }
@@ -116,7 +116,7 @@ struct Writer {
 impl State {
     /// The state in this file, which need not exist, and what it holds; `None` if that cannot be
     /// known. Trouble, now and later, goes to `events`.
-    fn open(path: PathBuf, events: Sender<Event>) -> Option<(State, Memory)> {
+    fn open(path: PathBuf, events: Sender<Event>) -> Option<(State, StoredTokens)> {
         let memory = match read(&path) {
             Ok(Ok(memory)) => memory,
             // If another run is just about to deal with it, the writer looks again.
@@ -234,7 +234,7 @@ fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
 }
 
 /// The file under the lock: what it holds, or nothing after setting it aside.
-fn load(path: &Path, events: &Sender<Event>) -> Result<Memory, String> {
+fn load(path: &Path, events: &Sender<Event>) -> Result<StoredTokens, String> {
     let unusable = match read(path)? {
         Ok(memory) => return Ok(memory),
         Err(unusable) => unusable,
@@ -248,13 +248,15 @@ fn load(path: &Path, events: &Sender<Event>) -> Result<Memory, String> {
     let (path, aside) = (path.display(), aside.display());
     let what = format!("The state file '{path}' {is}; it is now '{aside}'");
     let _ = events.send(Event::Trouble { what });
-    Ok(Memory::default())
+    Ok(StoredTokens::default())
 }
 
 /// What the file holds; nothing if there is none.
-fn read(path: &Path) -> Result<Result<Memory, Unusable>, String> {
+fn read(path: &Path) -> Result<Result<StoredTokens, Unusable>, String> {
     let file = match open(OpenOptions::new().read(true), path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(Memory::default())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(Ok(StoredTokens::default()));
+        }
         file => file.map_err(words)?,
     };
     if !file.metadata().map_err(words)?.is_file() {
@@ -267,7 +269,7 @@ fn read(path: &Path) -> Result<Result<Memory, Unusable>, String> {
     if text.len() as u64 > LARGEST {
         return Ok(Err(Unusable::Damaged));
     }
-    Ok(Memory::parse(&text))
+    Ok(StoredTokens::parse(&text))
 }
 
 /// The lock, which ends with the value or with the process.

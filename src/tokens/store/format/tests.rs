@@ -31,39 +31,39 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(name).collect()
 }
 
-fn entry(seen: SystemTime, verdict: Verdict) -> Entry {
-    Entry {
+fn entry(seen: SystemTime, verdict: Verdict) -> StoredToken {
+    StoredToken {
         seen,
         verdict,
         group: None,
     }
 }
 
-fn limited(seen: SystemTime, span: u64) -> Entry {
+fn limited(seen: SystemTime, span: u64) -> StoredToken {
     let until = seen + seconds(span);
     entry(seen, Verdict::Limited { until })
 }
 
-fn of_group(group: &str, entry: Entry) -> Entry {
-    Entry {
+fn of_group(group: &str, entry: StoredToken) -> StoredToken {
+    StoredToken {
         group: Some(group.into()),
         ..entry
     }
 }
 
-fn memory(entries: impl IntoIterator<Item = (usize, Entry)>) -> Memory {
+fn memory(entries: impl IntoIterator<Item = (usize, StoredToken)>) -> StoredTokens {
     let entries = entries.into_iter();
-    Memory {
+    StoredTokens {
         entries: entries.map(|(n, entry)| (name(n), entry)).collect(),
     }
 }
 
 /// The conditions of so many tokens after recalling this.
-fn recalled(memory: &Memory, tokens: usize, now: Now) -> Vec<Condition> {
+fn recalled(memory: &StoredTokens, tokens: usize, now: Now) -> Vec<Condition> {
     let mut pool = pool_of(&["a", "b", "c"][..tokens]);
     memory.recall(&mut pool, &names(tokens), 0.95, now);
     (0..tokens)
-        .map(|index| pool.standing(index).condition(now))
+        .map(|index| pool.state(index).condition(now))
         .collect()
 }
 
@@ -100,14 +100,14 @@ fn the_format_reads_like_this() {
 "#
     );
     assert_eq!(memory.text(), text);
-    assert_eq!(Memory::parse(text.as_bytes()), Ok(memory));
+    assert_eq!(StoredTokens::parse(text.as_bytes()), Ok(memory));
 }
 
 /// 956 of 1005 requests: a fraction without an end, which serde_json reads one bit off.
 #[test]
 fn what_is_printed_is_read_to_the_last_bit() {
     let now = now();
-    let mut standing = Standing::new(None);
+    let mut standing = TokenState::new(None);
     let window = Window {
         name: "requests".into(),
         limit: None,
@@ -136,17 +136,17 @@ fn what_is_printed_is_read_to_the_last_bit() {
         jitter: Duration::ZERO,
     };
     standing.record(&answer, &rules, now);
-    let memory = memory([(1, Entry::of(&standing, now).unwrap())]);
+    let memory = memory([(1, StoredToken::of(&standing, now).unwrap())]);
     assert!(memory.text().contains("near-limit"));
-    assert_eq!(Memory::parse(memory.text().as_bytes()), Ok(memory));
+    assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
     for used in ["0.9512437810945273", "1e300"] {
         let near = format!(
             r#"{{"version":1,"tokens":{{"{}":{{"condition":"near-limit","seen":"2027-01-15T08:00:00Z","until":"2027-01-15T08:01:00Z","used":{used}}}}}}}"#,
             name(1),
         );
-        let read = Memory::parse(near.as_bytes()).unwrap();
+        let read = StoredTokens::parse(near.as_bytes()).unwrap();
         assert_eq!(read.entries.len(), 1);
-        assert_eq!(Memory::parse(read.text().as_bytes()), Ok(read));
+        assert_eq!(StoredTokens::parse(read.text().as_bytes()), Ok(read));
     }
 }
 
@@ -154,7 +154,7 @@ fn what_is_printed_is_read_to_the_last_bit() {
 fn what_is_no_memory_says_why() {
     let whole = memory([(1, limited(now().wall, 60))]).text();
     for end in 0..whole.len() - 2 {
-        let cut = Memory::parse(&whole.as_bytes()[..end]);
+        let cut = StoredTokens::parse(&whole.as_bytes()[..end]);
         assert_eq!(cut, Err(Unusable::Damaged), "cut off at {end}");
     }
     for (text, why) in [
@@ -167,7 +167,7 @@ fn what_is_no_memory_says_why() {
         (r#"{"version":0,"tokens":{}}"#, Unusable::Damaged),
         (r#"{"version":2}"#, Unusable::Newer),
     ] {
-        assert_eq!(Memory::parse(text.as_bytes()), Err(why), "{text}");
+        assert_eq!(StoredTokens::parse(text.as_bytes()), Err(why), "{text}");
     }
 }
 
@@ -190,7 +190,7 @@ fn a_damaged_entry_costs_only_itself() {
         let text =
             format!(r#"{{"version":1,"tokens":{{"{one}":{bad},"{two}":{good},"short":{good}}}}}"#);
         let wanted = memory([(2, limited(now().wall, 600))]);
-        assert_eq!(Memory::parse(text.as_bytes()), Ok(wanted), "{bad}");
+        assert_eq!(StoredTokens::parse(text.as_bytes()), Ok(wanted), "{bad}");
     }
 }
 
@@ -200,7 +200,7 @@ fn the_newer_finding_counts_whoever_comes_first() {
     let old = of_group("org-1", limited(now - seconds(60), 600));
     let new = entry(now - seconds(10), Verdict::Usable);
     for pair in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
-        let mut memory = Memory::default();
+        let mut memory = StoredTokens::default();
         for finding in pair {
             let _ = memory.merge(vec![(name(1), of_group("org-1", finding))], now);
         }
@@ -249,7 +249,7 @@ fn what_has_ended_is_dropped_and_the_quota_group_kept_for_a_month() {
     assert_eq!(kept(2), (Verdict::Usable, &Some("org-2".into())));
     assert_eq!(kept(3), (limited(start, 900).verdict, &None));
     let _ = memory.merge(Vec::new(), start + FORGOTTEN);
-    assert_eq!(memory, Memory::default());
+    assert_eq!(memory, StoredTokens::default());
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn near_depends_on_the_threshold_of_the_run() {
     for (threshold, known) in [(0.6, true), (0.7, false), (0.95, false)] {
         let mut pool = pool_of(&["a"]);
         memory.recall(&mut pool, &names(1), threshold, now);
-        let standing = pool.standing(0);
+        let standing = pool.state(0);
         assert_eq!(standing.condition(now) != Condition::Unknown, known);
         assert_eq!(standing.used(), known.then_some(0.7));
     }
@@ -351,7 +351,7 @@ fn a_spent_group_is_spent_for_all_unless_one_was_found_usable_later() {
 }
 
 /// Times so many seconds apart at most.
-fn any_entry(range: u64) -> impl Strategy<Value = Entry> {
+fn any_entry(range: u64) -> impl Strategy<Value = StoredToken> {
     let moment = move || {
         (0..range, 0..1_000_000_000u32)
             .prop_map(|(s, n)| SystemTime::UNIX_EPOCH + Duration::new(s, n))
@@ -367,28 +367,28 @@ fn any_entry(range: u64) -> impl Strategy<Value = Entry> {
         proptest::option::of(moment()).prop_map(|until| Verdict::SpendCapped { until }),
     ];
     let group = proptest::option::of("[!-~]{1,40}");
-    (moment(), verdict, group).prop_map(|(seen, verdict, group)| Entry {
+    (moment(), verdict, group).prop_map(|(seen, verdict, group)| StoredToken {
         seen,
         verdict,
         group,
     })
 }
 
-fn any_memory(range: u64) -> impl Strategy<Value = Memory> {
+fn any_memory(range: u64) -> impl Strategy<Value = StoredTokens> {
     proptest::collection::vec((0..20usize, any_entry(range)), 0..20).prop_map(memory)
 }
 
 proptest! {
     #[test]
     fn what_is_printed_is_read_back(memory in any_memory(CENTURY)) {
-        prop_assert_eq!(Memory::parse(memory.text().as_bytes()), Ok(memory));
+        prop_assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
     }
 
     #[test]
     fn no_text_makes_it_panic(text in any::<Vec<u8>>(), json in "\\PC*") {
-        let _ = Memory::parse(&text);
-        let _ = Memory::parse(json.as_bytes());
-        let _ = Memory::parse(format!(r#"{{"version":1,"tokens":{{{json}}}}}"#).as_bytes());
+        let _ = StoredTokens::parse(&text);
+        let _ = StoredTokens::parse(json.as_bytes());
+        let _ = StoredTokens::parse(format!(r#"{{"version":1,"tokens":{{{json}}}}}"#).as_bytes());
     }
 
     /// Whatever is in the file, a run can start with it, and no wait is longer than ten years.
@@ -401,7 +401,7 @@ proptest! {
         for condition in recalled(&memory, 3, now) {
             if let Some(until) = condition.until() {
                 prop_assert!(until.remaining(now) > Duration::ZERO);
-                prop_assert!(until.remaining(now) <= span::LONGEST);
+                prop_assert!(until.remaining(now) <= duration::LONGEST);
             }
         }
     }
@@ -419,7 +419,7 @@ proptest! {
         for entry in memory.entries.values() {
             prop_assert!(entry.left(now).is_some() || entry.verdict == Verdict::Usable);
         }
-        let known = |memory: &Memory| -> Vec<(String, Verdict, Option<String>)> {
+        let known = |memory: &StoredTokens| -> Vec<(String, Verdict, Option<String>)> {
             let entries = memory.entries.iter();
             entries.map(|(n, e)| (n.clone(), e.verdict, e.group.clone())).collect()
         };

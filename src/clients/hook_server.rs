@@ -1,14 +1,15 @@
-//! The callback: how a known client reaches the ddollar that supervises it.
+//! How a known client reaches the ddollar that supervises it.
 //!
-//! Owns a socket, its thread, and the hidden commands that talk to it: `__hook` hands over what a
-//! client says of itself, `__token` prints the token in use. It promises to answer nobody but the command's own processes: the caller must run as the
-//! same user and descend from this process, so that an address that leaks is worth nothing. A
-//! caller that is slow or wrong costs itself an answer and nobody else more than [`PATIENCE`].
+//! Owns a socket, its thread, and the hidden commands that talk to it: `__hook` passes on what a
+//! client reports about itself, `__token` prints the token in use. It answers only the command's own
+//! processes: a caller must run as the same user and descend from this process, so an address that
+//! leaks is worth nothing. A slow or broken caller loses its own answer and delays others by no more
+//! than [`TIMEOUT`].
 
 use crate::clients::{self, Report};
 use crate::common::secret::Secret;
-use crate::supervisor::event::Event;
 use crate::system::os::{self, Address};
+use crate::tokens::policy::Trouble;
 use crossbeam_channel::Sender;
 use nix::unistd::{geteuid, getpid};
 use std::io::{self, Read, Write};
@@ -19,17 +20,27 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tells the command's processes the address.
+/// The variable that holds the server's address in the command's environment.
 pub(crate) const VARIABLE: &str = "DDOLLAR_CALLBACK";
 /// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// A hook's input is a few hundred bytes and the last message of a model.
-const LONGEST: u64 = 1 << 20;
-/// The first byte of a call.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest call, in bytes. A hook's input is a few hundred bytes and the last message of a model.
+const MAX_CALL: u64 = 1 << 20;
+/// First byte of a call that carries a hook's input.
 const HOOK: u8 = b'h';
+/// First byte of a call that asks for the token in use.
 const TOKEN: u8 = b't';
 
-/// What the callers may have and what they have said.
+/// A failure that the client reported through a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HookEvent {
+    /// Name of the provider that the client could not use.
+    pub(crate) provider: &'static str,
+    /// What went wrong.
+    pub(crate) trouble: Trouble,
+}
+
+/// What the server hands out, and what callers have reported.
 #[derive(Debug, Default)]
 struct Shared {
     token: Option<Secret>,
@@ -37,38 +48,38 @@ struct Shared {
     transcript: Option<String>,
 }
 
-/// A callback that listens. Its thread and socket end with the process.
+/// A listening hook server. Its thread and socket end with the process.
 #[derive(Debug)]
-pub(crate) struct Callback {
+pub(crate) struct HookServer {
     address: Address,
     shared: Arc<Mutex<Shared>>,
 }
 
-impl Callback {
-    /// Listens; what callers report goes to `events`.
+impl HookServer {
+    /// Starts listening; the failures that clients report go to `events`.
     ///
     /// # Errors
-    /// The system has no room for a socket or a thread.
-    pub(crate) fn listen(events: Sender<Event>) -> io::Result<Callback> {
+    /// The system cannot provide a socket or a thread.
+    pub(crate) fn listen(events: Sender<HookEvent>) -> io::Result<HookServer> {
         let (listener, address) = Address::listen()?;
         let shared = Arc::new(Mutex::new(Shared::default()));
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new()
-            .name("callback".into())
+            .name("hook server".into())
             .stack_size(128 * 1024)
             .spawn(move || {
                 for caller in listener.incoming() {
                     let Ok(caller) = caller else {
                         // Out of files, for a moment; waiting is better than spinning.
-                        std::thread::sleep(PATIENCE);
+                        std::thread::sleep(TIMEOUT);
                         continue;
                     };
                     if let Err(error) = answer(caller, &theirs, &events) {
-                        log::info!("callback: {error}");
+                        log::info!("hook server: {error}");
                     }
                 }
             })?;
-        Ok(Callback { address, shared })
+        Ok(HookServer { address, shared })
     }
 
     /// For the command's environment, under [`VARIABLE`].
@@ -76,13 +87,13 @@ impl Callback {
         self.address.name()
     }
 
-    /// From now on this is the token in use.
+    /// Sets the token that `__token` prints from now on.
     pub(crate) fn hand_out(&self, token: Option<Secret>) {
         lock(&self.shared).token = token;
     }
 
-    /// The id of the session that the client works on, if it has told it, and whether it can be gone
-    /// on with.
+    /// Id of the session that the client has reported, if any, and whether its transcript exists, so
+    /// that it can be resumed.
     pub(crate) fn session(&self) -> Option<(String, bool)> {
         let shared = lock(&self.shared);
         let begun = shared
@@ -97,11 +108,11 @@ fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Serves one caller.
+/// Answers one caller.
 fn answer(
     mut caller: UnixStream,
     shared: &Mutex<Shared>,
-    events: &Sender<Event>,
+    events: &Sender<HookEvent>,
 ) -> io::Result<()> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
     let (user, process) = os::caller(&caller)?;
@@ -111,8 +122,8 @@ fn answer(
             "refused process {process}: not of this command"
         )));
     }
-    let call = hear(&caller, PATIENCE)?;
-    caller.set_write_timeout(Some(PATIENCE))?;
+    let call = receive(&caller, TIMEOUT)?;
+    caller.set_write_timeout(Some(TIMEOUT))?;
     match call.split_first() {
         Some((&TOKEN, _)) => {
             let token = lock(shared).token.clone();
@@ -125,19 +136,19 @@ fn answer(
             }
             caller.write_all(b"\n")
         }
-        _ => Err(refused("a call that is none")),
+        _ => Err(refused("unknown kind of call")),
     }
 }
 
-/// All that a caller says in this time.
-fn hear(mut caller: &UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
-    let end = Instant::now() + patience;
+/// Reads a whole call within this time.
+fn receive(mut caller: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + timeout;
     let mut call = Vec::new();
     let mut part = [0; 4096];
     loop {
         // A timeout of the socket is for one read; a caller may need many.
         let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || call.len() as u64 > LONGEST {
+        if left.is_zero() || call.len() as u64 > MAX_CALL {
             return Err(io::ErrorKind::TimedOut.into());
         }
         caller.set_read_timeout(Some(left))?;
@@ -148,7 +159,7 @@ fn hear(mut caller: &UnixStream, patience: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-fn take(report: Report, shared: &Mutex<Shared>, events: &Sender<Event>) {
+fn take(report: Report, shared: &Mutex<Shared>, events: &Sender<HookEvent>) {
     let Report {
         session,
         transcript,
@@ -160,23 +171,23 @@ fn take(report: Report, shared: &Mutex<Shared>, events: &Sender<Event>) {
         shared.transcript = transcript;
     }
     if let Some(trouble) = error.as_deref().and_then(clients::trouble_of) {
-        let _ = events.send(Event::Told {
+        let _ = events.send(HookEvent {
             provider: clients::HOOKED_PROVIDER,
             trouble,
         });
     }
 }
 
-/// The hidden `__hook`: hands over what stands on stdin. A client must not suffer from us, so it
-/// succeeds whatever happens.
+/// The hidden `__hook`: passes its stdin on to the server. It always succeeds, because a hook that
+/// fails would disturb the client.
 pub(crate) fn hook() -> ExitCode {
     let mut json = Vec::new();
-    let _ = io::stdin().take(LONGEST - 1).read_to_end(&mut json);
+    let _ = io::stdin().take(MAX_CALL - 1).read_to_end(&mut json);
     let _ = call(HOOK, &json);
     ExitCode::SUCCESS
 }
 
-/// The hidden `__token`: prints the token in use, which only a process of the command gets.
+/// The hidden `__token`: prints the token in use. Only processes of the command get it.
 pub(crate) fn token() -> ExitCode {
     let printed = call(TOKEN, &[]).and_then(|token| {
         if token.is_empty() {
@@ -195,8 +206,8 @@ pub(crate) fn token() -> ExitCode {
 fn call(kind: u8, words: &[u8]) -> io::Result<Vec<u8>> {
     let address = std::env::var(VARIABLE).map_err(io::Error::other)?;
     let mut line = os::call(&address)?;
-    line.set_read_timeout(Some(2 * PATIENCE))?;
-    line.set_write_timeout(Some(PATIENCE))?;
+    line.set_read_timeout(Some(2 * TIMEOUT))?;
+    line.set_write_timeout(Some(TIMEOUT))?;
     line.write_all(&[kind])?;
     line.write_all(words)?;
     line.shutdown(Shutdown::Write)?;

@@ -3,6 +3,7 @@
 //! Owns the one event enum and the one enum of steps. It holds no behaviour beyond what a value
 //! says about itself.
 
+use crate::clients::hook_server::HookEvent;
 use crate::events::message::Notice;
 use crate::system::exit_status::{ChildEvent, ExitStatus};
 use crate::system::terminal::TerminalState;
@@ -41,6 +42,13 @@ pub(crate) enum Event {
     Signal(Signal),
     /// The time that the session named is up.
     Deadline,
+}
+
+impl From<HookEvent> for Event {
+    fn from(hook: HookEvent) -> Event {
+        let HookEvent { provider, trouble } = hook;
+        Event::Told { provider, trouble }
+    }
 }
 
 /// What Ctrl-D at the prompt counts as: its character, which is no choice.

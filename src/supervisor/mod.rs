@@ -7,7 +7,7 @@
 pub(crate) mod event;
 pub(crate) mod session;
 use crate::cli::config::{self, Config};
-use crate::clients::hook_server::{self, Callback};
+use crate::clients::hook_server::{self, HookEvent, HookServer};
 use crate::clients::session_file;
 use crate::clients::{self, CommandLine};
 use crate::common::error::Error;
@@ -92,7 +92,7 @@ struct Supervisor<'a> {
     reports: Receiver<Event>,
     reporting: Sender<Event>,
     /// What the command says of itself; it says so before it ends.
-    told: Receiver<Event>,
+    hooks: Receiver<HookEvent>,
     /// What the last step, or the last look at the child, has found out.
     found: Option<Event>,
     signals: Receiver<Signal>,
@@ -101,7 +101,7 @@ struct Supervisor<'a> {
     again: Option<CommandLine>,
     /// What these lines name.
     _files: Vec<PrivateFile>,
-    callback: Option<Callback>,
+    hook_server: Option<HookServer>,
     /// The id that the last session was started with, when the user's line leaves that to ddollar.
     named: Option<String>,
     environment: Vec<(OsString, OsString)>,
@@ -163,7 +163,7 @@ impl<'a> Supervisor<'a> {
         }
         let signals = signals::listen()?;
         let (reporting, reports) = unbounded();
-        let (telling, told) = unbounded();
+        let (hook_sender, hooks) = unbounded();
         console.say(&Notice::Starting);
         console.say(&Notice::Loaded {
             tokens: options.rings.iter().map(|(pool, _)| pool.len()).sum(),
@@ -217,13 +217,13 @@ impl<'a> Supervisor<'a> {
                 Some(gateway)
             }
         };
-        let callback = if options.calls_back {
-            let callback = Callback::listen(telling).map_err(|error| Error::System {
+        let hook_server = if options.calls_back {
+            let server = HookServer::listen(hook_sender).map_err(|error| Error::System {
                 what: "cannot listen for the command",
                 why: error.to_string(),
             })?;
-            environment.push((hook_server::VARIABLE.into(), callback.address().into()));
-            Some(callback)
+            environment.push((hook_server::VARIABLE.into(), server.address().into()));
+            Some(server)
         } else {
             None
         };
@@ -242,13 +242,13 @@ impl<'a> Supervisor<'a> {
             prompt: None,
             reports,
             reporting,
-            told,
+            hooks,
             found: None,
             signals,
             command: options.command,
             again: options.again,
             _files: options.files,
-            callback,
+            hook_server,
             named: None,
             environment,
             mixed: options.mixed,
@@ -268,8 +268,8 @@ impl<'a> Supervisor<'a> {
     fn next_event(&mut self) -> Result<Event, Error> {
         loop {
             // Its last words may have come while its end was looked at. They say what the end means.
-            if let Ok(event) = self.told.try_recv() {
-                return Ok(event);
+            if let Ok(hook) = self.hooks.try_recv() {
+                return Ok(hook.into());
             }
             if self.found.is_some()
                 && let Some(event) = self.last_words()
@@ -293,9 +293,9 @@ impl<'a> Supervisor<'a> {
                         self.rest();
                     }
                 }
-                recv(self.told) -> event => match event {
-                    Ok(event) => return Ok(event),
-                    Err(_) => self.told = never(),
+                recv(self.hooks) -> hook => match hook {
+                    Ok(hook) => return Ok(hook.into()),
+                    Err(_) => self.hooks = never(),
                 },
                 recv(self.signals) -> signal => match signal {
                     Ok(signal) => return Ok(Event::Signal(signal)),
@@ -508,9 +508,9 @@ impl<'a> Supervisor<'a> {
             self.environment.extend(named);
         }
         let in_use = || self.session.pools().map(|pool| pool.current());
-        if let Some(callback) = &self.callback {
+        if let Some(server) = &self.hook_server {
             let hooked = in_use().find(|token| token.provider.name == clients::HOOKED_PROVIDER);
-            callback.hand_out(hooked.map(|token| token.secret.clone()));
+            server.hand_out(hooked.map(|token| token.secret.clone()));
         }
         let tokens = in_use().chain(&self.passthrough);
         self.job.launch(&words, name, &self.environment, tokens)?;
@@ -523,7 +523,7 @@ impl<'a> Supervisor<'a> {
 
     /// The id of the session that the command works on, if that is known, and whether it has begun.
     fn client_session(&self) -> Option<(String, bool)> {
-        let told = self.callback.as_ref().and_then(Callback::session);
+        let told = self.hook_server.as_ref().and_then(HookServer::session);
         // Hooks may be turned off; then the id is the one that it was given.
         told.or_else(|| {
             let id = self.named.clone()?;

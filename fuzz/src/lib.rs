@@ -9,62 +9,52 @@
 //! `fuzz/run SECONDS [NAME...]`.
 
 // The modules are used in part only.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unexpected_cfgs, unused_imports)]
 
 macro_rules! mount {
     ($($name:ident = $path:literal),* $(,)?) => { $(#[path = $path] mod $name;)* };
 }
 
 mount! {
+    cli = "../../src/cli/mod.rs",
     clients = "../../src/clients/mod.rs",
-    error = "../../src/error.rs",
-    event = "../../src/event.rs",
-    fields = "../../src/fields.rs",
-    http1 = "../../src/http1.rs",
-    json = "../../src/json.rs",
-    memory = "../../src/memory.rs",
-    messages = "../../src/messages.rs",
-    paint = "../../src/paint.rs",
-    policy = "../../src/policy.rs",
-    provider = "../../src/provider/mod.rs",
-    report = "../../src/report/mod.rs",
-    span = "../../src/span.rs",
+    commands = "../../src/commands/mod.rs",
+    common = "../../src/common/mod.rs",
+    events = "../../src/events/mod.rs",
+    providers = "../../src/providers/mod.rs",
+    proxy = "../../src/proxy/mod.rs",
+    supervisor = "../../src/supervisor/mod.rs",
+    system = "../../src/system/mod.rs",
     tokens = "../../src/tokens/mod.rs",
-    usage = "../../src/usage.rs",
-    early = "../../src/proxy/early.rs",
-    mask = "../../src/proxy/mask.rs",
-    request = "../../src/proxy/request.rs",
-    response = "../../src/proxy/response.rs",
-    route = "../../src/proxy/route.rs",
 }
 
-// These two have parts in folders of their own, which a path would lose: links stand in.
-mod facts;
-mod session;
-
-use early::{StreamPrelude, Seen};
-use fields::Headers;
-use http1::{ReadError, Reader, BodyFraming};
+use commands::report::{self, Timeline};
+use common::duration;
+use common::http::headers::Headers;
+use common::http::reader::{BodyFraming, ReadError, Reader};
+use common::secret::Secret;
+use common::style::Style;
+use common::time::Now;
+use events::fact as facts;
 use jiff::tz::TimeZone;
-use mask::Redactor;
-use memory::StoredTokens;
-use paint::Style;
-use policy::{Answer, Now, Rules};
-use provider::{ProbeForm, Finding, PROVIDERS, Provider, Reading, Reply, ProbeTarget};
-use report::Timeline;
-use request::Request;
-use response::{Framing, Response};
-use route::Route;
+use providers::usage::{self, Clock};
+use providers::{Finding, PROVIDERS, ProbeForm, ProbeTarget, Provider, Reading, Reply};
+use proxy::redact::Redactor;
+use proxy::request::Request;
+use proxy::response::{Framing, Response};
+use proxy::route::{self, Route};
+use proxy::stream_prelude::{Seen, StreamPrelude};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
-use tokens::{Secret, Source, Token, TokenFile, TokenPool, Unreadable};
-use usage::Clock;
+use tokens::policy::{self, Answer, Rules};
+use tokens::store::format::{StoredToken, StoredTokens};
+use tokens::{Source, Token, TokenFile, TokenPool, Unreadable};
 
 /// 2027-01-15, in Unix seconds: the local clock.
 const NOW: u64 = 1_800_000_000;
 /// No reset and no wait is farther away.
-const FARTHEST: Duration = span::LONGEST;
+const FARTHEST: Duration = duration::LONGEST;
 /// What clients of the proxy send, and what it sends in its place.
 const SECRET: &[u8] = b"our-secret-1";
 const TOKEN: &str = "sk-token-1";
@@ -107,7 +97,7 @@ fn lines(mut bytes: &[u8]) -> (Vec<String>, &[u8]) {
 /// By its name or, so that every byte means something, by its first character.
 fn provider_of(word: &str) -> &'static Provider {
     let number = word.bytes().next().unwrap_or_default();
-    provider::by_name(word).unwrap_or(&PROVIDERS[usize::from(number) % PROVIDERS.len()])
+    providers::by_name(word).unwrap_or(&PROVIDERS[usize::from(number) % PROVIDERS.len()])
 }
 
 fn is_soon(moment: SystemTime) -> bool {
@@ -216,14 +206,14 @@ fn take_in(reading: Reading) {
         reading: Ok(reading),
     };
     policy::record(&mut pool, 0, &answer, &rules, now);
-    let _ = policy::decide(&pool, &rules, policy::Held::No, now);
-    let _ = policy::decide(&pool, &rules, policy::Held::Paused { since: now }, now);
+    let _ = policy::decide(&pool, &rules, policy::Suspension::No, now);
+    let _ = policy::decide(&pool, &rules, policy::Suspension::Paused { since: now }, now);
     let until = pool.state(0).condition(now).until();
     assert!(
         until.is_none_or(|until| until.remaining(now) <= 2 * FARTHEST),
         "{until:?}"
     );
-    if let Some(entry) = memory::StoredToken::of(pool.state(0), now) {
+    if let Some(entry) = StoredToken::of(pool.state(0), now) {
         let mut memory = StoredTokens::default();
         memory.merge(vec![("0".repeat(64), entry)], now.wall);
         assert_eq!(
@@ -260,10 +250,10 @@ pub fn reset(bytes: &[u8]) {
         span.is_none_or(|span| !span.is_zero() && span <= FARTHEST),
         "{span:?}"
     );
-    if let Some(span) = span::parse(&text) {
+    if let Some(span) = duration::parse(&text) {
         assert!(span <= FARTHEST);
-        for printed in [span::compact(span), span::spaced(span)] {
-            let again = span::parse(&printed).expect("a printed span is one");
+        for printed in [duration::compact(span), duration::spaced(span)] {
+            let again = duration::parse(&printed).expect("a printed span is one");
             let apart = again.abs_diff(span);
             assert!(
                 apart <= Duration::from_secs(1),

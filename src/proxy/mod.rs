@@ -14,12 +14,12 @@ mod client; // one client's connection
 mod forward; // one request, from its head to the end of its answer
 mod listener; // connections, and their bound
 mod local_response; // what the proxy says itself (pure)
-mod redact; // no token comes back (pure)
-mod request; // a client's head (pure)
-mod response; // a provider's head (pure)
+pub(crate) mod redact; // no token comes back (pure)
+pub(crate) mod request; // a client's head (pure)
+pub(crate) mod response; // a provider's head (pure)
 mod retry; // what follows an attempt (pure)
-mod route; // paths to providers (pure)
-mod stream_prelude; // errors in the first events of a stream (pure)
+pub(crate) mod route; // paths to providers (pure)
+pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
 mod supervised; // the proxy of one supervised command
 mod upstream; // connections to a provider
 

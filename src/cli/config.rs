@@ -207,7 +207,7 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
     let again = again.map(|words| hooked(words).0);
     notices.extend(client_notices(&command, again.is_some(), &variable));
     // Tokens of providers that the client never asks are not watched.
-    let asks = |provider: &Provider| command.asks(provider);
+    let asks = |provider: &Provider| command.uses(provider);
     let has_own = found.tokens.iter().any(|token| asks(token.provider));
     // It may be logged in, but the limits of others are none of its: they must not end it.
     if args.providers.is_empty() && !has_own {
@@ -390,7 +390,7 @@ fn client_notices(
     if line.has_settings() {
         added.push("--settings".to_owned());
     }
-    if line.starts_anew() && !has_own_resume {
+    if line.takes_session_id() && !has_own_resume {
         added.push("--session-id".to_owned());
     }
     added.extend(client.token_variable.map(str::to_owned));
@@ -422,7 +422,7 @@ fn as_expected(mut token: Token, command: &CommandLine, only_calls_back: bool) -
         token.variables.clear();
     }
     if let Some(variable) = client.token_variable
-        && command.asks(token.provider)
+        && command.uses(token.provider)
         && !token.variables.contains(&variable)
     {
         token.variables.push(variable);
@@ -533,7 +533,7 @@ fn endpoint(
     if !plain {
         check_proxy(variable)?;
     }
-    let known = command.asks(provider);
+    let known = command.uses(provider);
     let from_variable = || {
         let word = provider.model_variable.and_then(variable)?;
         Some(if known {
@@ -544,7 +544,7 @@ fn endpoint(
     };
     let guessed = (known.then(|| command.model_on_line()).flatten())
         .or_else(from_variable)
-        .or_else(|| known.then(|| command.usual_model()).flatten());
+        .or_else(|| known.then(|| command.default_model()).flatten());
     let mut models = match (model, guessed) {
         (Some(model), _) => vec![model.to_owned()],
         // What is only guessed may be retired, or never have existed for this account.

@@ -1,12 +1,11 @@
-//! A client's command line as parts: options with their values, and words that are none.
+//! Splits a client's arguments into options with their values, and plain words.
 //!
-//! Owns how options are read; each client says which of its options take values. It promises that
-//! the parts in their order are the line again, word for word. What an option means is its
-//! client's affair.
+//! Each client's grammar says which of its options take values. The parts, joined in order, are the
+//! original arguments (only `-abc` becomes `-a -b -c`).
 
 use std::ffi::{OsStr, OsString};
 
-/// What follows an option.
+/// What an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takes {
     /// Nothing.
@@ -19,28 +18,28 @@ pub(super) enum Takes {
     Many,
 }
 
-/// The options of one client: their names, the one that the rules use first, and what they take.
+/// The options of one client: their names, beginning with the one that the rules use, and what they take.
 pub(super) type Grammar = &'static [(&'static [&'static str], Takes)];
 
-/// One option with its value, or one word.
+/// An option with its values, or a plain word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
-    /// Its first name in the grammar, or as it stands if the grammar does not know it; empty for
-    /// a word.
+    /// The option's first name in the grammar, or as written if the grammar does not have it; empty
+    /// for a plain word.
     pub(super) name: String,
-    /// All of it.
+    /// All its words, as written.
     pub(super) words: Vec<OsString>,
-    /// Its (first) value; of a word, itself.
+    /// The option's (first) value; a plain word is its own value.
     pub(super) value: Option<OsString>,
 }
 
 impl Part {
-    /// Whether it is a word, not an option.
+    /// Whether it is a plain word.
     pub(super) fn is_word(&self) -> bool {
         self.name.is_empty()
     }
 
-    /// Whether it is the option of that name.
+    /// Whether it is the option of this name.
     pub(super) fn is(&self, name: &str) -> bool {
         self.name == name
     }
@@ -51,7 +50,7 @@ impl Part {
     }
 }
 
-/// The parts of `args`, which are all words after the program.
+/// Splits `args`, the words after the program.
 pub(super) fn parts(args: &[OsString], grammar: Grammar) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = args.iter().peekable();
@@ -130,7 +129,7 @@ fn known(name: &str, grammar: Grammar) -> Option<(&'static str, Takes)> {
         .and_then(|(names, takes)| Some((*names.first()?, *takes)))
 }
 
-/// `--name=value`, or `-nvalue` of an option that takes one.
+/// Name and value of `--name=value`, or of `-nvalue` if the option takes one value.
 fn inline_value(text: &str, grammar: Grammar) -> Option<(&str, &str)> {
     if text.starts_with("--") {
         let (name, value) = text.split_once('=')?;
@@ -143,7 +142,7 @@ fn inline_value(text: &str, grammar: Grammar) -> Option<(&str, &str)> {
     }
 }
 
-/// The letters of `-abc`, when each is an option of its own that takes nothing.
+/// The letters of `-abc`, if each is an option that takes nothing.
 fn cluster<'a>(text: &'a str, grammar: Grammar) -> Option<std::str::Chars<'a>> {
     let letters = text.strip_prefix('-').filter(|letters| letters.len() > 1)?;
     letters
@@ -154,7 +153,7 @@ fn cluster<'a>(text: &'a str, grammar: Grammar) -> Option<std::str::Chars<'a>> {
         .then(|| letters.chars())
 }
 
-/// What an option takes that the grammar does not know. A prompt has spaces; values seldom have.
+/// Guesses what an unknown option takes. A prompt usually has spaces, a value seldom.
 fn guess(next: Option<&&OsString>) -> Takes {
     match next.and_then(|next| next.to_str()) {
         Some(next) if !next.starts_with('-') && !next.contains(char::is_whitespace) => Takes::One,

@@ -1,9 +1,7 @@
-//! Claude Code: its options, its resume, its settings and its hooks.
-//!
-//! Owns what is true of `claude` only (facts/providers.md §4.1, measured with 2.1.330). Pure.
+//! Claude Code: its options, how it resumes, its settings and its hooks. Measured with 2.1.332.
 
 use super::args::{Grammar, Part, Takes};
-use super::{Client, GENERIC, GO_ON, is_dashes, subcommand, words_of};
+use super::{CONTINUE, Client, GENERIC, is_dashes, subcommand, words_of};
 use crate::tokens::policy::Trouble;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -19,14 +17,15 @@ pub(super) const CLIENT: Client = Client {
         ("haiku", "claude-haiku-5-5"),
         ("fable", "claude-fable-5-1"),
     ],
-    // A resumed session otherwise waits for somebody to type.
+    // Without it a resumed session waits for somebody to type.
     environment: &[("CLAUDE_CODE_RESUME_INTERRUPTED_TURN", "1")],
-    // Another base URL than the provider's turns it off (facts/providers.md §4.1).
+    // It turns tool search off for any base URL but Anthropic's own.
     behind_proxy: &[("ENABLE_TOOL_SEARCH", "true")],
     does_without: Some("Remote Control"),
     has_hooks: true,
     grammar: GRAMMAR,
-    starts_anew,
+    works_on_session,
+    takes_session_id,
     resume,
     ..GENERIC
 };
@@ -108,7 +107,7 @@ const GRAMMAR: Grammar = &[
     (&["--version", "-v"], Takes::Nothing),
 ];
 
-/// What `claude` does that is no session. From its help.
+/// Its subcommands that work on no session. From its help.
 const SUBCOMMANDS: &[&str] = &[
     "agents",
     "attach",
@@ -135,8 +134,7 @@ const SUBCOMMANDS: &[&str] = &[
     "upgrade",
 ];
 
-/// Whether it works in this process on a session of its own.
-pub(super) fn starts_a_session(parts: &[Part]) -> bool {
+fn works_on_session(parts: &[Part]) -> bool {
     let elsewhere = [
         "--bg",
         "--desktop",
@@ -150,8 +148,8 @@ pub(super) fn starts_a_session(parts: &[Part]) -> bool {
             .any(|part| elsewhere.contains(&part.name.as_str()))
 }
 
-/// Whether it starts a session that has no id yet and is kept in this folder.
-fn starts_anew(parts: &[Part]) -> bool {
+/// Whether it starts a session that has no id yet and is stored in the current folder.
+fn takes_session_id(parts: &[Part]) -> bool {
     let otherwise = [
         "--session-id",
         "--continue",
@@ -164,15 +162,15 @@ fn starts_anew(parts: &[Part]) -> bool {
         "--help",
         "--version",
     ];
-    starts_a_session(parts)
+    works_on_session(parts)
         && !parts
             .iter()
             .any(|part| otherwise.contains(&part.name.as_str()))
 }
 
-/// `--session-id U` → `--resume U`; a prompt that was sent is not sent again; `-p` needs a prompt
-/// to go on. Without any id the newest session of the folder goes on, but only when the user's own
-/// line says so: it could be somebody else's.
+/// `--session-id U` → `--resume U`. A prompt that was sent is not sent again; `-p` needs a new one.
+/// Without an id the newest session of the folder is resumed, but only if the user's own line asks for
+/// that: it could be somebody else's.
 fn resume(parts: &[Part], learned: Option<&str>) -> Option<Vec<OsString>> {
     let has = |name: &str| parts.iter().any(|part| part.is(name));
     let value = |name: &str| parts.iter().find(|part| part.is(name)).and_then(Part::text);
@@ -182,7 +180,7 @@ fn resume(parts: &[Part], learned: Option<&str>) -> Option<Vec<OsString>> {
     let id = learned
         .or_else(|| value("--session-id"))
         .or_else(|| value("--resume").filter(|_| !has("--fork-session")));
-    // Without hooks nothing is learned; that nothing was then says nothing.
+    // These turn hooks off, so no session is reported even if there is one.
     let blind = has("--bare") || has("--safe-mode");
     if id.is_none() && !has("--continue") && !blind {
         return None;
@@ -196,23 +194,22 @@ fn resume(parts: &[Part], learned: Option<&str>) -> Option<Vec<OsString>> {
         None => words.push("--continue".into()),
     }
     if has("--print") && value("--input-format") != Some("stream-json") {
-        words.push(GO_ON.into());
+        words.push(CONTINUE.into());
     }
     Some(words)
 }
 
-/// Settings of ddollar's, merged with the user's own.
+/// Result of merging ddollar's settings with the user's own.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Merged {
-    /// As JSON.
+    /// The merged settings, as JSON.
     Settings(String),
-    /// The user's own cannot be merged with, for this reason.
+    /// Why the user's own cannot be merged.
     Not(&'static str),
 }
 
-/// Adds to the user's own settings, JSON or empty: the hooks, which call `program` back, and the
-/// helper that prints the token in use. Whatever the user's settings say of the token would beat
-/// it, so that is emptied.
+/// Adds to the user's own settings (JSON, or empty) the hooks that call `program`, and the helper that
+/// prints the token in use. A token in the user's settings would take precedence, so it is emptied.
 pub(crate) fn merge(own: &str, program: &str) -> Merged {
     let own = if own.trim().is_empty() { "{}" } else { own };
     let Ok(Value::Object(mut settings)) = serde_json::from_str(own) else {
@@ -248,21 +245,21 @@ pub(crate) fn merge(own: &str, program: &str) -> Merged {
     Merged::Settings(Value::Object(settings).to_string())
 }
 
-/// What a hook reports.
+/// What a hook has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// The session's id.
+    /// Id of the session.
     pub(crate) session: Option<String>,
     /// The file that holds the session once it has begun.
     pub(crate) transcript: Option<String>,
-    /// What the turn failed with, in the client's word.
+    /// What the turn failed with, in the client's own term.
     pub(crate) error: Option<String>,
 }
 
-/// Reads what the client hands to a hook. `None`: nothing that a hook of ours is called for.
+/// Parses a hook's input; `None` if it is not the input of a hook.
 pub(crate) fn report(json: &[u8]) -> Option<Report> {
     let value: Value = serde_json::from_slice(json).ok()?;
-    // Ids and paths end up on a command line: short, and no option.
+    // Ids and paths end up on a command line, so they must be short and must not look like an option.
     let text = |name: &str| {
         let text = value.get(name)?.as_str()?;
         let plain = !text.is_empty() && text.len() <= 4096 && !text.contains(char::is_control);
@@ -276,7 +273,7 @@ pub(crate) fn report(json: &[u8]) -> Option<Report> {
     })
 }
 
-/// The words of the hook's `error` that ddollar can do something about.
+/// What a hook's `error` means; `None` for errors that ddollar can do nothing about.
 pub(crate) fn trouble_of(error: &str) -> Option<Trouble> {
     match error {
         "rate_limit" => Some(Trouble::Limited),
@@ -285,5 +282,131 @@ pub(crate) fn trouble_of(error: &str) -> Option<Trouble> {
             Some(Trouble::Account)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::clients::tests::check_resumes;
+
+    #[test]
+    fn resumes() {
+        check_resumes(&[
+            ("claude", false, "claude"),
+            ("claude --continue", false, "claude --continue"),
+            ("claude -c", false, "claude --continue"),
+            ("claude -c 'fix it'", false, "claude --continue"),
+            ("claude 'fix it'", false, "claude 'fix it'"),
+            ("claude --resume S", false, "claude --resume S"),
+            ("claude -r S 'and now'", false, "claude --resume S"),
+            ("claude --resume=S 'and now'", false, "claude --resume S"),
+            ("claude --session-id S", false, "claude --resume S"),
+            ("claude --session-id=S 'do it'", false, "claude --resume S"),
+            (
+                "claude -p --session-id S 'do it'",
+                false,
+                "claude -p --resume S GO",
+            ),
+            ("claude -p 'do it'", false, "claude -p 'do it'"),
+            (
+                "claude -p --continue 'do it'",
+                false,
+                "claude -p --continue GO",
+            ),
+            ("claude -cp 'do it'", false, "claude -p --continue GO"),
+            (
+                "claude --resume S --fork-session --session-id N",
+                false,
+                "claude --resume N",
+            ),
+            (
+                "claude --resume S --fork-session",
+                false,
+                "claude --resume S --fork-session",
+            ),
+            (
+                "claude --bare -p 'do it'",
+                false,
+                "claude --bare -p --continue GO",
+            ),
+            (
+                "claude -p 'do it' --no-session-persistence",
+                true,
+                "claude -p 'do it' --no-session-persistence",
+            ),
+            // With the session that the hook has reported.
+            ("claude", true, "claude --resume U"),
+            ("claude --continue", true, "claude --resume U"),
+            ("claude 'fix it'", true, "claude --resume U"),
+            ("claude --resume S", true, "claude --resume U"),
+            ("claude -r S --fork-session", true, "claude --resume U"),
+            ("claude -p 'do it'", true, "claude -p --resume U GO"),
+            ("claude -p", true, "claude -p --resume U GO"),
+            (
+                "claude --print 'do it' --output-format stream-json --verbose",
+                true,
+                "claude --print --output-format stream-json --verbose --resume U GO",
+            ),
+            (
+                "claude -p --input-format stream-json --output-format stream-json",
+                true,
+                "claude -p --input-format stream-json --output-format stream-json --resume U",
+            ),
+            (
+                "claude --allowedTools Bash Edit -p 'do it'",
+                true,
+                "claude --allowedTools Bash Edit -p --resume U GO",
+            ),
+            (
+                "claude -p 'do it' --allowedTools 'Bash(git *)' Edit",
+                true,
+                "claude -p --allowedTools 'Bash(git *)' Edit --resume U GO",
+            ),
+            (
+                "claude --mcp-config a.json b.json --add-dir ../x -- 'do it'",
+                true,
+                "claude --mcp-config a.json b.json --add-dir ../x --resume U",
+            ),
+            (
+                "claude --dangerously-skip-permissions --model opus -p 'go'",
+                true,
+                "claude --dangerously-skip-permissions --model opus -p --resume U GO",
+            ),
+            (
+                "claude --unknown-option value 'do it'",
+                true,
+                "claude --unknown-option value --resume U",
+            ),
+            (
+                "claude --unknown-option 'do it'",
+                true,
+                "claude --unknown-option --resume U",
+            ),
+            (
+                "claude --append-system-prompt 'be brief' 'do it'",
+                true,
+                "claude --append-system-prompt 'be brief' --resume U",
+            ),
+            (
+                "npx -y @anthropic-ai/claude-code@latest -p 'do it'",
+                true,
+                "npx -y @anthropic-ai/claude-code@latest -p --resume U GO",
+            ),
+            (
+                "env -u X LANG=C nice -n 5 /opt/bin/claude --session-id S",
+                false,
+                "env -u X LANG=C nice -n 5 /opt/bin/claude --resume S",
+            ),
+            (
+                "timeout -k 5 8h claude -c",
+                false,
+                "timeout -k 5 8h claude --continue",
+            ),
+            // What works on no session stays as it is.
+            ("claude mcp list", true, "claude mcp list"),
+            ("claude update", true, "claude update"),
+            ("claude --version", true, "claude --version"),
+            ("claude --bg 'do it'", true, "claude --bg 'do it'"),
+        ]);
     }
 }

@@ -1,7 +1,7 @@
-//! Which client a command line starts, also behind `npx`, `env`, a path or a wrapper.
+//! Finds the client that a command line starts, also behind a path, `npx`, `env` or another wrapper.
 //!
-//! Owns the wrappers that are looked through. It promises to find a client only where the wrapper
-//! would start it, and to leave alone what it cannot read, such as `sh -c '…'`.
+//! A client is found only where the wrapper would start it. What cannot be read, such as `sh -c '…'`,
+//! counts as no client.
 
 use super::{CLIENTS, Client};
 use std::ffi::{OsStr, OsString};
@@ -11,7 +11,7 @@ struct Wrapper {
     name: &'static str,
     /// Its options that take the next word as their value.
     valued: &'static [&'static str],
-    /// So many words of its own come before the command.
+    /// How many words of its own come before the command.
     own_words: usize,
     /// Whether words like `NAME=value` may come before the command.
     assigns: bool,
@@ -69,14 +69,14 @@ static WRAPPERS: &[Wrapper] = &[
     wrapper("bun", &[]),
 ];
 
-/// What `own_words` words must be, for wrappers that do other things too.
+/// The words that must stand there, for wrappers that have other subcommands too.
 static SUBCOMMANDS: &[(&str, &[&str])] = &[
     ("pipx", &["run"]),
     ("pnpm", &["dlx"]),
     ("uv", &["tool", "run"]),
 ];
 
-/// The client that `words` starts, and the place of the word that names it.
+/// The client that `words` starts, and the index of the word that names it.
 pub(super) fn find(words: &[OsString]) -> Option<(&'static Client, usize)> {
     let mut at = 0;
     loop {
@@ -111,7 +111,7 @@ fn named(word: &str) -> Option<&'static Client> {
     })
 }
 
-/// The place of the command behind a wrapper whose own words begin at `at`.
+/// Index of the command behind a wrapper whose own words begin at `at`.
 fn behind(wrapper: &Wrapper, words: &[OsString], mut at: usize) -> Option<usize> {
     let mut own = SUBCOMMANDS
         .iter()
@@ -126,14 +126,14 @@ fn behind(wrapper: &Wrapper, words: &[OsString], mut at: usize) -> Option<usize>
             .and_then(OsStr::to_str)?;
         if word == "--" {
             at += 1;
-            // What is left of the wrapper's own words comes after it.
+            // The rest of the wrapper's own words comes after it.
             if left == 0 {
                 return Some(at);
             }
         } else if wrapper.valued.contains(&word) {
             at += 2;
         } else if word.starts_with('-') && word.len() > 1 || word == "-" {
-            // `env -S` holds the command in a word, which is not read here.
+            // `env -S` takes the command as a single word, which is not read here.
             if wrapper.name == "env" && word.starts_with("-S") {
                 return None;
             }
@@ -152,7 +152,7 @@ fn behind(wrapper: &Wrapper, words: &[OsString], mut at: usize) -> Option<usize>
     }
 }
 
-/// The place of the module in `python -m MODULE`.
+/// Index of the module in `python -m MODULE`.
 fn module(words: &[OsString], at: usize) -> Option<usize> {
     let place = words.iter().skip(at).position(|word| word == "-m")? + at;
     let clean = words

@@ -1,9 +1,7 @@
-//! Transcripts: whether a session that ddollar has named is on disk, and so can be gone on with.
+//! Ids for new sessions, and whether a session exists on disk, so that it can be resumed.
 //!
-//! Owns the ids for new sessions, and where `claude` keeps its sessions:
-//! `projects/FOLDER/ID.jsonl` in its own folder (measured with 2.1.330). It promises to read no
-//! transcript: their names are all that it looks at. Where they are elsewhere, none is found, and a
-//! session is started anew.
+//! `claude` keeps sessions as `projects/FOLDER/ID.jsonl` in its own folder (measured with 2.1.332). No
+//! transcript is read, only names are looked at. A session that is not found is started anew.
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +22,7 @@ pub(crate) fn new_id() -> String {
     )
 }
 
-/// Whether a `claude` with this environment can go on with the session of this id.
+/// Whether a `claude` with this environment can resume the session of this id.
 pub(crate) fn exists(id: &str, environment: &[(OsString, OsString)]) -> bool {
     let variable = |name: &str| {
         let mut found = environment.iter().filter(|(key, _)| key == name);

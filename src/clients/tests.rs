@@ -1,9 +1,9 @@
-//! Command lines before and after, settings and hooks of known clients.
+//! Tests that concern several clients, and helpers for the tests of each.
 
 use super::*;
 use crate::tokens::policy::Trouble;
 
-fn words(line: &str) -> Vec<OsString> {
+pub(super) fn words(line: &str) -> Vec<OsString> {
     shlex::split(line)
         .unwrap()
         .into_iter()
@@ -11,248 +11,30 @@ fn words(line: &str) -> Vec<OsString> {
         .collect()
 }
 
-fn text(words: &[OsString]) -> String {
+pub(super) fn text(words: &[OsString]) -> String {
     shlex::try_join(words.iter().map(|word| word.to_str().unwrap())).unwrap()
 }
 
 const UUID: &str = "11111111-2222-4333-8444-555555555555";
 
-/// What a line becomes when it goes on, with `UUID` learned from the hook if `learned`.
+/// What a line becomes when it resumes; with `learned`, the session `UUID` is known.
 fn again(line: &str, learned: bool) -> String {
     text(&CommandLine::new(words(line), None).again(learned.then_some(UUID)))
         .replace(UUID, "U")
-        .replace(&format!("'{GO_ON}'"), "GO")
+        .replace(&format!("'{CONTINUE}'"), "GO")
+}
+
+/// Checks lines before and after; a line with `true` has its session known. GO is the prompt to continue.
+#[track_caller]
+pub(super) fn check_resumes(table: &[(&str, bool, &str)]) {
+    for (before, learned, after) in table {
+        assert_eq!(again(before, *learned), text(&words(after)), "of {before}");
+    }
 }
 
 #[test]
-fn each_client_goes_on_in_its_own_way() {
-    let table = [
-        // claude, without a word from the hook.
-        ("claude", false, "claude"),
-        ("claude --continue", false, "claude --continue"),
-        ("claude -c", false, "claude --continue"),
-        ("claude -c 'fix it'", false, "claude --continue"),
-        ("claude 'fix it'", false, "claude 'fix it'"),
-        ("claude --resume S", false, "claude --resume S"),
-        ("claude -r S 'and now'", false, "claude --resume S"),
-        ("claude --resume=S 'and now'", false, "claude --resume S"),
-        ("claude --session-id S", false, "claude --resume S"),
-        ("claude --session-id=S 'do it'", false, "claude --resume S"),
-        (
-            "claude -p --session-id S 'do it'",
-            false,
-            "claude -p --resume S GO",
-        ),
-        ("claude -p 'do it'", false, "claude -p 'do it'"),
-        (
-            "claude -p --continue 'do it'",
-            false,
-            "claude -p --continue GO",
-        ),
-        ("claude -cp 'do it'", false, "claude -p --continue GO"),
-        (
-            "claude --resume S --fork-session --session-id N",
-            false,
-            "claude --resume N",
-        ),
-        (
-            "claude --resume S --fork-session",
-            false,
-            "claude --resume S --fork-session",
-        ),
-        (
-            "claude --bare -p 'do it'",
-            false,
-            "claude --bare -p --continue GO",
-        ),
-        (
-            "claude -p 'do it' --no-session-persistence",
-            true,
-            "claude -p 'do it' --no-session-persistence",
-        ),
-        // claude, which has told its session.
-        ("claude", true, "claude --resume U"),
-        ("claude --continue", true, "claude --resume U"),
-        ("claude 'fix it'", true, "claude --resume U"),
-        ("claude --resume S", true, "claude --resume U"),
-        ("claude -r S --fork-session", true, "claude --resume U"),
-        ("claude -p 'do it'", true, "claude -p --resume U GO"),
-        ("claude -p", true, "claude -p --resume U GO"),
-        (
-            "claude --print 'do it' --output-format stream-json --verbose",
-            true,
-            "claude --print --output-format stream-json --verbose --resume U GO",
-        ),
-        (
-            "claude -p --input-format stream-json --output-format stream-json",
-            true,
-            "claude -p --input-format stream-json --output-format stream-json --resume U",
-        ),
-        (
-            "claude --allowedTools Bash Edit -p 'do it'",
-            true,
-            "claude --allowedTools Bash Edit -p --resume U GO",
-        ),
-        (
-            "claude -p 'do it' --allowedTools 'Bash(git *)' Edit",
-            true,
-            "claude -p --allowedTools 'Bash(git *)' Edit --resume U GO",
-        ),
-        (
-            "claude --mcp-config a.json b.json --add-dir ../x -- 'do it'",
-            true,
-            "claude --mcp-config a.json b.json --add-dir ../x --resume U",
-        ),
-        (
-            "claude --dangerously-skip-permissions --model opus -p 'go'",
-            true,
-            "claude --dangerously-skip-permissions --model opus -p --resume U GO",
-        ),
-        (
-            "claude --unknown-option value 'do it'",
-            true,
-            "claude --unknown-option value --resume U",
-        ),
-        (
-            "claude --unknown-option 'do it'",
-            true,
-            "claude --unknown-option --resume U",
-        ),
-        (
-            "claude --append-system-prompt 'be brief' 'do it'",
-            true,
-            "claude --append-system-prompt 'be brief' --resume U",
-        ),
-        (
-            "npx -y @anthropic-ai/claude-code@latest -p 'do it'",
-            true,
-            "npx -y @anthropic-ai/claude-code@latest -p --resume U GO",
-        ),
-        (
-            "env -u X LANG=C nice -n 5 /opt/bin/claude --session-id S",
-            false,
-            "env -u X LANG=C nice -n 5 /opt/bin/claude --resume S",
-        ),
-        (
-            "timeout -k 5 8h claude -c",
-            false,
-            "timeout -k 5 8h claude --continue",
-        ),
-        // What is no session stays as it is.
-        ("claude mcp list", true, "claude mcp list"),
-        ("claude update", true, "claude update"),
-        ("claude --version", true, "claude --version"),
-        ("claude --bg 'do it'", true, "claude --bg 'do it'"),
-        // codex.
-        ("codex exec 'do it'", false, "codex exec resume --last GO"),
-        (
-            "codex exec --json -m gpt-6 'do it'",
-            false,
-            "codex exec --json -m gpt-6 resume --last GO",
-        ),
-        (
-            "codex -c a=b e --full-auto -",
-            false,
-            "codex -c a=b exec --full-auto resume --last GO",
-        ),
-        (
-            "codex exec -i shot.png --json 'do it'",
-            false,
-            "codex exec --json resume --last GO",
-        ),
-        (
-            "codex exec resume --last 'more'",
-            false,
-            "codex exec resume --last GO",
-        ),
-        (
-            "codex exec --json resume S 'more'",
-            false,
-            "codex exec --json resume S GO",
-        ),
-        (
-            "codex exec fork S 'more'",
-            false,
-            "codex exec resume --last GO",
-        ),
-        (
-            "codex exec --ephemeral 'do it'",
-            false,
-            "codex exec --ephemeral 'do it'",
-        ),
-        ("codex exec review", false, "codex exec review"),
-        ("codex", false, "codex resume --last"),
-        (
-            "codex -m gpt-6 'do it'",
-            false,
-            "codex -m gpt-6 resume --last",
-        ),
-        ("codex resume S 'more'", false, "codex resume S"),
-        ("codex login", false, "codex login"),
-        // gemini.
-        (
-            "gemini -p 'do it' --skip-trust",
-            false,
-            "gemini --skip-trust --resume latest --prompt GO",
-        ),
-        (
-            "gemini 'do it' -m pro",
-            false,
-            "gemini -m pro --resume latest --prompt GO",
-        ),
-        (
-            "gemini --session-id S -p 'do it'",
-            false,
-            "gemini --resume S --prompt GO",
-        ),
-        ("gemini", false, "gemini --resume latest"),
-        (
-            "gemini -i 'do it'",
-            false,
-            "gemini --resume latest --prompt-interactive GO",
-        ),
-        ("gemini mcp list", false, "gemini mcp list"),
-        // opencode.
-        ("opencode run 'do it'", false, "opencode run --continue GO"),
-        (
-            "opencode run -m a/b -s S 'do it'",
-            false,
-            "opencode run -m a/b -s S GO",
-        ),
-        ("opencode", false, "opencode --continue"),
-        (
-            "opencode ../project",
-            false,
-            "opencode ../project --continue",
-        ),
-        ("opencode serve", false, "opencode serve"),
-        // aider.
-        ("aider a.py", false, "aider --restore-chat-history a.py"),
-        (
-            "aider -m 'do it' a.py",
-            false,
-            "aider --restore-chat-history --message GO a.py",
-        ),
-        (
-            "aider --message-file todo.md --yes-always",
-            false,
-            "aider --restore-chat-history --message GO --yes-always",
-        ),
-        // llm.
-        ("llm 'do it'", false, "llm 'do it'"),
-        ("llm chat -m x", false, "llm chat -m x --continue"),
-        ("llm chat --cid S", false, "llm chat --cid S"),
-        (
-            "python3 -m llm chat",
-            false,
-            "python3 -m llm chat --continue",
-        ),
-        (
-            "uvx --from llm llm chat",
-            false,
-            "uvx --from llm llm chat --continue",
-        ),
-        // Anything else.
+fn a_line_that_starts_no_known_client_is_repeated() {
+    check_resumes(&[
         (
             "python3 night.py --resume",
             false,
@@ -263,16 +45,7 @@ fn each_client_goes_on_in_its_own_way() {
         ("vim claude", true, "vim claude"),
         ("env -S 'claude -p x'", true, "env -S 'claude -p x'"),
         ("pnpm install claude", true, "pnpm install claude"),
-        (
-            "pnpm dlx opencode-ai run 'x'",
-            false,
-            "pnpm dlx opencode-ai run --continue GO",
-        ),
-    ];
-    for (before, learned, after) in table {
-        let wanted = after;
-        assert_eq!(again(before, learned), text(&words(wanted)), "of {before}");
-    }
+    ]);
 }
 
 #[test]
@@ -298,7 +71,7 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
         ("claude --bare -p x", "claude --session-id U --bare -p x"),
     ] {
         let line = CommandLine::new(words(line), None);
-        assert!(line.starts_anew());
+        assert!(line.takes_session_id());
         assert_eq!(text(&line.first(Some("U"))), text(&words(wanted)));
         assert_eq!(line.first(None), line.shown_first());
     }
@@ -325,7 +98,7 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
         let words = words(line);
         for name in [None, Some("claude").filter(|_| line.starts_with("claude"))] {
             let line = CommandLine::new(words.clone(), name);
-            assert!(!line.starts_anew());
+            assert!(!line.takes_session_id());
             assert_eq!(line.first(Some("U")), words);
         }
     }
@@ -348,7 +121,7 @@ fn settings_come_first_and_take_the_place_of_the_users() {
     );
     assert_eq!(
         text(&line("claude --settings own.json -p x").again(Some("U"))),
-        format!("claude --settings '{{}}' -p --resume U '{GO_ON}'")
+        format!("claude --settings '{{}}' -p --resume U '{CONTINUE}'")
     );
     assert_eq!(text(line("claude -p x").shown_first()), "claude -p x");
     assert_eq!(

@@ -535,7 +535,7 @@ impl<'a> Supervisor<'a> {
     /// The words that begin the work, and as people read them. Each session has an id of its own: one
     /// that the client knows already, it refuses.
     fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
-        let may_be_named = self.again.is_none() && self.command.starts_anew();
+        let may_be_named = self.again.is_none() && self.command.takes_session_id();
         self.named = may_be_named.then(session_file::new_id);
         let words = self.command.first(self.named.as_deref());
         (words, self.command.shown_first().to_vec())

@@ -4,6 +4,8 @@
 //! named before anything starts. The options are one table, `flags::FLAGS`; `help` prints it.
 
 pub(crate) mod config;
+#[cfg(test)]
+mod error_lines_test;
 mod flags;
 mod generate;
 mod help;

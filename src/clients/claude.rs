@@ -2,7 +2,7 @@
 
 use super::args::{Grammar, Part, Takes};
 use super::{CONTINUE, Client, GENERIC, is_dashes, subcommand, words_of};
-use crate::tokens::policy::Trouble;
+use crate::tokens::condition::Trouble;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 

@@ -1,7 +1,7 @@
 //! Tests that concern several clients, and helpers for the tests of each.
 
 use super::*;
-use crate::tokens::policy::Trouble;
+use crate::tokens::condition::Trouble;
 
 pub(super) fn words(line: &str) -> Vec<OsString> {
     shlex::split(line)

@@ -8,7 +8,7 @@ use crate::common::duration::{compact, spaced};
 use crate::providers::usage::{Usage, Window};
 use crate::system::exit_status::ExitStatus;
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{Condition, ProbeFailure};
+use crate::tokens::condition::{Condition, ProbeFailure};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;

@@ -14,7 +14,7 @@ use crate::supervisor::event::{Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
 use crate::system::signals::Inherited;
 use crate::tokens::TokenId;
-use crate::tokens::policy::Answer;
+use crate::tokens::condition::Answer;
 use crossbeam_channel::Sender;
 use nix::unistd::Pid;
 use std::ffi::OsString;

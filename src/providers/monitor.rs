@@ -14,7 +14,7 @@ use crate::providers::schedule::ProbeSchedule;
 use crate::providers::{Finding, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use crate::supervisor::event::Event;
 use crate::tokens::Ring;
-use crate::tokens::policy::{self, Answer};
+use crate::tokens::condition::{Answer, backoff};
 use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use std::any::Any;
@@ -180,7 +180,7 @@ fn work(
             let pause = match (failures, usage) {
                 (0, Some(usage)) => schedule.pause(crossing, usage, now),
                 _ => {
-                    let backoff = policy::backoff(failures.saturating_sub(1));
+                    let backoff = backoff(failures.saturating_sub(1));
                     schedule.interval().max(backoff).max(asked_for)
                 }
             };

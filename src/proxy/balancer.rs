@@ -11,12 +11,11 @@ use crate::events::message::{Limit, Notice};
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Provider};
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{self, Answer, Condition, Rules};
+use crate::tokens::condition::{Answer, Condition, is_same_end};
+use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Two ends of a wait that are no farther apart are the same one.
-const SAME_END: Duration = Duration::from_secs(1);
 /// So many requests go first with a token that has not proven itself (trap T14).
 const TRIAL_REQUESTS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
@@ -261,7 +260,7 @@ impl Balancer {
         let before = ring.pool.state(index).condition(now);
         // What went out before the limit was known meets the same limit; that is no second one.
         let learned = ring.loads[index].learned;
-        let is_echo = is_refused(before) && learned.is_some_and(|at| answer.asked < at);
+        let is_echo = before.is_refused() && learned.is_some_and(|at| answer.asked < at);
         // Not every endpoint tells limits, and what does not tell them does not lift one.
         let is_mute = matches!(before, Condition::NearLimit { .. })
             && answer.reading.as_ref().is_ok_and(|reading| {
@@ -274,7 +273,7 @@ impl Balancer {
         let standing = ring.pool.state(index);
         let after = standing.condition(now);
         // Above the threshold is no surprise for every request that still goes there.
-        if is_good(before) && !is_good(after) {
+        if before.is_good() && !after.is_good() {
             say.push(Notice::Limit {
                 provider: named,
                 index,
@@ -441,7 +440,7 @@ impl Ring {
     /// Notes which tokens are refused from now on. An answer may tell of all of a quota group.
     fn note_refusals(&mut self, now: Now) {
         for (index, load) in self.loads.iter_mut().enumerate() {
-            if !is_refused(self.pool.state(index).condition(now)) {
+            if !self.pool.state(index).condition(now).is_refused() {
                 load.learned = None;
             } else if load.learned.is_none() {
                 load.learned = Some(now.tick);
@@ -460,10 +459,7 @@ impl Ring {
 
     /// One more request goes out with this token, unless its first ones are still under way.
     fn set_out(&mut self, index: usize, patient: bool, now: Now) -> Pick {
-        let hopeless = matches!(
-            self.pool.state(index).condition(now),
-            Condition::SpendCapped { until: None } | Condition::Rejected
-        );
+        let hopeless = self.pool.state(index).condition(now).is_hopeless();
         let load = &mut self.loads[index];
         if patient && !load.proven && load.under_way >= TRIAL_REQUESTS {
             return Pick::Queue;
@@ -524,7 +520,7 @@ impl Ring {
             return;
         }
         // One that was passed over for some seconds is gone back to without a limit.
-        if !is_good(self.pool.state(last).condition(now)) {
+        if !self.pool.state(last).condition(now).is_good() {
             say.push(Notice::AutoRotating);
         }
         say.push(Notice::Switched {
@@ -555,25 +551,6 @@ impl Ring {
             })
             .min_by_key(|(until, _)| until.wall)
     }
-}
-
-/// Whether requests go out with a token in this condition as a matter of course.
-fn is_good(condition: Condition) -> bool {
-    matches!(condition, Condition::Unknown | Condition::Usable)
-}
-
-/// Whether two ends of a wait are one and the same.
-pub(super) fn is_same_end(one: SystemTime, other: SystemTime) -> bool {
-    let apart = one.duration_since(other);
-    apart.unwrap_or_else(|error| error.duration()) <= SAME_END
-}
-
-/// Whether its requests are refused.
-fn is_refused(condition: Condition) -> bool {
-    matches!(
-        condition,
-        Condition::Limited { .. } | Condition::SpendCapped { .. } | Condition::Rejected
-    )
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::stream::is_late;
 use crate::events::message::Notice;
 use crate::providers::{Dialect, ProbeTarget, Reading, Reply};
-use crate::tokens::policy::Answer;
+use crate::tokens::condition::Answer;
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};

@@ -5,7 +5,7 @@
 use super::balancer::Report;
 use crate::common::time::Now;
 use crate::providers::{Dialect, Provider};
-use crate::tokens::policy::Condition;
+use crate::tokens::condition::Condition;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

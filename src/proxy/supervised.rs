@@ -7,7 +7,6 @@
 //! It promises that the command sees no limit as long as a token can recover. It decides nothing.
 
 use super::access_key::AccessKey;
-use super::balancer::is_same_end;
 use super::{Place, Proxy, Told};
 use crate::clients::{self, Client, CommandLine};
 use crate::common::error::Error;
@@ -17,7 +16,8 @@ use crate::providers::endpoint::Endpoint;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
 use crate::supervisor::event::{Action, Event};
-use crate::tokens::policy::{Answer, Rules};
+use crate::tokens::condition::{Answer, is_same_end};
+use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{Token, TokenId, TokenPool};

@@ -8,8 +8,8 @@ use crate::events::message::Notice;
 use crate::system::exit_status::{ChildEvent, ExitStatus};
 use crate::system::terminal::TerminalState;
 use crate::tokens::TokenId;
-use crate::tokens::policy::Answer;
-use crate::tokens::policy::Trouble;
+use crate::tokens::condition::Answer;
+use crate::tokens::condition::Trouble;
 use nix::sys::signal::Signal;
 
 /// Something that happened.

@@ -4,6 +4,7 @@
 //! It promises that no formatting, at no log level, prints a token. `discovery` finds them in an
 //! environment, `pool` keeps them in a ring. Nothing here reads files or the process environment.
 
+pub(crate) mod condition;
 mod discovery;
 pub(crate) mod policy;
 mod pool;

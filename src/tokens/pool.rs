@@ -5,7 +5,7 @@
 
 use super::Token;
 use crate::providers::endpoint::Endpoint;
-use crate::tokens::policy::TokenState;
+use crate::tokens::condition::TokenState;
 
 /// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
 pub(crate) type Ring = (TokenPool, Vec<Endpoint>);

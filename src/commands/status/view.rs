@@ -8,7 +8,8 @@ use crate::events::fact::{Level, level, millis, time};
 use crate::events::message::local;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
-use crate::tokens::policy::{Condition, Decision, ProbeFailure};
+use crate::tokens::condition::{Condition, ProbeFailure};
+use crate::tokens::policy::Decision;
 use crate::tokens::{Token, TokenPool};
 use std::time::SystemTime;
 

@@ -9,7 +9,7 @@ use crate::providers::usage::{Usage, Window};
 use crate::supervisor::event::{Action, Event, Outcome};
 use crate::supervisor::session::{Reply, Session};
 use crate::system::exit_status::ChildEvent;
-use crate::tokens::policy::{Answer, Condition};
+use crate::tokens::condition::{Answer, Condition};
 use crate::tokens::{TokenId, TokenPool};
 
 /// Follows one run.

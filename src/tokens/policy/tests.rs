@@ -1,9 +1,12 @@
-//! The table of DESIGN §3, row by row, and what must hold for any history.
+//! The table of decisions, row by row, and what must hold for any history.
 
+use super::super::condition::*;
 use super::*;
-use crate::providers::usage::Window;
+use crate::providers::usage::{Usage, Window};
+use crate::providers::{Finding, Reading};
 use crate::tokens::{pool_of, pool_over};
 use proptest::prelude::*;
+use std::time::SystemTime;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

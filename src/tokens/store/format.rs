@@ -9,7 +9,7 @@
 use crate::common::duration;
 use crate::common::time::{Now, Until};
 use crate::tokens::TokenPool;
-use crate::tokens::policy::{Condition, TokenState};
+use crate::tokens::condition::{Condition, TokenState, is_same_end};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -26,8 +26,6 @@ const FORGOTTEN: Duration = Duration::from_secs(30 * 86_400);
 const MOST: usize = 1000;
 /// Names of quota groups are identifiers of some 40 characters.
 const LONGEST_GROUP: usize = 256;
-/// Ends of one limit that are no farther apart are the same: `retry-after` counts whole seconds.
-const SAME_END: Duration = Duration::from_secs(1);
 
 /// What a run found out about one token.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,10 +153,7 @@ impl StoredToken {
     /// Whether writing this in the place of the other would be worth it.
     fn says_the_same_as(&self, other: &StoredToken) -> bool {
         let close = match (self.verdict.until(), other.verdict.until()) {
-            (Some(one), Some(other)) => {
-                let apart = one.duration_since(other);
-                apart.unwrap_or_else(|error| error.duration()) <= SAME_END
-            }
+            (Some(one), Some(other)) => is_same_end(one, other),
             (one, other) => one == other,
         };
         let age = self.seen.duration_since(other.seen).unwrap_or_default();

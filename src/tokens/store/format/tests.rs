@@ -3,7 +3,7 @@
 use super::*;
 use crate::providers::usage::{Usage, Window};
 use crate::providers::{Finding, Reading};
-use crate::tokens::policy::{Answer, Rules};
+use crate::tokens::condition::Answer;
 use crate::tokens::pool_of;
 use proptest::prelude::*;
 use std::time::Instant;
@@ -126,16 +126,7 @@ fn what_is_printed_is_read_to_the_last_bit() {
         asked: now.tick,
         reading: Ok(reading),
     };
-    let rules = Rules {
-        threshold: 0.95,
-        patience: Duration::ZERO,
-        max_wait: None,
-        retries: 0,
-        interactive: false,
-        grace: Duration::ZERO,
-        jitter: Duration::ZERO,
-    };
-    standing.record(&answer, &rules, now);
+    standing.record(&answer, 0.95, now);
     let memory = memory([(1, StoredToken::of(&standing, now).unwrap())]);
     assert!(memory.text().contains("near-limit"));
     assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));

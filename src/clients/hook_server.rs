@@ -9,7 +9,7 @@
 use crate::clients::{self, Report};
 use crate::common::secret::Secret;
 use crate::system::os::{self, Address};
-use crate::tokens::policy::Trouble;
+use crate::tokens::condition::Trouble;
 use crossbeam_channel::Sender;
 use nix::unistd::{geteuid, getpid};
 use std::io::{self, Read, Write};

@@ -292,7 +292,12 @@ fn a_variable_that_looks_like_a_tokens_is_told() {
 #[test]
 fn a_proxy_variable_that_names_none_is_125() {
     let mut provider = Provider::anthropic(&[0.1]);
-    for url in ["http://u:p@[", "gopher://127.0.0.1:1"] {
+    for url in [
+        "http://u:p@[",
+        "gopher://127.0.0.1:1",
+        "socks4://127.0.0.1:1",
+        "socks5://u@127.0.0.1:1",
+    ] {
         let change = |run: Supervise| {
             run.env("ANTHROPIC_BASE_URL", "https://127.0.0.1:1")
                 .env("HTTPS_PROXY", url)

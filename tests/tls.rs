@@ -1,9 +1,11 @@
 //! A provider behind TLS with a private CA, and a proxy in front of it.
 
 use crate::rotation::one_rotation;
+use crate::support::gateway::Gateway;
 use crate::support::tls::{Front, Tunnel};
 use crate::support::{Provider, Supervise, eventually, proc};
 use crate::waiting::a_pause_until_the_reset;
+use serde_json::json;
 
 #[test]
 fn the_same_rotation_works_with_a_private_ca_in_ssl_cert_file() {
@@ -57,18 +59,142 @@ fn an_ssl_cert_file_without_certificates_does_not_end_the_run() {
     }
 }
 
+/// Makes a proxy in front of an address.
+type MakeTunnel = fn(&str) -> Tunnel;
+
+/// The proxies of the environment that are supported, and what each is asked for.
+const TUNNELS: [(MakeTunnel, &str); 4] = [
+    (Tunnel::to, "CONNECT localhost:1 HTTP/1.1"),
+    (Tunnel::with_password, "CONNECT localhost:1 HTTP/1.1"),
+    (Tunnel::socks, "SOCKS localhost:1"),
+    (Tunnel::socks_with_password, "SOCKS localhost:1"),
+];
+
 #[test]
 fn probes_go_through_the_proxy_of_the_environment() {
-    let provider = Provider::anthropic(&[0.96, 0.1]);
+    for (tunnel, asked) in TUNNELS {
+        let provider = Provider::anthropic(&[0.96, 0.1]);
+        let front = Front::of(&provider.url);
+        let proxy = tunnel(&front.url);
+        // The proxy looks the name up, and the certificate is for it: nothing else knows it.
+        let mut supervise =
+            Supervise::behind(&provider, "https://localhost:1").env("HTTPS_PROXY", &proxy.url);
+        let authority = supervise.desk().write("ca.pem", &front.authority);
+        supervise = supervise.env("SSL_CERT_FILE", authority);
+        let mut run = supervise.agent();
+        run.wait_ready_at_last_with(2);
+        run.finish()
+            .says_once("Switched to token 2/2")
+            .never_says("s3cret");
+        assert_eq!(proxy.asked(), [asked]);
+    }
+}
+
+#[test]
+fn requests_go_through_the_proxy_of_the_environment_as_probes_do() {
+    for (tunnel, asked) in TUNNELS {
+        let mut provider = Provider::anthropic(&[0.1]);
+        let front = Front::of(&provider.url);
+        let proxy = tunnel(&front.url);
+        let gateway = gateway(
+            &provider,
+            &[&front],
+            &[("HTTPS_PROXY", &proxy.url)],
+            "https://localhost:1",
+        );
+        for _ in 0..2 {
+            assert_eq!(gateway.post(json!({})).status, 200, "{}", proxy.url);
+        }
+        assert_eq!(proxy.asked(), [asked]);
+        assert_eq!(served_to_others(&mut provider), 2);
+        gateway.stop().never_says("s3cret");
+    }
+}
+
+#[test]
+fn requests_go_through_a_proxy_that_wants_tls_itself() {
+    let mut provider = Provider::anthropic(&[0.1]);
     let front = Front::of(&provider.url);
-    let proxy = Tunnel::to(&front.url);
-    // The proxy looks the name up, and the certificate is for it: nothing else knows it.
-    let mut supervise =
-        Supervise::behind(&provider, "https://localhost:1").env("HTTPS_PROXY", &proxy.url);
-    let authority = supervise.desk().write("ca.pem", &front.authority);
-    supervise = supervise.env("SSL_CERT_FILE", authority);
-    let mut run = supervise.agent();
-    run.wait_ready_at_last_with(2);
-    run.finish().says_once("Switched to token 2/2");
-    assert_eq!(proxy.asked(), ["CONNECT localhost:1 HTTP/1.1"]);
+    let tunnel = Tunnel::to(&front.url);
+    let before = Front::of(&tunnel.url);
+    let gateway = gateway(
+        &provider,
+        &[&front, &before],
+        &[("HTTPS_PROXY", &before.url)],
+        "https://localhost:1",
+    );
+    for more in [json!({}), json!({"stream": true})] {
+        let answered = gateway.post(more);
+        assert_eq!((answered.status, answered.whole), (200, true));
+    }
+    assert_eq!(tunnel.asked(), ["CONNECT localhost:1 HTTP/1.1"]);
+    assert_eq!(served_to_others(&mut provider), 2);
+}
+
+#[test]
+fn what_no_proxy_names_goes_past_the_proxy() {
+    let provider = Provider::anthropic(&[0.1]);
+    let front = Front::of(&provider.url);
+    let tunnel = Tunnel::to(&front.url);
+    let gateway = gateway(
+        &provider,
+        &[&front],
+        &[
+            ("HTTPS_PROXY", &tunnel.url),
+            ("NO_PROXY", "example.com, localhost"),
+        ],
+        &front.url,
+    );
+    assert_eq!(gateway.post(json!({})).status, 200);
+    assert_eq!(tunnel.asked(), [""; 0]);
+}
+
+#[test]
+fn a_wrong_password_for_the_proxy_is_told_and_not_repeated() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    let front = Front::of(&provider.url);
+    for (tunnel, why) in [
+        (Tunnel::with_password as MakeTunnel, "407"),
+        (
+            Tunnel::socks_with_password,
+            "refuses the user name or password",
+        ),
+    ] {
+        let url = tunnel(&front.url).url.replace("s3cret", "wr0ng1");
+        let gateway = gateway(
+            &provider,
+            &[&front],
+            &[("HTTPS_PROXY", &url)],
+            "https://localhost:1",
+        );
+        let answered = gateway.post(json!({}));
+        assert_eq!(answered.status, 502);
+        let text = answered.text();
+        assert!(text.contains(why) && !text.contains("wr0ng1"), "{text}");
+        gateway.stop().never_says("wr0ng1");
+    }
+    assert_eq!(provider.served().len(), 0, "no token went there");
+}
+
+/// A proxy of ours that trusts these fronts and asks its provider at `address`.
+fn gateway(
+    provider: &Provider,
+    fronts: &[&Front],
+    variables: &[(&str, &str)],
+    address: &str,
+) -> Gateway {
+    let mut prepared = Supervise::behind(provider, address);
+    let authorities: Vec<&str> = fronts.iter().map(|front| &*front.authority).collect();
+    let authorities = prepared.desk().write("ca.pem", authorities.concat());
+    prepared = prepared.env("SSL_CERT_FILE", authorities);
+    for (name, value) in variables {
+        prepared = prepared.env(name, value);
+    }
+    Gateway::start(prepared, &[])
+}
+
+/// How many requests were not ddollar's own.
+fn served_to_others(provider: &mut Provider) -> usize {
+    let served = provider.served();
+    served.iter().filter(|line| line["who"] == "other").count()
 }

@@ -514,25 +514,14 @@ fn variables_to_set(named: &[String], providers: &[&'static Provider]) -> String
     names.join(" or ")
 }
 
+/// Where this provider is asked, and for which models: the one that is named, else what the command
+/// is known to ask for, else the cheapest.
 fn endpoint(
     provider: &'static Provider,
     model: Option<&str>,
     command: &CommandLine,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, Error> {
-    let (base_url, plain) = match provider.base_url_variable {
-        Some(name) => match variable(name) {
-            Some(url) => checked_base_url(&url).map_err(|why| Error::BaseUrl {
-                variable: name.into(),
-                why,
-            })?,
-            None => (provider.base_url.to_owned(), false),
-        },
-        None => (provider.base_url.to_owned(), false),
-    };
-    if !plain {
-        check_proxy(variable)?;
-    }
     let known = command.uses(provider);
     let from_variable = || {
         let word = provider.model_variable.and_then(variable)?;
@@ -555,70 +544,7 @@ fn endpoint(
     };
     // Of most providers none is known.
     models.retain(|model| !model.is_empty());
-    Ok(Endpoint {
-        base_url,
-        plain,
-        provider,
-        models,
-        certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
-        workspace: match provider.name {
-            "anthropic" => variable("ANTHROPIC_WORKSPACE_ID"),
-            _ => None,
-        },
-    })
-}
-
-/// The base URL without its last slash, and whether it is plain http, or why no token may go
-/// there. The URL itself is not part of the reason: it may hold a password.
-fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
-    let url: http::Uri = text.trim().parse().map_err(|_| "is not an address")?;
-    let host = url.host().ok_or("is not a whole address (https://…)")?;
-    if url
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
-        return Err("holds a user name or password");
-    }
-    if url.query().is_some() {
-        return Err("has a query (?…)");
-    }
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let loopback = bare.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
-    let plain = match url.scheme_str() {
-        Some("https") => false,
-        Some("http") if loopback => true,
-        Some("http") => {
-            return Err("is http to another machine, which tokens do not take");
-        }
-        _ => return Err("is neither https nor http"),
-    };
-    Ok((text.trim().trim_end_matches('/').to_owned(), plain))
-}
-
-/// The variables that name a proxy, in the order in which ureq takes them.
-const PROXY_VARIABLES: [&str; 6] = [
-    "ALL_PROXY",
-    "all_proxy",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "HTTP_PROXY",
-    "http_proxy",
-];
-
-/// Where traffic has to go through a proxy, it must not go past one because of a slip.
-fn check_proxy(variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Error> {
-    let first = PROXY_VARIABLES
-        .into_iter()
-        .find_map(|name| Some((name, variable(name)?)));
-    match first {
-        Some((variable, proxy)) if ureq::Proxy::new(&proxy).is_err() => {
-            Err(Error::ProxyVariable { variable })
-        }
-        _ => Ok(()),
-    }
+    Endpoint::find(provider, models, variable)
 }
 
 fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {
@@ -709,40 +635,6 @@ fn jitter() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_travels_encrypted_or_stays_on_the_machine() {
-        for (url, wanted) in [
-            (
-                "https://api.example.com/v1/",
-                ("https://api.example.com/v1", false),
-            ),
-            ("http://127.0.0.1:8080", ("http://127.0.0.1:8080", true)),
-            ("http://127.9.9.9/x", ("http://127.9.9.9/x", true)),
-            ("http://[::1]:8080/", ("http://[::1]:8080", true)),
-            ("http://localhost:1", ("http://localhost:1", true)),
-            ("https://localhost:1", ("https://localhost:1", false)),
-        ] {
-            let (base, plain) = checked_base_url(url).unwrap();
-            assert_eq!((base.as_str(), plain), wanted);
-        }
-        for url in [
-            "http://api.example.com",
-            "http://192.168.1.2",
-            "http://localhost.example.com",
-            "http://127.0.0.1@example.com",
-            "https://user:secret@example.com",
-            "ftp://127.0.0.1",
-            "api.example.com",
-            "/v1",
-            "https://example.com/?key=secret",
-            "not a url",
-            "\u{fffd}",
-        ] {
-            let why = checked_base_url(url).expect_err(url);
-            assert!(!why.contains("secret"));
-        }
-    }
 
     #[test]
     fn the_state_is_where_the_specification_wants_it() {

@@ -193,7 +193,7 @@ impl Error {
             }
             Error::Output { .. } => "send it where it can be written, with room".into(),
             Error::ProxyVariable { variable } => format!(
-                "give it as http://HOST:PORT or socks5://HOST:PORT, or start with 'env -u {variable}'"
+                "give it as http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ before HOST where it wants one, or start with 'env -u {variable}'"
             ),
             Error::System { .. } => {
                 "check the limits of this session (ulimit -a), then try again".into()

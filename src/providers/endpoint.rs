@@ -1,7 +1,15 @@
-//! Where a provider is asked, and what for.
+//! Where a provider is asked, and how a token gets there.
+//!
+//! Owns [`Endpoint`], and what the environment says of it: base URL, proxy on the way, certificates.
+//! It promises that a token travels over TLS or stays on this machine, and that a proxy that was
+//! asked for is never passed by because of a slip. Pure: variables are handed in, nothing is
+//! connected to.
 
 use super::Provider;
+use crate::common::error::Error;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use ureq::{Proxy, ProxyProtocol};
 
 /// Where a provider is asked, and what for.
 #[derive(Clone, Debug)]
@@ -16,6 +24,324 @@ pub(crate) struct Endpoint {
     pub(crate) models: Vec<String>,
     /// More certificates to trust (`SSL_CERT_FILE`).
     pub(crate) certificates: Option<PathBuf>,
+    /// The proxy on the way, if there is one.
+    pub(crate) proxy: Option<Proxy>,
     /// Sent with each probe (`ANTHROPIC_WORKSPACE_ID`).
     pub(crate) workspace: Option<String>,
+}
+
+impl Endpoint {
+    /// Where this provider is asked for these models. `variable` gives the value of an environment
+    /// variable that is set and not empty.
+    ///
+    /// # Errors
+    /// A variable names something that a token must not be sent to or through.
+    pub(crate) fn find(
+        provider: &'static Provider,
+        models: Vec<String>,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Endpoint, Error> {
+        let own = provider.base_url_variable;
+        let (base_url, plain) = match own.and_then(|name| Some((name, variable(name)?))) {
+            Some((name, url)) => checked_base_url(&url).map_err(|why| Error::BaseUrl {
+                variable: name.into(),
+                why,
+            })?,
+            None => (provider.base_url.to_owned(), false),
+        };
+        Ok(Endpoint {
+            proxy: match plain {
+                true => None,
+                false => proxy(&base_url, variable)?,
+            },
+            base_url,
+            plain,
+            provider,
+            models,
+            certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
+            workspace: match provider.name {
+                "anthropic" => variable("ANTHROPIC_WORKSPACE_ID"),
+                _ => None,
+            },
+        })
+    }
+}
+
+/// The base URL without its last slash, and whether it is plain http, or why no token may go
+/// there. The URL itself is not part of the reason: it may hold a password.
+fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
+    let url: http::Uri = text.trim().parse().map_err(|_| "is not an address")?;
+    let host = url.host().ok_or("is not a whole address (https://…)")?;
+    if url
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        return Err("holds a user name or password");
+    }
+    if url.query().is_some() {
+        return Err("has a query (?…)");
+    }
+    let loopback = host.eq_ignore_ascii_case("localhost")
+        || address(host).is_some_and(|address| address.is_loopback());
+    let plain = match url.scheme_str() {
+        Some("https") => false,
+        Some("http") if loopback => true,
+        Some("http") => {
+            return Err("is http to another machine, which tokens do not take");
+        }
+        _ => return Err("is neither https nor http"),
+    };
+    Ok((text.trim().trim_end_matches('/').to_owned(), plain))
+}
+
+/// The address that a URL's host is, with or without brackets; `None` for a name.
+fn address(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok()
+}
+
+/// The variables that name a proxy, in the order in which they are taken.
+const PROXY_VARIABLES: [&str; 6] = [
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+];
+
+/// The longest user name or password of SOCKS 5, in bytes (RFC 1929 §2).
+const SOCKS_CREDENTIAL_MAX: usize = 255;
+
+/// The proxy on the way to this address. Traffic that has to go through one must not go past it
+/// because of a typo, so what names none is an error.
+fn proxy(
+    base_url: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Proxy>, Error> {
+    let first = PROXY_VARIABLES
+        .into_iter()
+        .find_map(|name| Some((name, variable(name)?)));
+    let Some((name, text)) = first else {
+        return Ok(None);
+    };
+    let proxy = Proxy::new(text.trim()).ok().filter(is_supported);
+    let proxy = proxy.ok_or(Error::ProxyVariable { variable: name })?;
+    let exempt = variable("NO_PROXY").or_else(|| variable("no_proxy"));
+    let url: http::Uri = base_url.parse().unwrap_or_default();
+    let is_direct = exempt.is_some_and(|list| is_exempt(&url, &list));
+    Ok((!is_direct).then_some(proxy))
+}
+
+/// Whether checks and proxied requests can both go through it. SOCKS 4 takes no host name and no
+/// password, and nobody offers it any more.
+fn is_supported(proxy: &Proxy) -> bool {
+    let fits = |text: Option<&str>| {
+        text.is_some_and(|text| (1..=SOCKS_CREDENTIAL_MAX).contains(&text.len()))
+    };
+    match proxy.protocol() {
+        ProxyProtocol::Http | ProxyProtocol::Https => true,
+        ProxyProtocol::Socks5 | ProxyProtocol::Socks5h => {
+            proxy.username().is_none() || fits(proxy.username()) && fits(proxy.password())
+        }
+        _ => false,
+    }
+}
+
+/// Whether `NO_PROXY` exempts this address. There is no standard; read as curl reads it: `*`, or
+/// names (of the host itself or of a domain that it is in, with or without a dot or `*.` before it),
+/// addresses and networks (`10.0.0.0/8`), each with or without a port, between commas or spaces.
+fn is_exempt(url: &http::Uri, list: &str) -> bool {
+    let host = url.host().unwrap_or_default().to_ascii_lowercase();
+    let port = url.port_u16().unwrap_or(443);
+    let host_address = address(&host);
+    let is_meant = |entry: &str| {
+        if entry == "*" {
+            return true;
+        }
+        if let (Some(address), Some((network, bits))) = (host_address, entry.split_once('/')) {
+            return is_in_network(address, network, bits);
+        }
+        // The colons of an address of version 6 without brackets are no port's.
+        let (name, wanted) = match entry.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+                (name, port.parse().ok())
+            }
+            _ => (entry, Some(port)),
+        };
+        if wanted != Some(port) {
+            return false;
+        }
+        if host_address.is_some() {
+            return address(name) == host_address;
+        }
+        let name = name.trim_start_matches('*').trim_start_matches('.');
+        let before = host.strip_suffix(&name.to_ascii_lowercase());
+        !name.is_empty() && before.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    list.split([',', ' ', '\t']).any(is_meant)
+}
+
+/// Whether the address is in a network, as in `10.0.0.0/8`.
+fn is_in_network(address: IpAddr, network: &str, bits: &str) -> bool {
+    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    let (address, network, length) = match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => (
+            u128::from(address.to_bits()),
+            u128::from(network.to_bits()),
+            32_u32,
+        ),
+        (IpAddr::V6(address), IpAddr::V6(network)) => (address.to_bits(), network.to_bits(), 128),
+        _ => return false,
+    };
+    // All bits of the two are the same but for the last `length - bits`.
+    length
+        .checked_sub(bits)
+        .is_some_and(|free| (address ^ network).checked_shr(free).unwrap_or(0) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::by_name;
+
+    #[test]
+    fn a_token_travels_encrypted_or_stays_on_the_machine() {
+        for (url, wanted) in [
+            (
+                "https://api.example.com/v1/",
+                ("https://api.example.com/v1", false),
+            ),
+            ("http://127.0.0.1:8080", ("http://127.0.0.1:8080", true)),
+            ("http://127.9.9.9/x", ("http://127.9.9.9/x", true)),
+            ("http://[::1]:8080/", ("http://[::1]:8080", true)),
+            ("http://localhost:1", ("http://localhost:1", true)),
+            ("https://localhost:1", ("https://localhost:1", false)),
+        ] {
+            let (base, plain) = checked_base_url(url).unwrap();
+            assert_eq!((base.as_str(), plain), wanted);
+        }
+        for url in [
+            "http://api.example.com",
+            "http://192.168.1.2",
+            "http://localhost.example.com",
+            "http://127.0.0.1@example.com",
+            "https://user:secret@example.com",
+            "ftp://127.0.0.1",
+            "api.example.com",
+            "/v1",
+            "https://example.com/?key=secret",
+            "not a url",
+            "\u{fffd}",
+        ] {
+            let why = checked_base_url(url).expect_err(url);
+            assert!(!why.contains("secret"));
+        }
+    }
+
+    fn found(base: &str, variables: &[(&str, &str)]) -> Result<Option<String>, Error> {
+        let variable = |name: &str| match name {
+            "ANTHROPIC_BASE_URL" => Some(base.to_owned()),
+            name => {
+                let set = variables.iter().find(|(known, _)| *known == name)?;
+                Some(set.1.to_owned())
+            }
+        };
+        let provider = by_name("anthropic").unwrap();
+        let endpoint = Endpoint::find(provider, Vec::new(), &variable)?;
+        Ok(endpoint.proxy.map(|proxy| {
+            let user = proxy.username().unwrap_or("-");
+            let password = proxy.password().unwrap_or("-");
+            let (host, port) = (proxy.host(), proxy.port());
+            format!("{} {host}:{port} {user} {password}", proxy.protocol())
+        }))
+    }
+
+    #[test]
+    fn the_proxy_of_the_environment_is_taken_or_refused() {
+        let api = "https://api.example.com";
+        let of = |name: &str, url: &str| found(api, &[(name, url)]);
+        for (name, url, wanted) in [
+            ("HTTPS_PROXY", "http://p:1", "HTTP p:1 - -"),
+            ("https_proxy", "p:3128", "HTTP p:3128 - -"),
+            (
+                "ALL_PROXY",
+                "http://me:s3cret%20w@p:1",
+                "HTTP p:1 me s3cret w",
+            ),
+            ("HTTP_PROXY", "https://p", "HTTPS p:443 - -"),
+            ("ALL_PROXY", "socks5h://p", "SOCKS5h p:1080 - -"),
+            ("all_proxy", "socks5://u:w@p:9", "SOCKS5 p:9 u w"),
+        ] {
+            assert_eq!(of(name, url).unwrap().as_deref(), Some(wanted), "{url}");
+        }
+        for url in [
+            "gopher://p:1",
+            "http://u:p@[",
+            "socks4://p",
+            "socks5://u@p",
+            "socks5://u:@p",
+            "\u{fffd}",
+        ] {
+            let error = of("HTTPS_PROXY", url).expect_err(url);
+            assert_eq!(error.exit_code(), 125);
+            assert!(error.to_string().starts_with("HTTPS_PROXY"), "{error}");
+        }
+        // The first variable that is set is the one that counts, not the first that works.
+        let both = [
+            ("ALL_PROXY", "gopher://p"),
+            ("HTTPS_PROXY", "http://good:1"),
+        ];
+        assert!(found(api, &both).is_err());
+        // What stays on this machine goes through none.
+        let here = found("http://localhost:1", &[("ALL_PROXY", "http://p:1")]);
+        assert_eq!(here.unwrap(), None);
+    }
+
+    #[test]
+    fn addresses_that_no_proxy_exempts() {
+        let is = |url: &str, list: &str| is_exempt(&url.parse().unwrap(), list);
+        let api = "https://api.example.com";
+        for list in [
+            "*",
+            "api.example.com",
+            "x, API.example.com",
+            "x example.com",
+            ".example.com",
+            "*.example.com",
+            "api.example.com:443",
+            "com",
+        ] {
+            assert!(is(api, list), "{list}");
+        }
+        for list in [
+            "",
+            ",",
+            ".",
+            "example.org",
+            "pi.example.com",
+            "api.example.com:80",
+            "10.0.0.0/8",
+            "api.example.com.evil",
+        ] {
+            assert!(!is(api, list), "{list}");
+        }
+        for (url, list, wanted) in [
+            ("https://10.1.2.3", "10.0.0.0/8", true),
+            ("https://10.1.2.3:8443", "10.1.2.3:8443", true),
+            ("https://11.1.2.3", "10.0.0.0/8", false),
+            ("https://11.1.2.3", "0.0.0.0/0", true),
+            ("https://10.1.2.3", "10.1.2.3/33,10.1.2.3/x,x/8", false),
+            ("https://10.1.2.3", "2.3", false),
+            ("https://[fd00::1]", "fd00::/8", true),
+            ("https://[fd00::1]", "fd00::1", true),
+            ("https://[fd00::1]:1", "[fd00::1]:1", true),
+            ("https://[fd00::1]", "::/0", true),
+            ("https://[fd00::1]", "10.0.0.0/8", false),
+        ] {
+            assert_eq!(is(url, list), wanted, "{url} {list}");
+        }
+    }
 }

@@ -430,7 +430,7 @@ impl Prober {
                 Err(error) => {
                     // Only what the library says of itself; should it ever quote a header, the
                     // token is taken out.
-                    refused = secret.redact(&self.in_words(agent, &error));
+                    refused = secret.redact(&self.in_words(&error));
                     if !is_about_certificates(&error) {
                         break;
                     }
@@ -442,15 +442,13 @@ impl Prober {
     }
 
     /// Why there is no answer: who was asked, and what came of it. Never a user name or password.
-    fn in_words(&self, agent: &Agent, error: &ureq::Error) -> String {
+    fn in_words(&self, error: &ureq::Error) -> String {
         let uri: http::Uri = self.endpoint.base_url.parse().unwrap_or_default();
         let host = uri.host().unwrap_or_default();
         let port = uri.port().map_or(String::new(), |port| format!(":{port}"));
-        let through = match agent.config().proxy() {
-            Some(proxy) if !proxy.is_no_proxy(&uri) => {
-                format!(" through the proxy {}:{}", proxy.host(), proxy.port())
-            }
-            _ => String::new(),
+        let through = match &self.endpoint.proxy {
+            Some(proxy) => format!(" through the proxy {}:{}", proxy.host(), proxy.port()),
+            None => String::new(),
         };
         let why = match error {
             ureq::Error::Io(error) => error.to_string(),
@@ -516,13 +514,10 @@ fn agent(endpoint: &Endpoint, roots: RootCerts) -> Agent {
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .max_response_header_size(LARGEST_HEAD)
         .max_idle_connections(1)
-        .user_agent(concat!("ddollar/", env!("CARGO_PKG_VERSION")));
-    let config = if endpoint.plain {
-        config.proxy(None)
-    } else {
-        config
-    };
-    config.build().new_agent()
+        .proxy(endpoint.proxy.clone())
+        .user_agent(concat!("ddollar/", env!("CARGO_PKG_VERSION")))
+        .build();
+    config.new_agent()
 }
 
 fn is_about_certificates(error: &ureq::Error) -> bool {

@@ -21,6 +21,7 @@ mod retry; // what follows an attempt (pure)
 pub(crate) mod route; // paths to providers (pure)
 pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
 mod supervised; // the proxy of one supervised command
+mod tunnel; // through the environment's proxy
 mod upstream; // connections to a provider
 
 pub(crate) use supervised::Gateway;

@@ -1,13 +1,14 @@
 //! Connections to one provider.
 //!
-//! Owns where the provider is, the tokens in their place in a request, TLS, the environment's HTTPS
-//! proxy, and the connections that are kept for the next request. It promises that a token goes to
-//! the provider's own address only: over TLS, or in the clear to this machine. Blocks. What is sent
-//! and what comes back is not its business.
+//! Owns where the provider is, the tokens in their place in a request, TLS, the way through the
+//! environment's proxy, and the connections that are kept for the next request. It promises that a
+//! token goes to the provider's own address only: over TLS, or in the clear to this machine. Blocks.
+//! What is sent and what comes back is not its business.
 
 use super::redact::Redactor;
-use crate::common::http::reader::{FIELDS_MAX, Reader};
-use crate::common::http::stream::MOMENT;
+use super::tunnel;
+use crate::common::http::reader::Reader;
+use crate::common::http::stream::{MOMENT, is_late};
 use crate::common::secret::Secret;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use ureq::{Proxy, ProxyProtocol};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
-/// The handshake, and what an HTTPS proxy says before it.
+/// All that comes between the connection and the request: the environment's proxy, and TLS.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A write that makes no progress for this long has failed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,7 +58,8 @@ pub(crate) type Link = Reader<Socket>;
 /// Its socket.
 pub(crate) enum Socket {
     Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// Over another one: a proxy may want TLS itself.
+    Tls(Box<StreamOwned<ClientConnection, Socket>>),
 }
 
 impl Upstream {
@@ -66,7 +68,6 @@ impl Upstream {
         let (url, name, port) = address(endpoint).ok_or("the base URL is not an address")?;
         let plain = endpoint.plain;
         let tls = (!plain).then(|| tls(endpoint)).transpose()?;
-        let proxy = Proxy::try_from_env().filter(|proxy| !plain && !proxy.is_no_proxy(&url));
         Ok(Upstream {
             provider: pool.current().provider,
             secrets: pool.tokens().map(|token| token.secret.clone()).collect(),
@@ -77,7 +78,7 @@ impl Upstream {
             name,
             port,
             tls,
-            proxy,
+            proxy: endpoint.proxy.clone(),
             idle: Mutex::default(),
         })
     }
@@ -130,65 +131,63 @@ impl Upstream {
     /// A new connection, or in a few words why there is none.
     pub(crate) fn connect(&self) -> Result<Link, String> {
         let said = |error: io::Error| error.to_string();
-        let stream = match &self.proxy {
-            None => connect(&self.name, self.port).map_err(said)?,
-            Some(proxy) => self.tunnel(proxy)?,
-        };
-        stream.set_nodelay(true).map_err(said)?;
-        keep_alive(&stream);
-        stream
-            .set_write_timeout(Some(WRITE_TIMEOUT))
-            .map_err(said)?;
-        stream
-            .set_read_timeout(Some(GREETING_TIMEOUT))
-            .map_err(said)?;
-        let socket = match &self.tls {
-            None => Socket::Plain(stream),
-            Some(config) => {
-                let name = ServerName::try_from(self.name.clone())
-                    .map_err(|_| "the base URL's host is no name for TLS".to_owned())?;
-                let session = ClientConnection::new(config.clone(), name)
-                    .map_err(|error| error.to_string())?;
-                let mut tls = StreamOwned::new(session, stream);
-                while tls.conn.is_handshaking() {
-                    tls.conn.complete_io(&mut tls.sock).map_err(said)?;
-                }
-                Socket::Tls(Box::new(tls))
+        let mut socket = match &self.proxy {
+            None => prepared(connect(&self.name, self.port).map_err(said)?).map_err(said)?,
+            Some(proxy) => {
+                let through = |why: String| {
+                    let (host, port) = (proxy.host(), proxy.port());
+                    format!("through the proxy {host}:{port}: {why}")
+                };
+                self.tunnel(proxy).map_err(through)?
             }
         };
-        let tcp = socket.tcp();
-        tcp.set_read_timeout(Some(MOMENT)).map_err(said)?;
+        if let Some(config) = &self.tls {
+            socket = encrypted(socket, config, &self.name)?;
+        }
+        socket.tcp().set_read_timeout(Some(MOMENT)).map_err(said)?;
         Ok(Reader::new(socket))
     }
 
-    /// A connection through the environment's proxy (RFC 9110 §9.3.6).
-    fn tunnel(&self, proxy: &Proxy) -> Result<TcpStream, String> {
-        if proxy.protocol() != ProxyProtocol::Http || proxy.username().is_some() {
-            return Err("of HTTPS_PROXY, only http:// without a password works here".into());
+    /// A connection through the environment's proxy, to which the provider is a name and a port.
+    fn tunnel(&self, proxy: &Proxy) -> Result<Socket, String> {
+        let said = |error: io::Error| error.to_string();
+        let host = proxy.host().trim_matches(['[', ']']);
+        let stream = connect(host, proxy.port()).map_err(said)?;
+        let mut socket = prepared(stream).map_err(said)?;
+        if let (ProxyProtocol::Https, Some(config)) = (proxy.protocol(), &self.tls) {
+            socket = encrypted(socket, config, host)?;
         }
-        let said = |error: io::Error| format!("the HTTPS proxy: {error}");
-        let mut stream = connect(proxy.host(), proxy.port()).map_err(said)?;
-        stream
-            .set_read_timeout(Some(GREETING_TIMEOUT))
-            .map_err(said)?;
-        let to = format!("{}:{}", self.name, self.port);
-        let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
-        stream.write_all(request.as_bytes()).map_err(said)?;
-        // Byte by byte: what follows the head is TLS, which is not ours to take.
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") && head.len() < 8192 {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).map_err(said)?;
-            head.extend_from_slice(&byte);
-        }
-        let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut response = httparse::Response::new(&mut space);
-        match (response.parse(&head), response.code) {
-            (Ok(_), Some(200..=299)) => Ok(stream),
-            (_, Some(status)) => Err(format!("the HTTPS proxy answers with status {status}")),
-            _ => Err("the HTTPS proxy does not answer in HTTP".into()),
+        let until = Instant::now() + GREETING_TIMEOUT;
+        tunnel::open(&mut socket, proxy, &self.name, self.port, until)?;
+        Ok(socket)
+    }
+}
+
+/// A connection with its options set, and with the time limits of the greeting.
+fn prepared(stream: TcpStream) -> io::Result<Socket> {
+    stream.set_nodelay(true)?;
+    keep_alive(&stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    stream.set_read_timeout(Some(GREETING_TIMEOUT))?;
+    Ok(Socket::Plain(stream))
+}
+
+/// TLS over a connection, to a host of this name.
+fn encrypted(socket: Socket, config: &Arc<ClientConfig>, name: &str) -> Result<Socket, String> {
+    let name = ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("'{name}' is no name for TLS"))?;
+    let session = ClientConnection::new(config.clone(), name).map_err(|error| error.to_string())?;
+    let mut tls = StreamOwned::new(session, socket);
+    let until = Instant::now() + GREETING_TIMEOUT;
+    while tls.conn.is_handshaking() {
+        match tls.conn.complete_io(&mut tls.sock) {
+            Ok(_) => {}
+            // Over TLS, a read may find nothing but what is TLS's own.
+            Err(error) if is_late(&error) && Instant::now() < until => {}
+            Err(error) => return Err(error.to_string()),
         }
     }
+    Ok(Socket::Tls(Box::new(tls)))
 }
 
 /// The address of a provider, the name in it, without brackets, and the port.
@@ -273,7 +272,7 @@ impl Socket {
     fn tcp(&self) -> &TcpStream {
         match self {
             Socket::Plain(stream) => stream,
-            Socket::Tls(tls) => &tls.sock,
+            Socket::Tls(tls) => tls.sock.tcp(),
         }
     }
 
@@ -281,7 +280,7 @@ impl Socket {
     pub(crate) fn has_plaintext(&self) -> bool {
         match self {
             Socket::Plain(_) => false,
-            Socket::Tls(tls) => !tls.conn.wants_read(),
+            Socket::Tls(tls) => !tls.conn.wants_read() || tls.sock.has_plaintext(),
         }
     }
 

@@ -710,29 +710,34 @@ impl<'a> Exchange<'a> {
         drop(held);
         let mut whole = came.whole;
         while !whole && !came.broken {
-            match came.link.piece(&mut came.rest) {
+            let has_more = match came.link.piece(&mut came.rest) {
                 Ok(BodyPart::Data(count)) => {
                     put(&mut out, &came.link.buffered()[..count], framing, &mut mask);
                     came.link.consume(count);
                     if out.len() < GATHERED {
                         continue;
                     }
+                    true
                 }
                 Ok(BodyPart::End) => {
                     whole = true;
                     continue;
                 }
-                Ok(BodyPart::More) => {}
+                Ok(BodyPart::More) => false,
                 Err(_) => {
                     came.broken = true;
                     continue;
                 }
-            }
+            };
             // Everything that is at hand goes out before anything more is waited for.
             self.client.send(&out)?;
             out.clear();
             if out.capacity() > 2 * GATHERED {
                 out.shrink_to(0);
+            }
+            // The reader may hold what was read with it, for which nothing more has to come.
+            if has_more {
+                continue;
             }
             let until = Instant::now() + STALL;
             match self.more(&mut came.link, until, nudge)? {

@@ -291,6 +291,123 @@ fn a_stream_that_drips_byte_by_byte_arrives_whole() {
     assert_eq!(answered.text(), text);
 }
 
+/// Numbers that look random and are the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    /// The next, below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        // xorshift64 (Marsaglia 2003).
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % end
+    }
+}
+
+/// A stream of events of all sizes, of so many bytes at least.
+fn long_stream(numbers: &mut Numbers, least: usize) -> String {
+    let mut text = event("message_start");
+    while text.len() < least {
+        let size = match numbers.below(4) {
+            0 => numbers.below(200_000),
+            1 => 64 * 1024,
+            _ => numbers.below(300),
+        };
+        let data = "x".repeat(size);
+        text.push_str(&format!(
+            "data: {{\"type\":\"delta\",\"text\":\"{data}\"}}\n\n"
+        ));
+    }
+    text
+}
+
+/// A text in chunks of so many bytes, without the last one.
+fn chunks(text: &str, size: usize) -> String {
+    let pieces = text.as_bytes().chunks(size);
+    pieces
+        .map(|piece| chunk(std::str::from_utf8(piece).unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_stream_that_arrives_in_one_piece_does_not_wait_for_more() {
+    for (size, in_chunks) in [
+        (60_000, 1_000),
+        (66_000, 1_000),
+        (100_000, 1_000),
+        (100_000, 100_000),
+        (1_000_000, 10_000),
+    ] {
+        let first = format!("data: {{\"text\":\"{}\"}}\n\n", "x".repeat(size));
+        let (play, next) = on_demand(vec![
+            format!("{SSE}{}", chunks(&first, in_chunks)),
+            format!("{}0\r\n\r\n", chunk(&event("message_stop"))),
+        ]);
+        let (_upstream, gateway) = before(play);
+        let mut wire = asked(&gateway, "{}");
+        next();
+        // The provider says nothing more before all of it has arrived.
+        wire.until("\"}\n\n");
+        next();
+        wire.until("message_stop\"}\n\n\r\n0\r\n\r\n");
+    }
+}
+
+#[test]
+fn streams_are_the_same_as_without_the_proxy_however_they_are_cut() {
+    for (seed, framing) in [(1, "chunked"), (2, "length"), (3, "end"), (4, "chunked")] {
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let text = long_stream(&mut numbers, 1_000_000);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+        let mut bytes = match framing {
+            "chunked" => format!("{head}Transfer-Encoding: chunked\r\n\r\n"),
+            "length" => format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()),
+            _ => format!("{head}Connection: close\r\n\r\n{text}"),
+        };
+        if framing == "chunked" {
+            let mut rest = &text[..];
+            while !rest.is_empty() {
+                let most = if numbers.below(2) == 0 { 50 } else { 150_000 };
+                let (piece, later) = rest.split_at(rest.len().min(1 + numbers.below(most)));
+                bytes.push_str(&chunk(piece));
+                rest = later;
+            }
+            bytes.push_str("0\r\n\r\n");
+        }
+        let (bytes, seed) = (Arc::new(bytes), Mutex::new(numbers));
+        let upstream = Upstream::playing(move |played| {
+            let mut numbers = seed.lock().unwrap();
+            // In one write, or cut anywhere.
+            if played.number % 3 == 0 {
+                played.send(&*bytes);
+                return framing != "end";
+            }
+            let mut rest = bytes.as_bytes();
+            while !rest.is_empty() {
+                let most = if numbers.below(3) == 0 {
+                    100_000
+                } else {
+                    5_000
+                };
+                let (piece, later) = rest.split_at(rest.len().min(1 + numbers.below(most)));
+                played.send(piece);
+                rest = later;
+            }
+            framing != "end"
+        });
+        let gateway = Gateway::to(&upstream.url, "token-bbbb-1", &[]);
+        for _ in 0..3 {
+            let mut direct = Wire::to(upstream.url.trim_start_matches("http://"));
+            direct.send("POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+            let answered = asked(&gateway, "{}").answer();
+            assert!(answered.whole, "{framing}");
+            assert!(answered.body == direct.answer().body, "{framing}");
+            assert!(answered.body == text.as_bytes(), "{framing}");
+        }
+    }
+}
+
 #[test]
 fn a_body_that_breaks_off_is_seen_to_break_off() {
     for (head, sent) in [

@@ -106,7 +106,10 @@ fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
 
 /// As after an upgrade in the middle of the night.
 #[test]
-#[cfg_attr(portable, ignore = "the program is known by its file alone")]
+#[cfg_attr(
+    any(feature = "portable", not(target_os = "linux")),
+    ignore = "the program is known by its file alone"
+)]
 fn a_program_file_that_is_gone_still_hands_tokens_over_and_hears_the_client() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
     let supervise = hourly(&provider).copied();

@@ -3,7 +3,7 @@
 //! never for time. Each can run alone, beside the others and in any order.
 //!
 //! Linux only: /proc tells them what goes on, and prctl(2) brings them every orphan. With
-//! `DDOLLAR_PORTABLE=1` they test there what macOS gets (build.rs).
+//! `--features portable` they test there what macOS gets.
 
 #![cfg(target_os = "linux")]
 #![expect(

@@ -20,7 +20,7 @@ use crate::tokens::strategy::Strategy;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
 use help::ENTRIES;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -401,9 +401,9 @@ fn apply(
 ) -> Result<(), Error> {
     let value = match flag.value {
         None => OsString::new(),
-        Some(_) => parser.value().map_err(|_| Error::FlagUsage {
+        Some(_) => value(parser).map_err(|given| Error::NeedsValue {
             flag: name.into(),
-            problem: "needs a value",
+            given: given.map(|word| word.to_string_lossy().into_owned()),
             command: command.name(),
         })?,
     };
@@ -412,6 +412,26 @@ fn apply(
         value: value.to_string_lossy().into_owned(),
         wants: wants.into(),
     })
+}
+
+/// The value of an option: behind its `=`, or the next word. A word that begins with a dash is more
+/// likely a slip than a value, and may create or overwrite a file of that name; `-` alone is stdout.
+///
+/// # Errors
+/// There is none, or the word that looks like an option.
+fn value(parser: &mut lexopt::Parser) -> Result<OsString, Option<OsString>> {
+    if let Some(value) = parser.optional_value() {
+        return Ok(value);
+    }
+    let next = parser.try_raw_args();
+    let next = next.and_then(|words| words.peek().map(OsStr::to_owned));
+    if let Some(word) = &next
+        && word != "-"
+        && word.as_encoded_bytes().starts_with(b"-")
+    {
+        return Err(next);
+    }
+    parser.value().map_err(|_| None)
 }
 
 fn usage(error: lexopt::Error, command: Command) -> Error {
@@ -552,7 +572,7 @@ mod tests {
                 "supervise --interval 0 -- x",
                 "does not take '0' give a duration",
             ),
-            ("supervise --interval -1s -- x", "does not take '-1s'"),
+            ("supervise --interval=-1s -- x", "does not take '-1s'"),
             ("supervise --retries many -- x", "does not take 'many'"),
             ("supervise --", "no command to run"),
             ("supervise", "no command to run"),
@@ -576,6 +596,32 @@ mod tests {
             let text = format!("{error} {}", error.hint());
             assert!(text.contains(wanted), "{line}: {text}");
             assert_eq!(error.exit_code(), 125);
+        }
+    }
+
+    /// A slip such as `--log -- sleep 1` or `--svg -1x` would else be the name of a file.
+    #[test]
+    fn a_separate_value_does_not_begin_with_a_dash() {
+        for flag in FLAGS.iter().filter(|flag| flag.value.is_some()) {
+            for command in flag.commands {
+                let refusal = |words: &[&str]| {
+                    let mut argv = vec![command.name().to_owned()];
+                    argv.extend(words.iter().map(|word| (*word).to_owned()));
+                    let error = parse(argv.into_iter().map(OsString::from)).err()?;
+                    Some(format!("{error}; {}", error.hint()))
+                };
+                let option = format!("--{}", flag.long);
+                for value in ["--", "-x", "-1x", "--json"] {
+                    let wanted = format!(
+                        "option '{option}' needs a value; write {option}={value} if you mean it"
+                    );
+                    assert_eq!(refusal(&[&option, value, "x"]), Some(wanted));
+                    let meant = refusal(&[&format!("{option}={value}"), "--", "x"]);
+                    assert!(!meant.unwrap_or_default().contains("needs a value"));
+                }
+                let alone = refusal(&[&option, "-", "--", "x"]).unwrap_or_default();
+                assert!(!alone.contains("needs a value"), "{alone}");
+            }
         }
     }
 

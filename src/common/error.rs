@@ -39,7 +39,13 @@ pub(crate) enum Error {
         given: String,
         command: &'static str,
     },
-    /// An option without its value, or a switch with one.
+    /// An option without its value. `given` is the word in its place, which begins with a dash.
+    NeedsValue {
+        flag: String,
+        given: Option<String>,
+        command: &'static str,
+    },
+    /// A switch with a value, or an option that does not go with another.
     FlagUsage {
         flag: String,
         problem: &'static str,
@@ -137,9 +143,14 @@ impl Error {
             Error::NotGenerated { .. } => {
                 "say which: man, complete-bash, complete-zsh or complete-fish".into()
             }
-            Error::ExtraWord { command, .. } | Error::FlagUsage { command, .. } => {
-                format!("see 'ddollar help {command}'")
-            }
+            Error::NeedsValue {
+                flag,
+                given: Some(given),
+                ..
+            } => format!("write {flag}={given} if you mean it"),
+            Error::ExtraWord { command, .. }
+            | Error::NeedsValue { command, .. }
+            | Error::FlagUsage { command, .. } => format!("see 'ddollar help {command}'"),
             Error::BadValue { wants, .. } => format!("give {wants}"),
             Error::NoCommand { command } => {
                 format!("say what to run: ddollar {command} -- claude --continue")
@@ -211,6 +222,7 @@ impl Error {
             | Error::UnknownFlag { .. }
             | Error::NotGenerated { .. }
             | Error::ExtraWord { .. }
+            | Error::NeedsValue { .. }
             | Error::FlagUsage { .. }
             | Error::BadValue { .. }
             | Error::NoCommand { .. }
@@ -247,6 +259,7 @@ impl fmt::Display for Error {
             Error::ExtraWord { given, command } => {
                 write!(f, "'{given}' is one word too many for '{command}'")
             }
+            Error::NeedsValue { flag, .. } => write!(f, "option '{flag}' needs a value"),
             Error::FlagUsage { flag, problem, .. } => write!(f, "option '{flag}' {problem}"),
             Error::BadValue { flag, value, .. } => {
                 write!(f, "option '{flag}' does not take '{value}'")

@@ -76,7 +76,10 @@ fn no_process_to_be_had() {
 
 /// Without the right to adopt orphans or to name a death signal the command runs all the same.
 #[test]
-#[cfg_attr(portable, ignore = "there is no prctl")]
+#[cfg_attr(
+    any(feature = "portable", not(target_os = "linux")),
+    ignore = "there is no prctl"
+)]
 fn prctl_refused() {
     let Some(mut run) = with_failing("prctl:error=EINVAL", "", "sh -c 'exit 3'") else {
         return;

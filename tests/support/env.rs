@@ -82,7 +82,7 @@ impl Desk {
             .env("TMPDIR", self.path())
             .env("LANG", "C.UTF-8")
             .current_dir(self.path());
-        if cfg!(portable) {
+        if cfg!(any(feature = "portable", not(target_os = "linux"))) {
             // There, who leaves its parent is not the command's any more. Who leaves but its group
             // and its session still is.
             command.env("DAEMON", "child");

@@ -2,17 +2,16 @@
 //!
 //! Owns every such difference, in two halves that offer the same: `linux` asks the kernel, mostly
 //! by way of /proc; `portable` makes do with what every Unix has, and is what macOS gets. It promises
-//! that nobody else needs to know on which of them ddollar runs. A build with `DDOLLAR_PORTABLE=1`
-//! in its environment takes the portable half on Linux, so that it is tested where the tests run
-//! (build.rs).
+//! that nobody else needs to know on which of them ddollar runs. The feature
+//! `portable` takes the portable half on Linux, so that it is tested where the tests run.
 
-#[cfg(not(portable))]
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod linux;
-#[cfg(portable)]
+#[cfg(any(feature = "portable", not(target_os = "linux")))]
 mod portable;
-#[cfg(not(portable))]
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub(crate) use linux::*;
-#[cfg(portable)]
+#[cfg(any(feature = "portable", not(target_os = "linux")))]
 pub(crate) use portable::*;
 
 use nix::unistd::{Pid, mkdtemp};

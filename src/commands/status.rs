@@ -73,16 +73,20 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
 
 /// Asks about every token, and lets the table decide as for a command that is to be started.
 fn look<'r>(rings: &'r [Ring], rules: &Rules, began: Now, now: impl Fn() -> Now) -> View<'r> {
-    let answers = ask_all(rings);
+    let asked: Vec<_> = rings
+        .iter()
+        .map(|(pool, endpoints)| (pool.credentials(), &endpoints[..]))
+        .collect();
+    let answers = ask_all(&asked);
     let now = now();
     let rings = rings.iter().enumerate().map(|(number, (pool, _))| {
         // Nothing of an earlier look counts.
         let tokens = pool.tokens().cloned().collect();
         let mut asked = TokenPool::new(tokens)?;
         let mut readings = vec![None; pool.len()];
-        for (token, answer) in answers.iter().filter(|(token, _)| token.ring == number) {
-            policy::record(&mut asked, token.index, answer, rules, now);
-            if let Some(reading) = readings.get_mut(token.index) {
+        for (_, index, answer) in answers.iter().filter(|(ring, ..)| *ring == number) {
+            policy::record(&mut asked, *index, answer, rules, now);
+            if let Some(reading) = readings.get_mut(*index) {
                 *reading = Some(&answer.reading);
             }
         }

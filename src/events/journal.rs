@@ -5,9 +5,9 @@
 //! one write, so that a crash costs at most the last; that only the owner can read a journal; and
 //! that the newest [`KEPT`] stay, and a few more after runs of less than a second. What the lines say is `facts.rs`'s; no token is among it.
 
+use crate::common::Warning;
 use crate::common::error::Error;
 use crate::events::fact::{Fact, Millis};
-use crate::supervisor::event::Event;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
@@ -88,7 +88,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(place: Place, events: Sender<Event>) -> io::Result<Journal> {
+    pub(crate) fn start(place: Place, events: Sender<Warning>) -> io::Result<Journal> {
         let (lines, inbox) = bounded::<String>(MOST_WAITING);
         let (working, done) = bounded::<()>(0);
         std::thread::Builder::new()
@@ -99,7 +99,7 @@ impl Journal {
                 let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
                 if let Err(error) = keep(place, &inbox, &events) {
                     let what = format!("No journal of this run: {error}");
-                    let _ = events.send(Event::Trouble { what });
+                    let _ = events.send(Warning(what));
                 }
                 drop(working);
             })?;
@@ -139,7 +139,7 @@ impl Drop for Journal {
 
 /// The thread's life: a file, and a write for each line. Fails when there is no file; a line that
 /// cannot be written is told once, and the next one is tried all the same.
-fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Event>) -> io::Result<()> {
+fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Warning>) -> io::Result<()> {
     // The first lines are written together: the disk must not compete with the command's own start.
     let quiet_until = Instant::now() + QUIET_START;
     let mut first = String::new();
@@ -162,7 +162,7 @@ fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Event>) -> io::R
             && !std::mem::replace(&mut said, true)
         {
             let what = format!("The journal of this run has gaps: {error}");
-            let _ = events.send(Event::Trouble { what });
+            let _ = events.send(Warning(what));
         }
     };
     write(&first);

@@ -3,25 +3,26 @@
 //! Owns who is told (the journal, a command of the user's, the service manager) and that all hear
 //! the same facts. It promises not to block and not to fail.
 
+use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::fact::{Fact, Observer, millis};
 use crate::events::journal::{Journal, Place};
 use crate::events::notify::Notifier;
 use crate::events::systemd::{self, Service};
+use crate::providers::Answer;
 use crate::providers::usage::Usage;
 use crate::supervisor::event::{Event, Outcome};
-use crate::supervisor::session::{Reply, Session};
+use crate::supervisor::session::{Session, Turn};
 use crate::system::signals::Inherited;
 use crate::tokens::TokenId;
-use crate::tokens::condition::Answer;
 use crossbeam_channel::Sender;
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::time::Duration;
 
 /// Who wants to be told.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ReporterOptions {
     /// Where the run is kept; `None` where there is no folder for it.
     pub(crate) journal: Option<Place>,
@@ -50,7 +51,7 @@ impl Reporter {
         wishes: ReporterOptions,
         inherited: Inherited,
         environment: &[(OsString, OsString)],
-        events: &Sender<Event>,
+        events: &Sender<Warning>,
     ) -> Reporter {
         let kept = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
         let journal = wishes.journal.and_then(|place| {
@@ -101,7 +102,7 @@ impl Reporter {
 
     /// The session has decided. Returns the processes that were started for it.
     #[must_use = "a process that is not spared is taken for the command's"]
-    pub(crate) fn decided(&mut self, reply: &Reply, session: &Session, now: Now) -> Vec<Pid> {
+    pub(crate) fn decided(&mut self, reply: &Turn, session: &Session, now: Now) -> Vec<Pid> {
         if let Some(last) = reply.say.last() {
             self.said = last.words().1;
         }

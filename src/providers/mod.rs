@@ -21,7 +21,7 @@ pub(crate) mod tls;
 pub(crate) mod usage; // who they are
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::http::headers::Headers;
 use http::Method;
@@ -185,6 +185,15 @@ impl fmt::Debug for Reply {
             .field("body_bytes", &self.body.len())
             .finish()
     }
+}
+
+/// The answer to one question, as the monitor brings it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// When the request was sent.
+    pub(crate) asked: Instant,
+    /// What came back, or why nothing did, in a few words without any token.
+    pub(crate) reading: Result<Reading, String>,
 }
 
 /// Everything a reply tells about the token it was made with.

@@ -10,12 +10,8 @@ use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::schedule::ProbeSchedule;
-use crate::providers::{Finding, ProbeForm, ProbeTarget, Provider, Reading, Reply};
-use crate::supervisor::event::Event;
-use crate::tokens::Ring;
-use crate::tokens::condition::{Answer, backoff};
-use crate::tokens::{Token, TokenId, TokenPool};
+use crate::providers::schedule::{self, ProbeSchedule};
+use crate::providers::{Answer, Finding, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use std::any::Any;
 use std::io::{ErrorKind, Read};
@@ -38,6 +34,22 @@ const MOST_AT_ONCE: usize = 16;
 /// Error bodies are a few hundred bytes; more of one is not read.
 const LARGEST_BODY: u64 = 64 * 1024;
 const LARGEST_HEAD: usize = 64 * 1024;
+
+/// What a monitor has to tell.
+#[derive(Debug)]
+pub(crate) enum MonitorEvent {
+    /// The answer to a question about a token of a ring; both are places, from 0.
+    Answered {
+        ring: usize,
+        index: usize,
+        answer: Answer,
+    },
+    /// The monitor of a ring is gone: nothing more will be heard from it.
+    Lost { ring: usize },
+}
+
+/// The tokens of a ring, in its order, and who accepts them.
+pub(crate) type Credentials = Vec<(&'static Provider, Secret)>;
 
 /// What the monitor is told.
 #[derive(Debug)]
@@ -63,12 +75,12 @@ impl Monitor {
     /// When the system refuses a thread.
     pub(crate) fn start(
         ring: usize,
-        pool: &TokenPool,
+        tokens: Credentials,
         endpoints: Vec<Endpoint>,
         schedule: ProbeSchedule,
-        events: Sender<Event>,
+        events: Sender<MonitorEvent>,
     ) -> Result<Monitor, Error> {
-        let mut asker = Askers::new(pool, endpoints);
+        let mut asker = Askers::new(tokens, endpoints);
         let (orders, inbox) = unbounded();
         std::thread::Builder::new()
             .name(format!("monitor-{ring}"))
@@ -113,12 +125,12 @@ impl Monitor {
 /// Reports the end of a thread that panicked.
 struct Lost {
     ring: usize,
-    events: Sender<Event>,
+    events: Sender<MonitorEvent>,
 }
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        let _ = self.events.send(Event::MonitorLost { ring: self.ring });
+        let _ = self.events.send(MonitorEvent::Lost { ring: self.ring });
     }
 }
 
@@ -127,7 +139,7 @@ fn work(
     asker: &mut Askers,
     mut schedule: ProbeSchedule,
     inbox: &Receiver<Order>,
-    events: &Sender<Event>,
+    events: &Sender<MonitorEvent>,
 ) {
     let mut watched = None;
     let mut failures = 0_u32;
@@ -180,14 +192,18 @@ fn work(
             let pause = match (failures, usage) {
                 (0, Some(usage)) => schedule.pause(crossing, usage, now),
                 _ => {
-                    let backoff = backoff(failures.saturating_sub(1));
+                    let backoff = schedule::backoff(failures.saturating_sub(1));
                     schedule.interval().max(backoff).max(asked_for)
                 }
             };
             due = after(pause);
         }
-        let token = TokenId { ring, index };
-        if events.send(Event::Answer { token, answer }).is_err() {
+        let event = MonitorEvent::Answered {
+            ring,
+            index,
+            answer,
+        };
+        if events.send(event).is_err() {
             return;
         }
     }
@@ -201,16 +217,16 @@ struct Askers {
 }
 
 impl Askers {
-    fn new(pool: &TokenPool, endpoints: Vec<Endpoint>) -> Askers {
+    fn new(tokens: Credentials, endpoints: Vec<Endpoint>) -> Askers {
         let own = |provider: &Provider| {
             let place = endpoints
                 .iter()
                 .position(|endpoint| endpoint.provider.name == provider.name);
             place.unwrap_or(usize::MAX)
         };
-        let tokens = pool
-            .tokens()
-            .map(|token| (own(token.provider), token.secret.clone()));
+        let tokens = tokens
+            .into_iter()
+            .map(|(provider, secret)| (own(provider), secret));
         Askers {
             tokens: tokens.collect(),
             askers: endpoints.into_iter().map(Prober::new).collect(),
@@ -259,23 +275,24 @@ pub(crate) fn lacked_a_thread(panic: &(dyn Any + Send)) -> bool {
     text.is_some_and(|text| text.starts_with("failed to spawn thread"))
 }
 
-/// Asks about every token of every ring once, several at a time. The answers are in no order.
-pub(crate) fn ask_all(rings: &[Ring]) -> Vec<(TokenId, Answer)> {
-    let tokens: Vec<TokenId> = rings
+/// Asks about every token of every ring once, several at a time. The answers, each with the places
+/// of its ring and of its token there, are in no order.
+pub(crate) fn ask_all(rings: &[(Credentials, &[Endpoint])]) -> Vec<(usize, usize, Answer)> {
+    let tokens: Vec<(usize, usize)> = rings
         .iter()
         .enumerate()
-        .flat_map(|(ring, (pool, _))| (0..pool.len()).map(move |index| TokenId { ring, index }))
+        .flat_map(|(ring, (tokens, _))| (0..tokens.len()).map(move |index| (ring, index)))
         .collect();
     let (answered, answers) = unbounded();
     let next = AtomicUsize::new(0);
     let work = || {
-        while let Some(token) = tokens.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let Some((pool, endpoints)) = rings.get(token.ring) else {
+        while let Some((ring, index)) = tokens.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+            let Some((tokens, endpoints)) = rings.get(ring) else {
                 continue;
             };
-            let Token {
-                provider, secret, ..
-            } = &pool.token(token.index);
+            let Some((provider, secret)) = tokens.get(index) else {
+                continue;
+            };
             let own = endpoints
                 .iter()
                 .find(|endpoint| endpoint.provider.name == provider.name);
@@ -283,7 +300,7 @@ pub(crate) fn ask_all(rings: &[Ring]) -> Vec<(TokenId, Answer)> {
                 let endpoint = own.ok_or("no such provider")?.clone();
                 Prober::new(endpoint).ask(secret, true)
             });
-            let _ = answered.send((*token, answer));
+            let _ = answered.send((ring, index, answer));
         }
     };
     std::thread::scope(|scope| {

@@ -10,6 +10,11 @@ use crate::common::time::Now;
 use crate::providers::usage::{Usage, Window};
 use std::time::{Duration, Instant};
 
+/// First pause after a question without an answer; doubles up to [`LONGEST_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(5);
+/// Longest pause after questions without an answer.
+pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
 /// Checks do not follow each other faster, however steep the trend is (DESIGN §3).
 const FASTEST: Duration = Duration::from_secs(5);
 /// One in so many units of a limit may be spent on hurrying (DESIGN §3).
@@ -138,6 +143,13 @@ impl ProbeSchedule {
             (self.hurried + 1).saturating_mul(each * SHARE) <= limit
         })
     }
+}
+
+/// The pause after so many questions without an answer.
+pub(crate) fn backoff(times: u32) -> Duration {
+    FIRST_BACKOFF
+        .saturating_mul(1 << times.min(10))
+        .min(LONGEST_BACKOFF)
 }
 
 #[cfg(test)]

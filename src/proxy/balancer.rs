@@ -8,10 +8,11 @@
 
 use crate::common::time::{Now, Until};
 use crate::events::message::{Limit, Notice};
+use crate::providers::Answer;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Provider};
 use crate::tokens::TokenPool;
-use crate::tokens::condition::{Answer, Condition, is_same_end};
+use crate::tokens::condition::{Condition, is_same_end};
 use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
 use std::time::{Duration, Instant, SystemTime};

@@ -29,17 +29,17 @@ pub(crate) use supervised::Gateway;
 use crate::cli::Args;
 use crate::cli::PORT;
 use crate::cli::config;
+use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::console::Console;
 use crate::events::message::Notice;
+use crate::providers::Answer;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::monitor::Monitor;
+use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
-use crate::supervisor::event::Event;
 use crate::system::signals;
-use crate::tokens::condition::Answer;
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
@@ -88,7 +88,10 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Readable once the proxy is to stop: its other end is closed then.
     stop: OwnedFd,
-    tell: Sender<Told>,
+    say: Sender<Notice>,
+    exhausted: Sender<Exhausted>,
+    /// A connection has ended while the proxy stops.
+    closed: Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -101,17 +104,11 @@ struct Counters {
     circle: AtomicBool,
 }
 
-/// What connections tell the main thread.
+/// No token of this ring is usable, for so long or, without a time, until somebody mends one.
 #[derive(Debug)]
-pub(crate) enum Told {
-    Say(Notice),
-    /// No token of this ring is usable, for so long or, without a time, until somebody mends one.
-    Exhausted {
-        ring: usize,
-        wait: Option<Duration>,
-    },
-    /// A connection has ended while the proxy stops.
-    Closed,
+pub(crate) struct Exhausted {
+    pub(crate) ring: usize,
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Shared {
@@ -153,17 +150,17 @@ impl Shared {
 
     fn say(&self, notices: Vec<Notice>) {
         for notice in notices {
-            let _ = self.tell.send(Told::Say(notice));
+            let _ = self.say.send(notice);
         }
     }
 
     fn exhausted(&self, ring: usize, wait: Duration) {
         let wait = Some(wait);
-        let _ = self.tell.send(Told::Exhausted { ring, wait });
+        let _ = self.exhausted.send(Exhausted { ring, wait });
     }
 
     fn hopeless(&self, ring: usize) {
-        let _ = self.tell.send(Told::Exhausted { ring, wait: None });
+        let _ = self.exhausted.send(Exhausted { ring, wait: None });
     }
 
     fn stop(&self) -> BorrowedFd<'_> {
@@ -176,7 +173,7 @@ impl Shared {
 
     fn connection_closed(&self) {
         if self.is_stopping() {
-            let _ = self.tell.send(Told::Closed);
+            let _ = self.closed.send(());
         }
     }
 }
@@ -204,7 +201,9 @@ struct Proxy {
     address: SocketAddr,
     /// Closed to stop.
     stop: Option<OwnedFd>,
-    told: Receiver<Told>,
+    notices: Receiver<Notice>,
+    exhausted: Receiver<Exhausted>,
+    closed: Receiver<()>,
 }
 
 impl Proxy {
@@ -227,7 +226,9 @@ impl Proxy {
         // Of the standard library, which closes both ends to the commands that are started.
         let (stop, stopper) =
             std::io::pipe().map_err(|error| failed("cannot make a pipe")(error.to_string()))?;
-        let (tell, told) = unbounded();
+        let (say, notices) = unbounded();
+        let (exhausted_here, exhausted) = unbounded();
+        let (closed_here, closed) = unbounded();
         let upstreams = rings
             .iter()
             .map(|(pool, endpoint)| Upstream::new(pool, endpoint))
@@ -249,7 +250,9 @@ impl Proxy {
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
             stop: stop.into(),
-            tell,
+            say,
+            exhausted: exhausted_here,
+            closed: closed_here,
         });
         let ours = shared.clone();
         std::thread::Builder::new()
@@ -261,7 +264,9 @@ impl Proxy {
             shared,
             address,
             stop: Some(stopper.into()),
-            told,
+            notices,
+            exhausted,
+            closed,
         })
     }
 
@@ -343,7 +348,8 @@ pub(crate) fn run(
             });
         }
     }
-    let signals = signals::listen()?;
+    // It has no children.
+    let signals = signals::listen(unbounded().0)?;
     let (key, trouble) = match &folder {
         Some(folder) => AccessKey::kept_in(folder)?,
         None => {
@@ -351,8 +357,9 @@ pub(crate) fn run(
             (AccessKey::new()?, Some(why.to_owned()))
         }
     };
-    let (reporting, mut reports) = unbounded();
-    let mut store = Store::open(options.state.take(), &reporting);
+    let (answering, mut answers) = unbounded();
+    let (warning, warnings) = unbounded();
+    let mut store = Store::open(options.state.take(), &warning);
     for (pool, endpoint) in &mut rings {
         store.recall(
             pool,
@@ -389,9 +396,14 @@ pub(crate) fn run(
     // One question about each token: which of them work, and which share a quota.
     let mut monitors = Vec::new();
     for (ring, (pool, endpoint)) in rings.into_iter().enumerate() {
-        let events = reporting.clone();
         let schedule = ProbeSchedule::new(options.interval, options.rules.threshold);
-        let monitor = Monitor::start(ring, &pool, vec![endpoint], schedule, events)?;
+        let monitor = Monitor::start(
+            ring,
+            pool.credentials(),
+            vec![endpoint],
+            schedule,
+            answering.clone(),
+        )?;
         (0..pool.len()).for_each(|index| monitor.ask(index));
         monitors.push(monitor);
     }
@@ -414,22 +426,29 @@ pub(crate) fn run(
                 Ok(_) => {}
                 Err(_) => signals = never(),
             },
-            recv(reports) -> report => match report {
-                Ok(Event::Answer { token, answer }) => {
-                    let say = proxy.learn(token, answer);
+            recv(answers) -> answer => match answer {
+                Ok(MonitorEvent::Answered { ring, index, answer }) => {
+                    let say = proxy.learn(TokenId { ring, index }, answer);
                     say.iter().for_each(|notice| console.say(notice));
                     store.keep(proxy.shared.balancer().pools(), now());
                 }
-                Ok(Event::Trouble { what }) => console.say(&Notice::Warning { what }),
-                Ok(_) => {}
-                Err(_) => reports = never(),
+                Ok(MonitorEvent::Lost { .. }) => {}
+                Err(_) => answers = never(),
             },
-            recv(proxy.told) -> told => {
-                if let Ok(Told::Say(notice)) = told {
+            recv(warnings) -> warning => {
+                if let Ok(Warning(what)) = warning {
+                    console.say(&Notice::Warning { what });
+                }
+            }
+            recv(proxy.notices) -> notice => {
+                if let Ok(notice) = notice {
                     console.say(&notice);
                     store.keep(proxy.shared.balancer().pools(), now());
                 }
             }
+            // Requests wait, or are answered; there is no command to stop.
+            recv(proxy.exhausted) -> _ => {}
+            recv(proxy.closed) -> _ => {}
             recv(deadline) -> _ => break,
         }
         if proxy.shared.is_stopping() && proxy.is_idle() {

@@ -7,16 +7,16 @@
 //! It promises that the command sees no limit as long as a token can recover. It decides nothing.
 
 use super::access_key::AccessKey;
-use super::{Place, Proxy, Told};
+use super::{Exhausted, Place, Proxy};
 use crate::clients::{self, Client, CommandLine};
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::message::Notice;
+use crate::providers::Answer;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
-use crate::supervisor::event::{Action, Event};
-use crate::tokens::condition::{Answer, is_same_end};
+use crate::tokens::condition::is_same_end;
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
@@ -55,14 +55,14 @@ impl Gateway {
         })
     }
 
-    /// What the proxy has to tell.
-    pub(crate) fn told(&self) -> Receiver<Told> {
-        self.proxy.told.clone()
+    /// What the proxy has to say.
+    pub(crate) fn notices(&self) -> Receiver<Notice> {
+        self.proxy.notices.clone()
     }
 
-    /// Puts it behind all that is told by now.
-    pub(crate) fn tell_later(&self, told: Told) {
-        let _ = self.proxy.shared.tell.send(told);
+    /// What it cannot serve.
+    pub(crate) fn exhausted(&self) -> Receiver<Exhausted> {
+        self.proxy.exhausted.clone()
     }
 
     /// Where it listens.
@@ -144,32 +144,36 @@ impl Gateway {
         }
     }
 
-    /// What the session is to hear of what the proxy tells.
-    pub(crate) fn event(&mut self, told: Told, now: Now) -> Option<Event> {
-        match told {
-            Told::Say(notice) => Some(Event::Say(Box::new(notice))),
-            Told::Closed => None,
-            Told::Exhausted { ring, wait } => {
-                let end = now.wall + wait.unwrap_or_default();
-                let known = self.told.get_mut(ring)?;
-                // Each waiting request tells it, again and again.
-                let is_known = known.is_some_and(|known| is_same_end(known, end));
-                if is_known && wait.is_some() {
-                    return None;
-                }
-                *known = wait.map(|_| end);
-                let finding = match wait {
-                    Some(_) => Finding::Limited { retry_after: wait },
-                    None => Finding::SpendCapped { until: None },
-                };
-                Some(stands(ring, finding, now))
-            }
+    /// What it means for the placeholder of a ring that the proxy cannot serve a request.
+    pub(crate) fn event(&mut self, told: Exhausted, now: Now) -> Option<(TokenId, Answer)> {
+        let Exhausted { ring, wait } = told;
+        let end = now.wall + wait.unwrap_or_default();
+        let known = self.told.get_mut(ring)?;
+        // Each waiting request tells it, again and again.
+        let is_known = known.is_some_and(|known| is_same_end(known, end));
+        if is_known && wait.is_some() {
+            return None;
         }
+        *known = wait.map(|_| end);
+        let finding = match wait {
+            Some(_) => Finding::Limited { retry_after: wait },
+            None => Finding::SpendCapped { until: None },
+        };
+        let answer = Answer {
+            asked: now.tick,
+            reading: Ok(bare(finding)),
+        };
+        Some((TokenId { ring, index: 0 }, answer))
     }
 
     /// Takes in what a probe found about a real token: what there is to say, and what it means for
     /// the one that stands for all.
-    pub(crate) fn heard(&self, token: TokenId, answer: Answer, now: Now) -> (Vec<Notice>, Event) {
+    pub(crate) fn heard(
+        &self,
+        token: TokenId,
+        answer: Answer,
+        now: Now,
+    ) -> (Vec<Notice>, TokenId, Answer) {
         let asked = answer.asked;
         let kept = match &answer.reading {
             Err(why) => Some(Err(why.clone())),
@@ -198,15 +202,14 @@ impl Gateway {
             ring: token.ring,
             index: 0,
         };
-        let answer = Answer { asked, reading };
-        (say, Event::Answer { token, answer })
+        (say, token, Answer { asked, reading })
     }
 
     /// What the session says of the token that stands for all, as it is true of all.
-    pub(crate) fn reword(&self, notice: Notice, action: Action, now: Now) -> Option<Notice> {
+    pub(crate) fn reword(&self, notice: Notice, decided: bool, now: Now) -> Option<Notice> {
         match notice {
             // The proxy has said which token, and why. Its own words come alone.
-            Notice::Limit { .. } if action != Action::Nothing => None,
+            Notice::Limit { .. } if decided => None,
             // The windows are those of the real token, and were told with it.
             Notice::Monitor { usage, .. } if usage.windows.is_empty() => None,
             Notice::NoNextToken => Some(Notice::AllExhausted),
@@ -252,17 +255,6 @@ impl Gateway {
     /// Keeps what is known of the real tokens.
     pub(crate) fn keep(&self, store: &mut Store, now: Now) {
         store.keep(self.proxy.shared.balancer().pools(), now);
-    }
-}
-
-/// An event about the token that stands for all.
-fn stands(ring: usize, finding: Finding, now: Now) -> Event {
-    Event::Answer {
-        token: TokenId { ring, index: 0 },
-        answer: Answer {
-            asked: now.tick,
-            reading: Ok(bare(finding)),
-        },
     }
 }
 

@@ -1,66 +1,54 @@
 //! The loop: it owns the child and ties the decisions to the world.
 //!
-//! The only file that knows both sides. Each turn is the same: wait for one event, let the session
-//! decide, say what there is to say, take the one step. It promises to wait in one place only, and
-//! to read the clocks in one place only.
+//! Each turn is the same: tell what there is to tell, carry out the one action, wait for one event, let
+//! the session decide. It promises to wait in one place only, and to read the clocks in one place
+//! only. It decides nothing.
 
 pub(crate) mod event;
+mod launcher;
 pub(crate) mod session;
+
 use crate::cli::config::{self, Config};
-use crate::clients::hook_server::{self, HookEvent, HookServer};
-use crate::clients::session_file;
-use crate::clients::{self, CommandLine};
+use crate::clients::hook_server::HookEvent;
+use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::console::Console;
 use crate::events::fact::Observer;
 use crate::events::message::Notice;
 use crate::events::reporter::Reporter;
-use crate::providers::monitor::Monitor;
+use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
-use crate::proxy::{Gateway, Told};
+use crate::proxy::{Exhausted, Gateway};
 use crate::supervisor::event::{Action, Event, Outcome};
-use crate::supervisor::session::{Reply, Session};
-use crate::system::exit_status::ChildEvent;
-use crate::system::job::Job;
-use crate::system::os::PrivateFile;
+use crate::supervisor::session::{Session, Turn};
+use crate::system::job::{Job, JobEvent};
 use crate::system::prompt::Prompt;
 use crate::system::signals::{self, Inherited};
+use crate::tokens::TokenId;
 use crate::tokens::store::Store;
-use crate::tokens::{self, Token};
-use crossbeam_channel::{Receiver, Sender, after, never, select_biased, unbounded};
+use crossbeam_channel::{Receiver, RecvError, Sender, after, never, select_biased, unbounded};
+use launcher::Launcher;
 use nix::sys::signal::Signal;
-use std::ffi::OsString;
 use std::time::{Duration, Instant, SystemTime};
 
 /// From the first look at what the proxy sees to the second. Each rest is twice the one before, up to
 /// the interval, so that the record of a short run has its lanes, too.
 const FIRST_SAMPLE: Duration = Duration::from_secs(1);
-/// Tells a command that can use any provider whose token it has.
-const PROVIDER: &str = "DDOLLAR_PROVIDER";
 
 /// Runs the command until it has finished or cannot go on.
 ///
 /// # Errors
 /// What keeps the command from being started, at first or again.
 pub(crate) fn supervise(
-    options: Config,
+    config: Config,
     console: &Console,
     inherited: Inherited,
 ) -> Result<Outcome, Error> {
-    let mut supervisor = Supervisor::prepare(options, console, inherited)?;
+    let mut supervisor = Supervisor::prepare(config, console, inherited)?;
     let result = supervisor.run();
     supervisor.reporter.end(&result, now());
     result
-}
-
-/// Says what a thread could not do, when no event will be waited for.
-fn say_trouble(reports: &Receiver<Event>, console: &Console) {
-    for event in reports.try_iter() {
-        if let Event::Trouble { what } = event {
-            console.say(&Notice::Warning { what });
-        }
-    }
 }
 
 /// The moment on both clocks; all deciding code gets it from here.
@@ -71,68 +59,223 @@ fn now() -> Now {
     }
 }
 
-/// Everything that a step acts on and an event comes from.
+/// Everything that an action acts on.
 struct Supervisor<'a> {
     session: Session,
-    console: &'a Console,
-    job: Job<'a>,
+    job: Job,
+    launcher: Launcher,
     monitors: Vec<Monitor>,
-    reporter: Reporter,
-    interval: Duration,
-    /// When the herald hears next what the proxy sees, and how long after that once more.
-    sample_at: Instant,
-    sample_each: Duration,
+    /// Whether the monitors watch the tokens in use; `None`: they never have.
+    watching: Option<bool>,
+    /// The proxy between the command and its providers.
+    gateway: Option<Gateway>,
+    samples: Samples,
+    prompt: Option<Prompt>,
+    sources: Sources,
     /// What is kept of the tokens for other runs.
     store: Store,
-    /// The proxy between the command and its providers, and what it has to tell.
-    gateway: Option<Gateway>,
-    tidings: Receiver<Told>,
-    prompt: Option<Prompt>,
-    /// What threads report: the monitors and the prompt. The sender keeps it connected.
-    reports: Receiver<Event>,
-    reporting: Sender<Event>,
+    console: &'a Console,
+    reporter: Reporter,
+}
+
+/// Where events come from, beside the job.
+struct Sources {
     /// What the command says of itself; it says so before it ends.
     hooks: Receiver<HookEvent>,
-    /// What the last step, or the last look at the child, has found out.
-    found: Option<Event>,
+    /// What the proxy has to say.
+    notices: Receiver<Notice>,
     signals: Receiver<Signal>,
-    /// The command, and the user's own line for every start after the first.
-    command: CommandLine,
-    again: Option<CommandLine>,
-    /// What these lines name.
-    _files: Vec<PrivateFile>,
-    hook_server: Option<HookServer>,
-    /// The id that the last session was started with, when the user's line leaves that to ddollar.
-    named: Option<String>,
-    environment: Vec<(OsString, OsString)>,
-    mixed: bool,
-    /// Whether the last event may have told something new of a token.
-    has_news: bool,
-    /// Tokens that the child gets whatever happens.
-    passthrough: Vec<Token>,
-    name: Option<String>,
+    answers: Receiver<MonitorEvent>,
+    /// What the proxy cannot serve.
+    exhausted: Receiver<Exhausted>,
+    /// What the user answers, and where the prompt sends it.
+    lines: Receiver<String>,
+    answer_here: Sender<String>,
+    /// What threads cannot do.
+    warnings: Receiver<Warning>,
+}
+
+/// When the reporter hears next what the proxy sees, and how long after that once more.
+struct Samples {
+    at: Instant,
+    each: Duration,
+    /// The user's interval, which is the longest.
+    longest: Duration,
 }
 
 impl<'a> Supervisor<'a> {
-    /// The loop.
+    /// The loop. A child that has ended goes before an answer that would rotate it; what it said
+    /// before it ended goes before its end (`Job::next_change`).
     fn run(&mut self) -> Result<Outcome, Error> {
-        let mut reply = self.session.start(now());
+        let mut turn = self.session.start(now());
         loop {
-            self.record(&mut reply);
-            if let Some(outcome) = self.carry_out(reply)? {
-                return Ok(outcome);
+            self.tell(&mut turn);
+            match turn.action {
+                Action::Nothing => {}
+                Action::Probe(token) => self.probe(token),
+                Action::Launch { again } => self.launch(again)?,
+                Action::Stop(signal) => self.job.stop(signal, now().tick),
+                Action::Forward(signal) => self.job.signal(signal, now().tick),
+                Action::Pause => self.job.pause(now().tick),
+                Action::Resume => self.job.resume(now().tick),
+                Action::Ask => self.ask()?,
+                Action::Suspend => self.suspend(),
+                Action::Exit(outcome) => return Ok(self.close(outcome)),
             }
-            let event = self.next_event()?;
-            self.take_note(&event);
-            reply = self.session.handle(event, now());
+            let deadline = self.housekeeping(now()).map_or_else(never, after);
+            let sources = &mut self.sources;
+            let event = select_biased! {
+                recv(sources.hooks) -> hook => heard(hook, &mut sources.hooks, Event::Hook),
+                recv(sources.notices) -> said => heard(said, &mut sources.notices, Event::Proxy),
+                recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
+                recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::Signal),
+                recv(sources.answers) -> answer => self.probed(answer),
+                recv(sources.exhausted) -> told => self.exhausted(told),
+                recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
+                recv(sources.warnings) -> what => heard(what, &mut sources.warnings, |what| Event::Warning(what.0)),
+                recv(deadline) -> _ => Event::Deadline,
+            };
+            self.record(&event);
+            turn = self.session.handle(event, now());
+        }
+    }
+
+    // ---- the beginning ----
+
+    fn prepare(
+        mut config: Config,
+        console: &'a Console,
+        inherited: Inherited,
+    ) -> Result<Supervisor<'a>, Error> {
+        let job = Job::new(inherited, config.rules.grace);
+        if config.rules.interactive && job.terminal_file().is_none() {
+            return Err(Error::NoTerminal);
+        }
+        let signals = signals::listen(job.waker())?;
+        let (answering, answers) = unbounded();
+        let (warning, warnings) = unbounded();
+        let (hook_sender, hooks) = unbounded();
+        let (answer_here, lines) = unbounded();
+        console.say(&Notice::Starting);
+        console.say(&Notice::Loaded {
+            tokens: config.rings.iter().map(|(pool, _)| pool.len()).sum(),
+            providers: config
+                .rings
+                .iter()
+                .map(|(_, endpoints)| endpoints.len())
+                .sum(),
+        });
+        for notice in &config.notices {
+            console.say(notice);
+        }
+
+        let mut store = Store::open(config.state.take(), &warning);
+        say_warnings(&warnings, console);
+        let mut monitors = Vec::new();
+        let mut pools = Vec::new();
+        let mut rings = Vec::new();
+        for (ring, (mut pool, endpoints)) in
+            std::mem::take(&mut config.rings).into_iter().enumerate()
+        {
+            store.recall(&mut pool, &endpoints, config.rules.threshold, now());
+            rings.push((pool.clone(), endpoints.clone()));
+            let schedule = ProbeSchedule::new(config.interval, config.rules.threshold);
+            let tokens = pool.credentials();
+            monitors.push(Monitor::start(
+                ring,
+                tokens,
+                endpoints,
+                schedule,
+                answering.clone(),
+            )?);
+            pools.push(pool);
+        }
+        let observer = Observer::new(pools.iter(), config.proxied.is_some());
+        let mut reporter = Reporter::call(
+            observer,
+            std::mem::take(&mut config.wishes),
+            inherited,
+            &config.environment,
+            &warning,
+        );
+        let mut gateway = None;
+        match config.proxied {
+            None => console.say(&Notice::MonitorStarted {
+                interval: config.interval,
+            }),
+            Some(hold) => {
+                let opened = Gateway::open(config::by_provider(rings), &config.rules, hold)?;
+                pools = opened.stand_ins(pools, config.command.client());
+                console.say(&opened.notice());
+                console.say(&opened.lead(&mut config.environment, &mut config.command));
+                if let Some(again) = &mut config.again {
+                    let _ = opened.lead(&mut config.environment, again);
+                }
+                gateway = Some(opened);
+            }
+        }
+        let launcher = Launcher::new(&mut config, hook_sender)?;
+        let session = Session::new(pools, config.rules, now());
+        reporter.begin(&session, launcher.shown_first(&session), now());
+        Ok(Supervisor {
+            session,
+            job,
+            launcher,
+            monitors,
+            watching: None,
+            samples: Samples {
+                at: Instant::now(),
+                each: FIRST_SAMPLE,
+                longest: config.interval,
+            },
+            prompt: None,
+            sources: Sources {
+                hooks,
+                notices: gateway.as_ref().map_or_else(never, Gateway::notices),
+                signals,
+                answers,
+                exhausted: gateway.as_ref().map_or_else(never, Gateway::exhausted),
+                lines,
+                answer_here,
+                warnings,
+            },
+            gateway,
+            store,
+            console,
+            reporter,
+        })
+    }
+
+    // ---- telling ----
+
+    /// Tells everyone what the session has to say.
+    fn tell(&mut self, turn: &mut Turn) {
+        if let Action::Exit(_) = turn.action {
+            self.job.close();
+        }
+        if self.session.take_news() {
+            self.keep_state();
+        }
+        // Behind a proxy, what the session says of one token is true of all.
+        if let Some(gateway) = &self.gateway {
+            let decided = turn.action != Action::Nothing;
+            let notices = std::mem::take(&mut turn.say).into_iter();
+            let reworded = notices.filter_map(|said| gateway.reword(said, decided, now()));
+            turn.say = reworded.collect();
+        }
+        for helper in self.reporter.decided(turn, &self.session, now()) {
+            self.job.exclude(helper);
+        }
+        self.console.hold(self.job.has_screen());
+        for notice in &turn.say {
+            self.console.say(notice);
         }
     }
 
     /// What happened goes to the journal and to those who want to be told.
-    fn take_note(&mut self, event: &Event) {
-        self.has_news = event.is_finding();
+    fn record(&mut self, event: &Event) {
         // A record without how full the tokens were at its turning points says little.
-        if let Event::Say(_) | Event::Child(ChildEvent::Exited { .. }) = event {
+        if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(now());
         }
         if let Some(helper) = self.reporter.heard(event, now()) {
@@ -140,211 +283,124 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// And so does what is done about it; what was learned of the tokens goes to the state.
-    fn record(&mut self, reply: &mut Reply) {
-        if std::mem::take(&mut self.has_news) {
-            self.keep_state();
-        }
-        let say = std::mem::take(&mut reply.say);
-        reply.say = self.as_it_is(say, reply.action);
-        for helper in self.reporter.decided(reply, &self.session, now()) {
-            self.job.exclude(helper);
+    /// Keeps what is known of the tokens for other runs.
+    fn keep_state(&mut self) {
+        match &self.gateway {
+            None => self.store.keep(self.session.pools(), now()),
+            Some(gateway) => gateway.keep(&mut self.store, now()),
         }
     }
 
-    fn prepare(
-        mut options: Config,
-        console: &'a Console,
-        inherited: Inherited,
-    ) -> Result<Supervisor<'a>, Error> {
-        let job = Job::new(inherited, options.rules.grace, console);
-        if options.rules.interactive && job.terminal_file().is_none() {
-            return Err(Error::NoTerminal);
+    // ---- actions ----
+
+    fn probe(&mut self, token: TokenId) {
+        let Some(monitor) = self.monitors.get(token.ring) else {
+            return;
+        };
+        match &self.gateway {
+            None => monitor.ask(token.index),
+            Some(gateway) => gateway
+                .whom_to_ask(token.ring, now())
+                .for_each(|index| monitor.ask(index)),
         }
-        let signals = signals::listen()?;
-        let (reporting, reports) = unbounded();
-        let (hook_sender, hooks) = unbounded();
-        console.say(&Notice::Starting);
-        console.say(&Notice::Loaded {
-            tokens: options.rings.iter().map(|(pool, _)| pool.len()).sum(),
-            providers: options
-                .rings
-                .iter()
-                .map(|(_, endpoints)| endpoints.len())
-                .sum(),
+    }
+
+    fn launch(&mut self, again: bool) -> Result<(), Error> {
+        // What is typed from here on is the command's.
+        self.prompt = None;
+        let line = self.launcher.line(again, &self.session);
+        self.console.say(&Notice::Launching {
+            command: line.shown.clone(),
+            first: !again,
         });
-        for notice in &options.notices {
-            console.say(notice);
+        let start = self.launcher.start(&line, again, &self.session);
+        if self.job.launch(start)? && again {
+            self.console.hold(self.job.has_screen());
+            self.console.say(&Notice::SessionResumed);
         }
-
-        let mut store = Store::open(options.state, &reporting);
-        say_trouble(&reports, console);
-        let mut monitors = Vec::new();
-        let mut pools = Vec::new();
-        let mut rings = Vec::new();
-        for (ring, (mut pool, endpoints)) in options.rings.into_iter().enumerate() {
-            store.recall(&mut pool, &endpoints, options.rules.threshold, now());
-            rings.push((pool.clone(), endpoints.clone()));
-            let events = reporting.clone();
-            let schedule = ProbeSchedule::new(options.interval, options.rules.threshold);
-            monitors.push(Monitor::start(ring, &pool, endpoints, schedule, events)?);
-            pools.push(pool);
-        }
-        let observer = Observer::new(pools.iter(), options.proxied.is_some());
-        let reporter = Reporter::call(
-            observer,
-            options.wishes,
-            inherited,
-            &options.environment,
-            &reporting,
-        );
-        let mut environment = options.environment;
-        let gateway = match options.proxied {
-            None => {
-                console.say(&Notice::MonitorStarted {
-                    interval: options.interval,
-                });
-                None
-            }
-            Some(hold) => {
-                let gateway = Gateway::open(config::by_provider(rings), &options.rules, hold)?;
-                pools = gateway.stand_ins(pools, options.command.client());
-                console.say(&gateway.notice());
-                console.say(&gateway.lead(&mut environment, &mut options.command));
-                if let Some(again) = &mut options.again {
-                    let _ = gateway.lead(&mut environment, again);
-                }
-                Some(gateway)
-            }
-        };
-        let hook_server = if options.calls_back {
-            let server = HookServer::listen(hook_sender).map_err(|error| Error::System {
-                what: "cannot listen for the command",
-                why: error.to_string(),
-            })?;
-            environment.push((hook_server::VARIABLE.into(), server.address().into()));
-            Some(server)
-        } else {
-            None
-        };
-        let mut supervisor = Supervisor {
-            session: Session::new(pools, options.rules, now()),
-            console,
-            job,
-            monitors,
-            reporter,
-            interval: options.interval,
-            sample_at: Instant::now(),
-            sample_each: FIRST_SAMPLE,
-            store,
-            tidings: gateway.as_ref().map_or_else(never, Gateway::told),
-            gateway,
-            prompt: None,
-            reports,
-            reporting,
-            hooks,
-            found: None,
-            signals,
-            command: options.command,
-            again: options.again,
-            _files: options.files,
-            hook_server,
-            named: None,
-            environment,
-            mixed: options.mixed,
-            has_news: false,
-            passthrough: options.passthrough,
-            name: options.name,
-        };
-        let command = supervisor.shown(supervisor.command.shown_first());
-        supervisor
-            .reporter
-            .begin(&supervisor.session, command, now());
-        Ok(supervisor)
+        Ok(())
     }
 
-    /// Waits for the one next thing. A child that has just ended goes before an answer that would
-    /// rotate it.
-    fn next_event(&mut self) -> Result<Event, Error> {
-        loop {
-            // Its last words may have come while its end was looked at. They say what the end means.
-            if let Ok(hook) = self.hooks.try_recv() {
-                return Ok(hook.into());
-            }
-            if self.found.is_some()
-                && let Some(event) = self.last_words()
-            {
-                return Ok(event);
-            }
-            if let Some(event) = self.found.take() {
-                return Ok(event);
-            }
-            if let Some(event) = self.job.take_deferred_stop(now().tick) {
-                return Ok(event);
-            }
-            let housekeeping = self.housekeeping(now()).map_or_else(never, after);
-            let nothing = never();
-            let changes = self.job.changes().unwrap_or(&nothing);
-            let timer = self.session.timeout(now()).map_or_else(never, after);
-            select_biased! {
-                recv(changes) -> _ => {
-                    self.found = self.job.take_change(now().tick)?;
-                    if matches!(self.found, Some(Event::Child(ChildEvent::Exited { .. }))) {
-                        self.rest();
-                    }
-                }
-                recv(self.hooks) -> hook => match hook {
-                    Ok(hook) => return Ok(hook.into()),
-                    Err(_) => self.hooks = never(),
-                },
-                recv(self.signals) -> signal => match signal {
-                    Ok(signal) => return Ok(Event::Signal(signal)),
-                    // A disconnected channel is always ready; it must not spin.
-                    Err(_) => self.signals = never(),
-                },
-                recv(self.reports) -> report => match report {
-                    Ok(event) => return Ok(self.through_gate(event)),
-                    Err(_) => self.reports = never(),
-                },
-                recv(self.tidings) -> told => match (told, &mut self.gateway) {
-                    (Ok(told), Some(gateway)) => {
-                        if let Some(event) = gateway.event(told, now()) {
-                            return Ok(event);
-                        }
-                    }
-                    _ => self.tidings = never(),
-                },
-                recv(timer) -> _ => return Ok(Event::Deadline),
-                recv(housekeeping) -> _ => {}
-            }
+    /// Puts the open question as soon as the terminal is ours; in the background, SIGCONT brings it
+    /// back.
+    fn ask(&mut self) -> Result<(), Error> {
+        self.prompt = None;
+        if !self.job.prepare_prompt() {
+            return Ok(());
         }
+        if let Some(question) = self.session.question(now()) {
+            self.console.say(&question);
+        }
+        if let Some(tty) = self.job.terminal_file() {
+            self.prompt = Some(Prompt::listen(tty, self.sources.answer_here.clone())?);
+        }
+        Ok(())
+    }
+
+    fn suspend(&mut self) {
+        self.prompt = None;
+        self.console.count_down(None, || false, now());
+        self.job.signal(Signal::SIGTSTP, now().tick);
+    }
+
+    fn close(&mut self, outcome: Outcome) -> Outcome {
+        // The next run may begin right after this one.
+        self.store.close();
+        say_warnings(&self.sources.warnings, self.console);
+        outcome
     }
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
     fn housekeeping(&mut self, now: Now) -> Option<Duration> {
+        self.watch();
+        self.job.tick(now.tick);
+        self.console.hold(self.job.has_screen());
+        if self.prompt.is_some() && self.session.question(now).is_none() {
+            self.prompt = None;
+        }
         let until = self.session.waits_until();
-        let is_foreground = || self.job.is_foreground();
-        let countdown = self.console.count_down(until, is_foreground, now);
-        let others = self.reporter.tick(now);
-        let sample = self.sample(now);
-        let stop = self.job.deferred_stop_in(now.tick);
-        [countdown, others, sample, stop]
-            .into_iter()
-            .flatten()
-            .min()
+        let countdown = self
+            .console
+            .count_down(until, || self.job.is_foreground(), now);
+        let times = [
+            self.session.timeout(now),
+            self.job.timeout(now.tick),
+            countdown,
+            self.reporter.tick(now),
+            self.sample(now),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    /// Has the tokens in use watched as long as the child runs. Behind a proxy the command's own
+    /// requests tell.
+    fn watch(&mut self) {
+        let running = self.session.is_running() && self.gateway.is_none();
+        if running == self.watching.unwrap_or(false) {
+            return;
+        }
+        // The first start has not made any request yet; later the interval will do.
+        let at_once = self.watching.is_none();
+        self.watching = Some(running);
+        for (monitor, pool) in self.monitors.iter().zip(self.session.pools()) {
+            match running {
+                true => monitor.watch(pool.current_index(), at_once),
+                false => monitor.rest(),
+            }
+        }
     }
 
     /// Tells now and then how full the tokens are. Returns when it will again.
     fn sample(&mut self, now: Now) -> Option<Duration> {
         self.gateway.as_ref()?;
-        let rest = self.sample_at.saturating_duration_since(now.tick);
+        let rest = self.samples.at.saturating_duration_since(now.tick);
         if !rest.is_zero() {
             return Some(rest);
         }
         self.tell_levels(now);
-        let each = self.sample_each.min(self.interval);
-        self.sample_each = each * 2;
-        self.sample_at = now.tick + each;
+        let each = self.samples.each.min(self.samples.longest);
+        self.samples.each = each * 2;
+        self.samples.at = now.tick + each;
         Some(each)
     }
 
@@ -358,242 +414,81 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// What the proxy said before the command ended is told before its end. How all tokens stand is
-    /// told after it, as it was: that decides.
-    fn last_words(&mut self) -> Option<Event> {
-        let gateway = self.gateway.as_ref()?;
-        for _ in 0..self.tidings.len() {
-            match self.tidings.try_recv().ok()? {
-                Told::Say(notice) => return Some(Event::Say(Box::new(notice))),
-                told => gateway.tell_later(told),
-            }
-        }
-        None
-    }
+    // ---- sources ----
 
-    /// Behind a proxy, a real token's answer tells how things stand for the one that the command has.
-    fn through_gate(&mut self, event: Event) -> Event {
-        match (&self.gateway, event) {
-            (Some(gateway), Event::Answer { token, answer }) => {
-                self.reporter.answered(token, &answer, now());
-                let (say, event) = gateway.heard(token, answer, now());
-                for notice in &say {
-                    self.console.say(notice);
-                }
-                let told = Reply {
-                    say,
-                    action: Action::Nothing,
-                };
-                for helper in self.reporter.decided(&told, &self.session, now()) {
-                    self.job.exclude(helper);
-                }
-                event
+    /// An answer of a monitor. Behind a proxy, a real token's answer tells how things stand for the one
+    /// that the command has.
+    fn probed(&mut self, answer: Result<MonitorEvent, RecvError>) -> Event {
+        let (ring, index, answer) = match answer {
+            Ok(MonitorEvent::Answered {
+                ring,
+                index,
+                answer,
+            }) => (ring, index, answer),
+            Ok(MonitorEvent::Lost { ring }) => return Event::MonitorLost { ring },
+            Err(RecvError) => {
+                self.sources.answers = never();
+                return Event::Nothing;
             }
-            (_, event) => event,
-        }
-    }
-
-    /// Behind a proxy, what the session says of one token is true of all.
-    fn as_it_is(&self, say: Vec<Notice>, action: Action) -> Vec<Notice> {
-        match &self.gateway {
-            None => say,
-            Some(gateway) => {
-                let notices = say.into_iter();
-                notices
-                    .filter_map(|said| gateway.reword(said, action, now()))
-                    .collect()
-            }
-        }
-    }
-
-    /// Says what there is to say and takes the step; a finished run has an outcome.
-    fn carry_out(&mut self, reply: Reply) -> Result<Option<Outcome>, Error> {
-        let Reply { say, action } = reply;
-        if action == Action::Prompt {
-            return self.ask_user(&say).map(|()| None);
-        }
-        if let Action::Finish(_) = action {
-            self.job.clear();
-        }
+        };
+        let token = TokenId { ring, index };
+        let Some(gateway) = &self.gateway else {
+            return Event::Probed { token, answer };
+        };
+        self.reporter.answered(token, &answer, now());
+        let (say, placeholder, answer) = gateway.heard(token, answer, now());
         for notice in &say {
             self.console.say(notice);
         }
-        match action {
-            Action::Nothing | Action::Prompt => {}
-            Action::Launch { again } => match self.launch(again) {
-                // A shortage may pass; a night is not thrown away for it.
-                Err(Error::System { why, .. }) if again => {
-                    self.found = Some(Event::NotStarted { why });
-                }
-                result => result?,
-            },
-            Action::Ask(token) => {
-                let Some(monitor) = self.monitors.get(token.ring) else {
-                    return Ok(None);
-                };
-                match &self.gateway {
-                    None => monitor.ask(token.index),
-                    Some(gateway) => gateway
-                        .whom_to_ask(token.ring, now())
-                        .for_each(|index| monitor.ask(index)),
-                }
-            }
-            Action::Forward(signal) => self.job.signal(signal),
-            Action::Terminate(signal) => {
-                self.prompt = None;
-                self.rest();
-                self.job.terminate(signal);
-            }
-            Action::Kill => self.job.kill(),
-            Action::Pause => {
-                self.rest();
-                self.job.pause();
-            }
-            Action::Freeze => self.job.signal(Signal::SIGSTOP),
-            Action::Hold => self.job.hold(),
-            Action::Resume => {
-                self.prompt = None;
-                self.job.go_on();
-                self.watch(false);
-            }
-            Action::HandOver => self.job.hand_over(),
-            Action::Continue => self.job.go_on(),
-            Action::Mirror {
-                for_terminal,
-                in_background,
-            } => self.job.mirror(for_terminal, in_background),
-            Action::SuspendSelf => {
-                self.prompt = None;
-                self.console.count_down(None, || false, now());
-                self.job.suspend();
-            }
-            Action::Reap => self.job.reap(),
-            Action::Sweep { signal } => self.found = Some(self.job.sweep(signal)),
-            Action::Finish(outcome) => {
-                // The next run may begin right after this one.
-                self.store.close();
-                say_trouble(&self.reports, self.console);
-                return Ok(Some(outcome));
-            }
-        }
-        Ok(None)
-    }
-
-    fn launch(&mut self, again: bool) -> Result<(), Error> {
-        // What is typed from here on is the command's.
-        self.prompt = None;
-        let (words, shown) = match (&self.again, again) {
-            (Some(line), true) => (line.first(None), line.shown_first().to_vec()),
-            (None, true) => match self.client_session() {
-                Some((_, false)) => self.anew(),
-                session => {
-                    let id = session.as_ref().map(|(id, _)| id.as_str());
-                    (self.command.again(id), self.command.shown_again(id))
-                }
-            },
-            (_, false) => self.anew(),
+        let told = Turn {
+            say,
+            action: Action::Nothing,
         };
-        let command = self.shown(&shown);
-        let first = !again;
-        self.console.say(&Notice::Launching { command, first });
-        let name = self.shown(words.get(..1).unwrap_or_default());
-        if self.mixed {
-            let provider = self
-                .session
-                .pools()
-                .next()
-                .map(|pool| pool.current().provider);
-            let named = provider.map(|provider| (PROVIDER.into(), provider.name.into()));
-            self.environment.retain(|(name, _)| name != PROVIDER);
-            self.environment.extend(named);
+        for helper in self.reporter.decided(&told, &self.session, now()) {
+            self.job.exclude(helper);
         }
-        let in_use = || self.session.pools().map(|pool| pool.current());
-        if let Some(server) = &self.hook_server {
-            let hooked = in_use().find(|token| token.provider.name == clients::HOOKED_PROVIDER);
-            server.hand_out(hooked.map(|token| token.secret.clone()));
+        Event::Probed {
+            token: placeholder,
+            answer,
         }
-        let tokens = in_use().chain(&self.passthrough);
-        self.job.launch(&words, name, &self.environment, tokens)?;
-        if again {
-            self.console.say(&Notice::SessionResumed);
-        }
-        self.watch(!again);
-        Ok(())
     }
 
-    /// The id of the session that the command works on, if that is known, and whether it has begun.
-    fn client_session(&self) -> Option<(String, bool)> {
-        let told = self.hook_server.as_ref().and_then(HookServer::session);
-        // Hooks may be turned off; then the id is the one that it was given.
-        told.or_else(|| {
-            let id = self.named.clone()?;
-            let begun = session_file::exists(&id, &self.environment);
-            Some((id, begun))
+    /// The proxy cannot serve a request.
+    fn exhausted(&mut self, told: Result<Exhausted, RecvError>) -> Event {
+        let Ok(told) = told else {
+            self.sources.exhausted = never();
+            return Event::Nothing;
+        };
+        let event = self
+            .gateway
+            .as_mut()
+            .and_then(|gateway| gateway.event(told, now()));
+        event.map_or(Event::Nothing, |(token, answer)| Event::Probed {
+            token,
+            answer,
         })
     }
+}
 
-    /// The words that begin the work, and as people read them. Each session has an id of its own: one
-    /// that the client knows already, it refuses.
-    fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
-        let may_be_named = self.again.is_none() && self.command.takes_session_id();
-        self.named = may_be_named.then(session_file::new_id);
-        let words = self.command.first(self.named.as_deref());
-        (words, self.command.shown_first().to_vec())
-    }
-
-    /// Says what led to the question, and puts it as soon as the terminal is ours; in the background,
-    /// SIGCONT brings it back.
-    fn ask_user(&mut self, question: &[Notice]) -> Result<(), Error> {
-        self.prompt = None;
-        self.job.hold();
-        let is_ours = self.job.is_foreground();
-        if is_ours {
-            self.job.prepare_prompt();
-        }
-        for notice in question {
-            if is_ours || !notice.is_question() {
-                self.console.say(notice);
-            }
-        }
-        if !is_ours {
-            return Ok(());
-        }
-        if let Some(tty) = self.job.terminal_file() {
-            self.prompt = Some(Prompt::listen(tty, self.reporting.clone())?);
-        }
-        Ok(())
-    }
-
-    /// Keeps what is known of the tokens for other runs.
-    fn keep_state(&mut self) {
-        match &self.gateway {
-            None => self.store.keep(self.session.pools(), now()),
-            Some(gateway) => gateway.keep(&mut self.store, now()),
+/// What came from a source, as an event. A source whose other end is gone is always ready, and must
+/// not be listened to any more.
+fn heard<T>(
+    received: Result<T, RecvError>,
+    source: &mut Receiver<T>,
+    event: impl FnOnce(T) -> Event,
+) -> Event {
+    match received {
+        Ok(what) => event(what),
+        Err(RecvError) => {
+            *source = never();
+            Event::Nothing
         }
     }
+}
 
-    fn watch(&self, at_once: bool) {
-        if self.gateway.is_some() {
-            // The command's own requests tell, once each token was asked; a first start has not
-            // made any.
-            return;
-        }
-        for (monitor, pool) in self.monitors.iter().zip(self.session.pools()) {
-            monitor.watch(pool.current_index(), at_once);
-        }
-    }
-
-    fn rest(&self) {
-        for monitor in &self.monitors {
-            monitor.rest();
-        }
-    }
-
-    /// A command line as people read it.
-    fn shown(&self, words: &[OsString]) -> String {
-        self.name.clone().unwrap_or_else(|| {
-            let tokens = self.session.pools().flat_map(|pool| pool.tokens());
-            tokens::shown(words, tokens.chain(&self.passthrough))
-        })
+/// Says what a thread could not do, when no event will be waited for.
+fn say_warnings(warnings: &Receiver<Warning>, console: &Console) {
+    for Warning(what) in warnings.try_iter() {
+        console.say(&Notice::Warning { what });
     }
 }

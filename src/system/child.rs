@@ -5,14 +5,14 @@
 //! merely looks (`waitid` with `WNOWAIT`), so no signal can reach a process that reuses the pid.
 
 use crate::common::error::Error;
+use crate::common::secret::Secret;
 use crate::system::exec_shim::{self, ExecReport};
 use crate::system::exit_status::ChildEvent;
 use crate::system::exit_status::ExitStatus;
 use crate::system::os;
 use crate::system::signals::{self, Inherited};
 use crate::system::watchdog::Watchdog;
-use crate::tokens::Token;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -29,28 +29,30 @@ pub(crate) struct Child {
     report: ExecReport,
     pid: process::Pid,
     group: Pid,
-    changes: Receiver<()>,
     seen: Sender<()>,
     /// Whether it was told to end before it did.
     told_to_end: bool,
 }
 
 impl Child {
-    /// Starts `words`, which messages call `name`, with `environment` and, beyond it, the token of
-    /// each provider in use.
+    /// Starts `words`, which messages call `name`, with `environment` and, beyond it, these
+    /// variables with tokens.
     /// `inherited` is what it is to have as ddollar had it, `terminal` says whether it takes the
-    /// terminal before it starts, `watchdog` is whom it tells of itself before that.
+    /// terminal before it starts, `watchdog` is whom it tells of itself before that, and `wake` is told
+    /// of each change of its state.
     ///
     /// # Errors
     /// The system has no room for another process.
+    #[expect(clippy::too_many_arguments, reason = "the facts of one start")]
     pub(crate) fn spawn<'a, 'b>(
         words: &[OsString],
         name: String,
         environment: impl Iterator<Item = &'b (OsString, OsString)>,
-        tokens: impl Iterator<Item = &'a Token>,
+        tokens: impl Iterator<Item = (&'static str, &'a Secret)>,
         inherited: Inherited,
         terminal: bool,
         watchdog: Option<&Watchdog>,
+        wake: Sender<()>,
     ) -> Result<Child, Error> {
         let refused = |why: std::io::Error| Error::System {
             what: "cannot start the command",
@@ -62,16 +64,13 @@ impl Child {
         command
             .env_clear()
             .envs(environment.map(|(name, value)| (name, value)))
-            .envs(tokens.flat_map(|token| {
-                let names = token.variables.iter();
-                names.map(|name| (*name, token.secret.expose()))
-            }))
+            .envs(tokens.map(|(name, secret)| (name, secret.expose())))
             .process_group(0);
         let mut process = signals::undisturbed(|| command.spawn()).map_err(refused)?;
         drop(pipes);
         let pid = process::Pid::from_child(&process);
         let group = Pid::from_raw(pid.as_raw_pid());
-        let (changes, seen) = watch(pid).inspect_err(|_| {
+        let seen = watch(pid, wake).inspect_err(|_| {
             // A child that nobody watches must not go on alone.
             let _ = killpg(group, Signal::SIGKILL);
             let _ = process.wait();
@@ -82,7 +81,6 @@ impl Child {
             report,
             pid,
             group,
-            changes,
             seen,
             told_to_end: false,
         })
@@ -91,11 +89,6 @@ impl Child {
     /// Its process group, which has its pid as number.
     pub(crate) fn group(&self) -> Pid {
         self.group
-    }
-
-    /// Says that there is a change to take.
-    pub(crate) fn changes(&self) -> &Receiver<()> {
-        &self.changes
     }
 
     /// Takes the next change of the child's state, if there is one. An end is the last, and
@@ -202,8 +195,7 @@ impl Child {
 
 /// Starts the thread that says when the child's state has changed. It looks again only after the
 /// change was taken.
-fn watch(child: process::Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
-    let (changed, changes) = bounded(1);
+fn watch(child: process::Pid, wake: Sender<()>) -> Result<Sender<()>, Error> {
     let (seen, taken) = bounded(1);
     let flags = WaitIdOptions::EXITED
         | WaitIdOptions::STOPPED
@@ -219,7 +211,7 @@ fn watch(child: process::Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
                     Err(rustix::io::Errno::CHILD) => return,
                     _ => {}
                 }
-                if changed.send(()).is_err() || taken.recv().is_err() {
+                if wake.send(()).is_err() || taken.recv().is_err() {
                     return;
                 }
             }
@@ -228,7 +220,7 @@ fn watch(child: process::Pid) -> Result<(Receiver<()>, Sender<()>), Error> {
             what: "cannot watch the command",
             why: error.to_string(),
         })?;
-    Ok((changes, seen))
+    Ok(seen)
 }
 
 fn how(status: std::process::ExitStatus) -> ExitStatus {

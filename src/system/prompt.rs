@@ -1,16 +1,17 @@
-//! The prompt's ear: a thread that reads one line from the terminal.
+//! The prompt: a thread that reads one line from the terminal.
 //!
 //! It promises to be cancellable at any moment: it never waits in `read`, and ends when its value is
-//! dropped. What an answer means is `session.rs`'s to say.
+//! dropped. What an answer means is the session's to say.
 
 use crate::common::error::Error;
-use crate::supervisor::event::{END_OF_INPUT, Event};
 use crate::system::os;
 use crossbeam_channel::Sender;
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{ErrorKind, PipeWriter, Read};
 
+/// What Ctrl-D at the prompt counts as: its character, which is no choice.
+pub(crate) const END_OF_INPUT: &str = "\x04";
 /// No answer is longer.
 const LONGEST_LINE: usize = 256;
 
@@ -21,12 +22,12 @@ pub(crate) struct Prompt {
 }
 
 impl Prompt {
-    /// Listens for one line on `tty`, which goes to `events`. Ctrl-D is a line of its own; a terminal
+    /// Listens for one line on `tty`, which goes to `lines`. Ctrl-D is a line of its own; a terminal
     /// that cannot be read gives none.
     ///
     /// # Errors
     /// When the system refuses a pipe or a thread.
-    pub(crate) fn listen(tty: File, events: Sender<Event>) -> Result<Prompt, Error> {
+    pub(crate) fn listen(tty: File, lines: Sender<String>) -> Result<Prompt, Error> {
         let refused = |why: std::io::Error| Error::System {
             what: "cannot ask at the terminal",
             why: why.to_string(),
@@ -56,7 +57,7 @@ impl Prompt {
                     }
                 }
                 let line = String::from_utf8_lossy(&line).trim().to_owned();
-                let _ = events.send(Event::Line(line));
+                let _ = lines.send(line);
             })
             .map_err(refused)?;
         Ok(Prompt { _cancel: cancel })

@@ -6,7 +6,7 @@
 
 use crate::common::error::Error;
 use crate::system::os;
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::iterator::Signals;
@@ -94,11 +94,11 @@ fn bit(number: i32) -> u64 {
 }
 
 /// Starts the thread. A signal that was ignored when ddollar was started stays so, but for the
-/// two without which there is no supervision.
+/// two without which there is no supervision. SIGCHLD goes to `children`, every other to the receiver.
 ///
 /// # Errors
 /// When the system refuses handlers or the thread.
-pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
+pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<Signal>, Error> {
     let refused = |why: std::io::Error| Error::System {
         what: "cannot listen to signals",
         why: why.to_string(),
@@ -117,7 +117,10 @@ pub(crate) fn listen() -> Result<Receiver<Signal>, Error> {
                 let Ok(signal) = Signal::try_from(number) else {
                     continue;
                 };
-                if sender.send(signal).is_err() {
+                if signal == Signal::SIGCHLD {
+                    // Somebody without children does not listen.
+                    let _ = children.send(());
+                } else if sender.send(signal).is_err() {
                     return;
                 }
             }

@@ -5,8 +5,9 @@
 //! change nothing. It takes `now` and decides nothing; `policy` does.
 
 use crate::common::time::{Now, SHORTEST_REST, Until};
+use crate::providers::schedule::{LONGEST_BACKOFF, backoff};
 use crate::providers::usage::Usage;
-use crate::providers::{Finding, Reading};
+use crate::providers::{Answer, Finding};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A reset that is missing or already past says nothing, and counts as this far ahead.
@@ -15,11 +16,6 @@ pub(super) const UNKNOWN_RESET: Duration = Duration::from_secs(60);
 /// A token that was left is a candidate again only this far below the threshold: without it, two
 /// tokens near their limits would take turns.
 const HYSTERESIS: f64 = 0.10;
-
-/// First pause after a question without an answer; doubles up to [`LONGEST_BACKOFF`].
-const FIRST_BACKOFF: Duration = Duration::from_secs(5);
-
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
 /// A limit that only the child tells counts as [`UNKNOWN_RESET`] at first, and as twice as long each
 /// time that it turns out to last, up to this: a night is not burnt in restarts, and not much of it is
@@ -120,15 +116,6 @@ pub(crate) enum ProbeFailure {
     OutOfReach,
     /// The provider rejects a token that it has accepted before.
     Doubtful,
-}
-
-/// The answer to one question, as the monitor brings it.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    /// When the request was sent.
-    pub(crate) asked: Instant,
-    /// What came back, or why nothing did, in a few words without any token.
-    pub(crate) reading: Result<Reading, String>,
 }
 
 /// How the last question ended, and when it was put.
@@ -514,13 +501,6 @@ impl TokenState {
             },
         }
     }
-}
-
-/// The pause after so many questions without an answer.
-pub(crate) fn backoff(times: u32) -> Duration {
-    FIRST_BACKOFF
-        .saturating_mul(1 << times.min(10))
-        .min(LONGEST_BACKOFF)
 }
 
 /// The condition of a token that the provider served: strictly above the threshold is near.

@@ -5,9 +5,10 @@
 //! in), and to name as the next token only one that has answered since it was needed. It knows
 //! nothing of processes.
 
-pub(crate) use super::condition::backoff;
-use super::condition::{Answer, Candidate, Condition, Last, Trouble, UNKNOWN_RESET};
+use super::condition::{Candidate, Condition, Last, Trouble, UNKNOWN_RESET};
 use crate::common::time::{Now, SHORTEST_REST, Until};
+use crate::providers::Answer;
+use crate::providers::schedule::backoff;
 use crate::tokens::TokenPool;
 use std::time::{Duration, Instant};
 

@@ -5,6 +5,7 @@
 
 use super::Token;
 use crate::providers::endpoint::Endpoint;
+use crate::providers::monitor::Credentials;
 use crate::tokens::condition::TokenState;
 
 /// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
@@ -31,6 +32,13 @@ impl TokenPool {
             entries,
             current: 0,
         })
+    }
+
+    /// The texts of its tokens, and who accepts them.
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.tokens()
+            .map(|token| (token.provider, token.secret.clone()))
+            .collect()
     }
 
     /// The token in use.

@@ -4,13 +4,15 @@ use super::{Cause, Ending, Fact, Level, Ring, Run, SCHEMA, Verdict, Who, millis}
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::message::{Limit, Notice, Weight};
+use crate::providers::Answer;
 use crate::providers::Finding;
 use crate::providers::usage::{Usage, Window};
 use crate::supervisor::event::{Action, Event, Outcome};
-use crate::supervisor::session::{Reply, Session};
-use crate::system::exit_status::ChildEvent;
-use crate::tokens::condition::{Answer, Condition};
+use crate::supervisor::session::{Session, Turn};
+use crate::system::job::JobEvent;
+use crate::tokens::condition::Condition;
 use crate::tokens::{TokenId, TokenPool};
+use nix::sys::signal::Signal;
 
 /// Follows one run.
 #[derive(Debug)]
@@ -63,14 +65,14 @@ impl Observer {
     pub(crate) fn heard(&mut self, event: &Event) -> Option<(Fact, String)> {
         let fact = match event {
             // Of the token that stands for all; the real one's answer was seen before.
-            Event::Answer { .. } if self.proxied => return None,
-            Event::Answer { token, answer } => self.answered(*token, answer)?,
-            Event::Child(ChildEvent::Exited { how, asked }) => Fact::Exit {
+            Event::Probed { .. } if self.proxied => return None,
+            Event::Probed { token, answer } => self.answered(*token, answer)?,
+            Event::Job(JobEvent::Exited { how, asked }) => Fact::Exit {
                 how: *how,
                 asked: *asked,
             },
             // The proxy has rotated. All else that it says comes with the reply.
-            Event::Say(notice) => match &**notice {
+            Event::Proxy(notice) => match notice {
                 Notice::Switched {
                     provider, index, ..
                 } => return Some((self.switched(*provider, index + 1)?, notice.words().1)),
@@ -133,7 +135,7 @@ impl Observer {
     /// What the session made of it, in order, each with words for people where it has some.
     pub(crate) fn decided(
         &mut self,
-        reply: &Reply,
+        reply: &Turn,
         session: &Session,
         now: Now,
     ) -> Vec<(Fact, String)> {
@@ -149,7 +151,9 @@ impl Observer {
             Action::Launch { again } => self.launched(again, session, &mut facts),
             Action::Pause => add(Fact::Pause, None),
             Action::Resume => add(Fact::Resume, Some(Notice::SessionContinued)),
-            Action::Terminate(_) => add(Fact::Stop, None),
+            Action::Stop(signal) if signal != Signal::SIGKILL && session.is_stopping_child() => {
+                add(Fact::Stop, None)
+            }
             _ => {}
         }
         facts

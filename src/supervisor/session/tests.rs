@@ -51,35 +51,36 @@ impl Night {
     }
 
     /// Takes in an event; what the child has started is gone whenever somebody looks.
-    fn event(&mut self, event: Event) -> Reply {
-        let mut reply = self.session.handle(event, self.now);
-        if let Action::Sweep { .. } = reply.action {
-            let gone = Event::Tree {
-                group: 0,
-                beyond: 0,
-            };
-            let then = self.session.handle(gone, self.now);
-            reply.say.extend(then.say);
-            reply.action = then.action;
+    fn event(&mut self, event: Event) -> Turn {
+        let is_end = matches!(event, Event::Job(JobEvent::Exited { asked: true, .. }));
+        let mut turn = self.session.handle(event, self.now);
+        let clears = matches!(self.session.phase, Phase::Stopping { how: Some(_), .. });
+        if clears && (is_end || matches!(turn.action, Action::Stop(_))) {
+            let then = self.session.handle(Event::Job(JobEvent::Cleared), self.now);
+            turn.say.extend(then.say);
+            turn.action = then.action;
         }
-        reply
+        if turn.action == Action::Ask {
+            turn.say.extend(self.session.question(self.now));
+        }
+        turn
     }
 
-    fn answer(&mut self, index: usize, reading: Result<Reading, String>) -> Reply {
+    fn answer(&mut self, index: usize, reading: Result<Reading, String>) -> Turn {
         let token = TokenId { ring: 0, index };
         let answer = Answer {
             asked: self.now.tick,
             reading,
         };
-        self.event(Event::Answer { token, answer })
+        self.event(Event::Probed { token, answer })
     }
 
     fn signal(&mut self, signal: Signal) -> Action {
         self.event(Event::Signal(signal)).action
     }
 
-    fn ends(&mut self, how: ExitStatus, asked: bool) -> Reply {
-        self.event(Event::Child(ChildEvent::Exited { how, asked }))
+    fn ends(&mut self, how: ExitStatus, asked: bool) -> Turn {
+        self.event(Event::Job(JobEvent::Exited { how, asked }))
     }
 
     fn used(&self, share: f64, reset: u64) -> Result<Reading, String> {
@@ -114,7 +115,7 @@ impl Night {
             }),
         );
         assert_eq!(reply.action, Action::Pause);
-        assert_eq!(night.event(stopped()).action, Action::Hold);
+        assert_eq!(night.event(stopped()).action, Action::Nothing);
         night
     }
 
@@ -123,19 +124,17 @@ impl Night {
         let mut night = Night::of(&["a", "b"]);
         assert_eq!(night.answer(0, night.used(0.97, 900)).action, ask(1));
         let reply = night.answer(1, night.used(0.1, 900));
-        assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
+        assert_eq!(reply.action, Action::Stop(Signal::SIGTERM));
         night
     }
 }
 
 fn stopped() -> Event {
-    Event::Child(ChildEvent::Stopped {
-        by: Signal::SIGTSTP,
-    })
+    Event::Job(JobEvent::Paused)
 }
 
 fn ask(index: usize) -> Action {
-    Action::Ask(TokenId { ring: 0, index })
+    Action::Probe(TokenId { ring: 0, index })
 }
 
 fn found(finding: Finding) -> Result<Reading, String> {
@@ -146,7 +145,7 @@ fn found(finding: Finding) -> Result<Reading, String> {
     })
 }
 
-fn words(reply: &Reply) -> String {
+fn words(reply: &Turn) -> String {
     reply
         .say
         .iter()
@@ -156,7 +155,7 @@ fn words(reply: &Reply) -> String {
 }
 
 fn as_child(how: ExitStatus) -> Action {
-    Action::Finish(Outcome::AsChild(how))
+    Action::Exit(Outcome::AsChild(how))
 }
 
 #[test]
@@ -173,7 +172,7 @@ fn a_rotation_reads_as_in_the_transcript() {
     night.pass(60);
     assert_eq!(night.answer(0, night.used(0.957, 900)).action, ask(1));
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Stop(Signal::SIGTERM));
     assert!(
         words(&reply)
             .ends_with("Token limit approaching (95% used)\nAuto-rotating to next token..."),
@@ -200,18 +199,18 @@ fn a_child_that_finished_before_the_order_reached_it_has_finished() {
 }
 
 #[test]
-fn grace_ends_in_a_kill_and_only_one() {
+fn a_forced_kill_is_told_and_the_rotation_goes_on() {
     let mut night = Night::rotating();
     night.pass(9);
     assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
+    assert_eq!(night.session.timeout(night.now), None);
     night.pass(1);
-    let reply = night.event(Event::Deadline);
-    assert_eq!(reply.action, Action::Kill);
+    let reply = night.event(Event::Job(JobEvent::ForcingKill));
+    assert_eq!(reply.action, Action::Nothing);
     assert_eq!(
         words(&reply),
         "Subprocess didn't exit cleanly, forcing kill..."
     );
-    assert_eq!(night.session.timeout(night.now), None);
     assert_eq!(
         night.ends(ExitStatus::Signal(9), true).action,
         Action::Launch { again: true }
@@ -230,11 +229,7 @@ fn a_wait_pauses_asks_and_resumes() {
     ] {
         assert!(words(&reply).contains(sentence), "{}", words(&reply));
     }
-    // A group that does not listen to SIGTSTP is stopped all the same.
-    assert_eq!(night.session.timeout(night.now), Some(STOP_PATIENCE));
-    night.now.tick += STOP_PATIENCE;
-    assert_eq!(night.event(Event::Deadline).action, Action::Freeze);
-    assert_eq!(night.event(stopped()).action, Action::Hold);
+    assert_eq!(night.event(stopped()).action, Action::Nothing);
     // In slices, because of suspend.
     assert_eq!(night.session.timeout(night.now), Some(SLICE));
     night.pass(15);
@@ -257,33 +252,37 @@ fn signals_reach_a_running_child_and_end_a_waiting_one() {
         (
             Signal::SIGINT,
             Action::Forward(Signal::SIGINT),
-            Action::Terminate(Signal::SIGTERM),
+            Action::Stop(Signal::SIGTERM),
         ),
         (
             Signal::SIGQUIT,
             Action::Forward(Signal::SIGQUIT),
-            Action::Terminate(Signal::SIGTERM),
+            Action::Stop(Signal::SIGTERM),
         ),
         (
             Signal::SIGTERM,
-            Action::Terminate(Signal::SIGTERM),
-            Action::Terminate(Signal::SIGTERM),
+            Action::Stop(Signal::SIGTERM),
+            Action::Stop(Signal::SIGTERM),
         ),
         (
             Signal::SIGHUP,
-            Action::Terminate(Signal::SIGHUP),
-            Action::Terminate(Signal::SIGHUP),
+            Action::Stop(Signal::SIGHUP),
+            Action::Stop(Signal::SIGHUP),
         ),
         (
             Signal::SIGUSR1,
             Action::Forward(Signal::SIGUSR1),
             Action::Forward(Signal::SIGUSR1),
         ),
-        (Signal::SIGCONT, Action::Continue, Action::Nothing),
+        (
+            Signal::SIGCONT,
+            Action::Forward(Signal::SIGCONT),
+            Action::Forward(Signal::SIGCONT),
+        ),
         (
             Signal::SIGTSTP,
             Action::Forward(Signal::SIGTSTP),
-            Action::SuspendSelf,
+            Action::Suspend,
         ),
     ] {
         assert_eq!(Night::of(&["a"]).signal(signal), running, "{signal}");
@@ -301,20 +300,17 @@ fn whoever_asks_twice_does_not_wait_for_the_grace() {
     ];
     for second in fatal {
         let mut night = Night::of(&["a"]);
-        assert_eq!(
-            night.signal(Signal::SIGTERM),
-            Action::Terminate(Signal::SIGTERM)
-        );
-        assert_eq!(night.signal(second), Action::Kill);
+        assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+        assert_eq!(night.signal(second), Action::Stop(Signal::SIGKILL));
         assert_eq!(
             night.ends(ExitStatus::Signal(9), true).action,
             as_child(ExitStatus::Signal(9))
         );
 
         let mut night = Night::rotating();
-        assert_eq!(night.signal(second), Action::Kill);
+        assert_eq!(night.signal(second), Action::Stop(Signal::SIGKILL));
         let action = night.ends(ExitStatus::Signal(9), true).action;
-        assert_eq!(action, Action::Finish(Outcome::BySignal(second)));
+        assert_eq!(action, Action::Exit(Outcome::BySignal(second)));
     }
 }
 
@@ -327,10 +323,7 @@ fn after_sigterm_the_end_is_the_childs() {
         ExitStatus::Signal(15),
     ] {
         let mut night = Night::of(&["a"]);
-        assert_eq!(
-            night.signal(Signal::SIGTERM),
-            Action::Terminate(Signal::SIGTERM)
-        );
+        assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
         assert_eq!(night.ends(how, true).action, as_child(how));
     }
 }
@@ -403,7 +396,7 @@ fn a_provider_that_never_answered_is_not_waited_for_all_night() {
     let mut action = night.ends(ExitStatus::Code(7), false).action;
     for _ in 0..10 {
         match action {
-            Action::Ask(_) => action = night.answer(0, Err("refused".into())).action,
+            Action::Probe(_) => action = night.answer(0, Err("refused".into())).action,
             Action::Nothing => {
                 let span = night.session.timeout(night.now).unwrap();
                 night.now.wall += span;
@@ -422,7 +415,7 @@ fn a_provider_that_never_answered_is_not_waited_for_all_night() {
         assert!(tries < 30, "{action:?}");
         night.pass(15);
         action = match action {
-            Action::Ask(_) => night.answer(0, Err("refused".into())).action,
+            Action::Probe(_) => night.answer(0, Err("refused".into())).action,
             _ => night.event(Event::Deadline).action,
         };
     }
@@ -492,10 +485,10 @@ fn three_short_lives_end_the_run() {
 fn all_rejected_is_try_again_later() {
     let mut night = Night::of(&["a"]);
     let reply = night.answer(0, found(Finding::Rejected));
-    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Stop(Signal::SIGTERM));
     assert!(words(&reply).contains("rejected"), "{}", words(&reply));
     let reply = night.ends(ExitStatus::Signal(15), true);
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
 }
 
 #[test]
@@ -550,7 +543,7 @@ fn the_worst_of_several_rings_speaks_and_unused_ones_do_not() {
             reading,
         };
         session
-            .handle(Event::Answer { token, answer }, night.now)
+            .handle(Event::Probed { token, answer }, night.now)
             .action
     };
     // The second ring's only token never worked: the command does not live on it.
@@ -575,7 +568,7 @@ fn one_restart_serves_all_rings_that_have_to_move() {
         let asked = night.now.tick;
         let reading = night.used(share, 900);
         let answer = Answer { asked, reading };
-        session.handle(Event::Answer { token, answer }, night.now)
+        session.handle(Event::Probed { token, answer }, night.now)
     };
     for (ring, index) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
         let _ = tell(&mut session, &night, ring, index, 0.1);
@@ -586,7 +579,7 @@ fn one_restart_serves_all_rings_that_have_to_move() {
     // The last answer that is needed before anything can move.
     let _ = tell(&mut session, &night, 0, 1, 0.1);
     let reply = tell(&mut session, &night, 1, 1, 0.1);
-    assert_eq!(reply.action, Action::Terminate(Signal::SIGTERM));
+    assert_eq!(reply.action, Action::Stop(Signal::SIGTERM));
     let said = words(&reply);
     assert!(said.contains("97%") && said.contains("98%"), "{said}");
     let current: Vec<usize> = session.pools().map(TokenPool::current_index).collect();
@@ -606,16 +599,16 @@ proptest! {
         let mut told = false;
         for (kind, index, number) in events {
             night.pass(number);
-            let ended = |how| Event::Child(ChildEvent::Exited { how, asked: told });
-            let answer = |night: &Night, reading| Event::Answer {
+            let ended = |how| Event::Job(JobEvent::Exited { how, asked: told });
+            let answer = |night: &Night, reading| Event::Probed {
                 token: TokenId { ring: 0, index },
                 answer: Answer { asked: night.now.tick, reading },
             };
             let event = match kind {
-                11 => Event::Told {
+                11 => Event::Hook(HookEvent {
                     provider: "anthropic",
                     trouble: [Trouble::Limited, Trouble::Overloaded, Trouble::Account][index],
-                },
+                }),
                 0 => answer(&night, night.used(0.2, 60)),
                 1 => answer(&night, night.used(0.97, number)),
                 2 => answer(&night, found(Finding::Limited { retry_after: Some(seconds(number)) })),
@@ -629,7 +622,7 @@ proptest! {
                 10 if child && told => ended(ExitStatus::Code(0)),
                 _ => Event::Deadline,
             };
-            if matches!(event, Event::Child(ChildEvent::Exited { .. })) {
+            if matches!(event, Event::Job(JobEvent::Exited { .. })) {
                 child = false;
                 told = false;
             }
@@ -638,29 +631,17 @@ proptest! {
                     prop_assert!(again && !child);
                     child = true;
                 }
-                Action::Terminate(_) => {
+                Action::Stop(_) => {
                     prop_assert!(child);
                     told = true;
                 }
-                Action::Kill => {
-                    prop_assert!(child && told);
-                }
-                Action::Pause | Action::Freeze | Action::Resume | Action::Hold | Action::Mirror { .. } => {
-                    prop_assert!(child);
-                }
-                Action::Sweep { .. } => prop_assert!(!child),
-                Action::Finish(_) => {
+                Action::Pause | Action::Resume | Action::Forward(_) => prop_assert!(child),
+                Action::Exit(_) => {
                     prop_assert!(!child);
                     return Ok(());
                 }
-                Action::Prompt => prop_assert!(false, "nobody is to be asked"),
-                Action::Forward(_)
-                | Action::HandOver
-                | Action::Continue
-                | Action::SuspendSelf
-                | Action::Reap
-                | Action::Ask(_)
-                | Action::Nothing => {}
+                Action::Ask => prop_assert!(false, "nobody is to be asked"),
+                Action::Suspend | Action::Probe(_) | Action::Nothing => {}
             }
             if let Some(timeout) = night.session.timeout(night.now) {
                 prop_assert!(timeout <= SLICE.max(seconds(10)));
@@ -684,7 +665,7 @@ fn asked(tokens: &[&str]) -> Night {
     }
     assert_eq!(reply.action, Action::Pause);
     // Nothing is asked before the child has stopped and given the terminal back.
-    assert_eq!(night.event(stopped()).action, Action::Prompt);
+    assert_eq!(night.event(stopped()).action, Action::Ask);
     night
 }
 
@@ -716,19 +697,19 @@ fn each_choice_does_what_it_says() {
     for choice in ["", "1"] {
         let mut night = asked(&["a", "b"]);
         let action = night.event(line(choice)).action;
-        assert_eq!(action, Action::Terminate(Signal::SIGTERM));
+        assert_eq!(action, Action::Stop(Signal::SIGTERM));
         let reply = night.ends(ExitStatus::Signal(15), true);
         assert_eq!(reply.action, Action::Launch { again: true });
         assert_eq!(words(&reply), "Switched to token 2/2");
     }
     let mut night = asked(&["a", "b"]);
     let action = night.event(line("3")).action;
-    assert_eq!(action, Action::Terminate(Signal::SIGTERM));
+    assert_eq!(action, Action::Stop(Signal::SIGTERM));
     let action = night.ends(ExitStatus::Code(143), true).action;
-    assert_eq!(action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(action, Action::Exit(Outcome::TryAgainLater));
     for choice in ["5", "yes", "rotate", "11"] {
         let mut night = asked(&["a", "b"]);
-        assert_eq!(night.event(line(choice)).action, Action::Prompt, "{choice}");
+        assert_eq!(night.event(line(choice)).action, Action::Ask, "{choice}");
     }
 }
 
@@ -775,19 +756,16 @@ fn an_open_question_is_ended_by_an_answer_or_an_end_only() {
     let mut night = asked(&["a", "b"]);
     assert_eq!(night.session.timeout(night.now), None);
     assert_eq!(night.answer(0, night.used(0.0, 60)).action, Action::Nothing);
-    assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
-    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt);
+    assert_eq!(night.signal(Signal::SIGTSTP), Action::Suspend);
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Ask);
     assert_eq!(
         night.ends(ExitStatus::Signal(9), false).action,
         as_child(ExitStatus::Signal(9))
     );
     let mut night = asked(&["a", "b"]);
-    assert_eq!(
-        night.signal(Signal::SIGINT),
-        Action::Terminate(Signal::SIGTERM)
-    );
+    assert_eq!(night.signal(Signal::SIGINT), Action::Stop(Signal::SIGTERM));
     let action = night.ends(ExitStatus::Code(0), true).action;
-    assert_eq!(action, Action::Finish(Outcome::BySignal(Signal::SIGINT)));
+    assert_eq!(action, Action::Exit(Outcome::BySignal(Signal::SIGINT)));
 }
 
 /// The same for a child that has failed for its limit, which is gone.
@@ -800,7 +778,7 @@ fn asked_after_a_failure(tokens: &[&str]) -> Night {
         assert_eq!(reply.action, ask(1));
         reply = night.answer(1, night.used(0.1, 60));
     }
-    assert_eq!(reply.action, Action::Prompt);
+    assert_eq!(reply.action, Action::Ask);
     let said = words(&reply);
     let cause = "Process exited with status 1\nToken limit reached\n";
     assert!(said.contains(cause), "{said}");
@@ -817,10 +795,10 @@ fn a_child_that_failed_for_a_limit_is_not_started_again_unasked() {
     night.pass(3600);
     assert_eq!(night.event(Event::Deadline).action, Action::Nothing);
     assert_eq!(night.answer(0, night.used(0.1, 60)).action, Action::Nothing);
-    assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
-    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt);
-    assert_eq!(night.event(line("5")).action, Action::Prompt);
-    let ended = Action::Finish(Outcome::BySignal(Signal::SIGINT));
+    assert_eq!(night.signal(Signal::SIGTSTP), Action::Suspend);
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Ask);
+    assert_eq!(night.event(line("5")).action, Action::Ask);
+    let ended = Action::Exit(Outcome::BySignal(Signal::SIGINT));
     assert_eq!(night.signal(Signal::SIGINT), ended);
 }
 
@@ -858,7 +836,7 @@ fn each_choice_after_a_failure_does_what_it_says() {
     // Exit.
     let mut night = asked_after_a_failure(&["a", "b"]);
     let reply = night.event(line("3"));
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
     // Keep going: with the same token, until it fails again.
     let mut night = asked_after_a_failure(&["a", "b"]);
     let reply = night.event(line("4"));
@@ -867,7 +845,7 @@ fn each_choice_after_a_failure_does_what_it_says() {
     night.pass(60);
     assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     assert_eq!(night.answer(0, night.limited(900)).action, ask(1));
-    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Prompt);
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Ask);
 }
 
 #[test]
@@ -875,7 +853,7 @@ fn keeping_on_after_a_failure_at_once_keeps_the_time_between_starts() {
     let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
     assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
     assert_eq!(night.answer(0, night.limited(900)).action, ask(1));
-    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Prompt);
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Ask);
     assert_eq!(night.event(line("4")).action, Action::Nothing);
     night.pass(1);
     let reply = night.event(Event::Deadline);
@@ -886,7 +864,7 @@ fn keeping_on_after_a_failure_at_once_keeps_the_time_between_starts() {
 #[test]
 fn after_a_failure_with_every_token_spent_there_are_two_choices() {
     let mut night = asked_after_a_failure(&["a"]);
-    assert_eq!(night.event(line("4")).action, Action::Prompt);
+    assert_eq!(night.event(line("4")).action, Action::Ask);
     let reply = night.event(line("1"));
     assert_eq!(reply.action, Action::Nothing);
     assert!(!words(&reply).contains("Pausing"), "{}", words(&reply));
@@ -896,7 +874,7 @@ fn after_a_failure_with_every_token_spent_there_are_two_choices() {
     let reply = night.answer(0, night.used(0.0, 60));
     assert_eq!(reply.action, Action::Launch { again: true });
     let reply = asked_after_a_failure(&["a"]).event(line("2"));
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
 }
 
 #[test]
@@ -923,19 +901,19 @@ fn a_failure_that_no_limit_explains_is_not_asked_about() {
 fn a_child_that_tells_its_limit_is_asked_about_once_it_is_gone() {
     let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
     night.pass(60);
-    let told = Event::Told {
+    let told = Event::Hook(HookEvent {
         provider: "anthropic",
         trouble: Trouble::Limited,
-    };
+    });
     assert_eq!(night.event(told).action, ask(0));
     night.pass(2);
     let action = night.answer(0, night.limited(1103)).action;
-    assert_eq!(action, Action::Terminate(Signal::SIGTERM));
+    assert_eq!(action, Action::Stop(Signal::SIGTERM));
     night.pass(1);
     assert_eq!(night.ends(ExitStatus::Code(143), true).action, ask(0));
     assert_eq!(night.answer(0, night.limited(1103)).action, ask(1));
     let reply = night.answer(1, night.used(0.1, 60));
-    assert_eq!(reply.action, Action::Prompt);
+    assert_eq!(reply.action, Action::Ask);
     assert!(
         !words(&reply).contains("Auto-rotating"),
         "{}",
@@ -954,61 +932,26 @@ fn a_reset_within_the_patience_is_not_asked_about() {
     );
     assert_eq!(reply.action, Action::Pause);
     assert!(!words(&reply).contains("exhausted"), "{}", words(&reply));
-    assert_eq!(night.event(stopped()).action, Action::Hold);
+    assert_eq!(night.event(stopped()).action, Action::Nothing);
 }
 
 #[test]
-fn the_stop_of_a_running_child_is_answered_as_a_shell_would() {
-    let scene = |front, orphaned| TerminalState { front, orphaned };
-    let shell = scene(Foreground::Other, false);
-    let none = scene(Foreground::Other, true);
-    let ours = scene(Foreground::Ours, false);
-    let childs = scene(Foreground::Child, false);
-    let mirror = |for_terminal, in_background| Action::Mirror {
-        for_terminal,
-        in_background,
-    };
-    for (by, scene, action) in [
-        (Signal::SIGTSTP, shell, mirror(false, true)),
-        (Signal::SIGSTOP, shell, mirror(false, true)),
-        (Signal::SIGTTIN, shell, mirror(true, true)),
-        (Signal::SIGTTOU, ours, Action::HandOver),
-        (Signal::SIGTSTP, ours, mirror(false, false)),
-        (Signal::SIGTSTP, childs, mirror(false, false)),
-        // The terminal was given while the stop for it was on its way.
-        (Signal::SIGTTIN, childs, Action::Continue),
-        (Signal::SIGTSTP, none, Action::Continue),
-        (Signal::SIGSTOP, none, Action::Nothing),
-        (Signal::SIGTTIN, none, Action::Continue),
+fn a_child_that_is_left_stopped_is_told() {
+    for (event, said) in [
+        (JobEvent::StoppedByHand, "stopped"),
+        (JobEvent::NeedsTerminal, "terminal"),
     ] {
         let mut night = Night::of(&["a"]);
-        assert_eq!(
-            night.event(Event::Stopped { by, scene }).action,
-            action,
-            "{by} {scene:?}"
-        );
-    }
-    // Nobody can give it the terminal: rather stopped than spinning.
-    let mut night = Night::of(&["a"]);
-    let by = Signal::SIGTTIN;
-    for wanted in [Action::Continue, Action::Continue, Action::Nothing] {
-        assert_eq!(
-            night.event(Event::Stopped { by, scene: none }).action,
-            wanted
-        );
-    }
-    // Nor does it help one that stops for a terminal that it has.
-    let mut night = Night::of(&["a"]);
-    for wanted in [Action::Continue, Action::Continue, mirror(true, false)] {
-        let scene = childs;
-        assert_eq!(night.event(Event::Stopped { by, scene }).action, wanted);
+        let reply = night.event(Event::Job(event));
+        assert_eq!(reply.action, Action::Nothing);
+        assert!(words(&reply).contains(said), "{}", words(&reply));
     }
 }
 
 #[test]
 fn an_operator_may_end_a_pause() {
     let mut night = Night::paused(900);
-    let action = night.event(Event::Child(ChildEvent::Continued)).action;
+    let action = night.event(Event::Job(JobEvent::Continued)).action;
     assert_eq!(action, Action::Resume);
     assert_eq!(
         night.signal(Signal::SIGUSR1),
@@ -1016,76 +959,52 @@ fn an_operator_may_end_a_pause() {
     );
 }
 
-/// A rotation whose child is gone, with a tree still to look at.
-fn sweeping() -> Night {
+#[test]
+fn the_next_child_waits_for_the_old_tree() {
     let mut night = Night::rotating();
-    let exited = Event::Child(ChildEvent::Exited {
+    let exited = Event::Job(JobEvent::Exited {
         how: ExitStatus::Signal(15),
         asked: true,
     });
-    let signal = Some(Signal::SIGTERM);
+    let mut handle = |event| night.session.handle(event, night.now).action;
+    assert_eq!(handle(exited), Action::Nothing);
+    assert_eq!(handle(Event::Deadline), Action::Nothing);
     assert_eq!(
-        night.session.handle(exited, night.now).action,
-        Action::Sweep { signal }
-    );
-    night
-}
-
-fn kill() -> Action {
-    Action::Sweep {
-        signal: Some(Signal::SIGKILL),
-    }
-}
-
-#[test]
-fn the_next_child_waits_for_the_old_tree() {
-    let mut night = sweeping();
-    let tree = |group, beyond| Event::Tree { group, beyond };
-    assert_eq!(night.event(tree(2, 0)).action, Action::Nothing);
-    assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
-    let look = night
-        .session
-        .handle(Event::Signal(Signal::SIGCHLD), night.now);
-    assert_eq!(look.action, Action::Sweep { signal: None });
-    assert_eq!(night.event(tree(1, 0)).action, Action::Nothing);
-    assert_eq!(
-        night.event(tree(0, 0)).action,
+        handle(Event::Job(JobEvent::Cleared)),
         Action::Launch { again: true }
     );
 }
 
 #[test]
-fn what_outlives_the_grace_is_killed_and_strays_sooner() {
-    for (group, span) in [(1, seconds(10)), (0, STRAY_GRACE)] {
-        let mut night = sweeping();
-        let tree = Event::Tree { group, beyond: 1 };
-        assert_eq!(night.event(tree).action, Action::Nothing);
-        assert_eq!(night.session.timeout(night.now), Some(BETWEEN_LOOKS));
-        night.now.tick += span - BETWEEN_LOOKS;
-        let reply = night.session.handle(Event::Deadline, night.now);
-        assert_eq!(reply.action, Action::Sweep { signal: None });
-        night.now.tick += BETWEEN_LOOKS;
-        let reply = night.session.handle(Event::Deadline, night.now);
-        assert_eq!(reply.action, kill());
+fn what_a_child_leaves_that_ended_before_the_order_is_ended_with_the_signal_of_the_order() {
+    for (second, sent) in [
+        (None, Signal::SIGHUP),
+        (Some(Signal::SIGINT), Signal::SIGKILL),
+    ] {
+        let mut night = Night::of(&["a"]);
+        let mut handle = |event| night.session.handle(event, night.now).action;
+        let first = Event::Signal(Signal::SIGHUP);
+        assert_eq!(handle(first), Action::Stop(Signal::SIGHUP));
+        if let Some(second) = second {
+            assert_eq!(handle(Event::Signal(second)), Action::Stop(sent));
+        }
+        let how = ExitStatus::Code(4);
+        let exited = Event::Job(JobEvent::Exited { how, asked: false });
+        assert_eq!(handle(exited), Action::Stop(sent));
+        assert_eq!(handle(Event::Job(JobEvent::Cleared)), as_child(how));
     }
 }
 
 #[test]
 fn nothing_is_started_beside_what_survives_a_kill() {
-    let mut night = sweeping();
-    let tree = || Event::Tree {
-        group: 1,
-        beyond: 0,
-    };
-    let _ = night.event(tree());
-    night.pass(10);
-    assert_eq!(
-        night.session.handle(Event::Deadline, night.now).action,
-        kill()
-    );
-    assert_eq!(night.event(tree()).action, Action::Nothing);
-    night.pass(5);
-    let reply = night.event(tree());
+    let mut night = Night::rotating();
+    let exited = Event::Job(JobEvent::Exited {
+        how: ExitStatus::Signal(9),
+        asked: true,
+    });
+    let _ = night.session.handle(exited, night.now);
+    let survives = || Event::Job(JobEvent::Unkillable { left: 1 });
+    let reply = night.session.handle(survives(), night.now);
     assert_eq!(reply.action, Action::Nothing);
     assert!(
         words(&reply).contains("survive SIGKILL"),
@@ -1096,10 +1015,9 @@ fn nothing_is_started_beside_what_survives_a_kill() {
     let reply = night
         .session
         .handle(Event::Signal(Signal::SIGTERM), night.now);
-    assert_eq!(reply.action, kill());
-    night.pass(5);
-    let action = night.event(tree()).action;
-    assert_eq!(action, Action::Finish(Outcome::BySignal(Signal::SIGTERM)));
+    assert_eq!(reply.action, Action::Stop(Signal::SIGKILL));
+    let action = night.session.handle(survives(), night.now).action;
+    assert_eq!(action, Action::Exit(Outcome::BySignal(Signal::SIGTERM)));
 }
 
 #[test]
@@ -1136,9 +1054,9 @@ fn a_start_that_fails_for_want_of_room_is_tried_again() {
         Action::Launch { again: true }
     );
     night.pass(1);
-    let reply = night.event(Event::NotStarted {
+    let reply = night.event(Event::Job(JobEvent::NotStarted {
         why: "too many open files".into(),
-    });
+    }));
     assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("too many open files"));
     night.pass(5);
@@ -1173,7 +1091,7 @@ fn a_stale_key_of_another_provider_ends_nothing() {
                 reading,
             };
             session
-                .handle(Event::Answer { token, answer }, night.now)
+                .handle(Event::Probed { token, answer }, night.now)
                 .action
         };
         let [near, over, limited, unclear] = first(&night);
@@ -1186,14 +1104,14 @@ fn a_stale_key_of_another_provider_ends_nothing() {
         );
         let action = tell(1, found(Finding::Rejected));
         assert!(
-            !matches!(action, Action::Terminate(_) | Action::Finish(_)),
+            !matches!(action, Action::Stop(_) | Action::Exit(_)),
             "{case}: {action:?}"
         );
     }
 }
 
 /// A session whose tokens an earlier run found spent, for so many seconds each, at its start.
-fn remembered(ends: &[u64], change: impl FnOnce(&mut Rules)) -> (Night, Reply) {
+fn remembered(ends: &[u64], change: impl FnOnce(&mut Rules)) -> (Night, Turn) {
     let mut night = Night::with(&["x"], change);
     let mut pool = pool_of(&["a", "b", "c"][..ends.len()]);
     for (index, span) in ends.iter().enumerate() {
@@ -1276,21 +1194,21 @@ fn a_run_that_is_not_started_ends_without_a_child() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let (mut night, _) = remembered(&[300], |_| {});
         assert_eq!(night.signal(Signal::SIGUSR2), Action::Nothing);
-        assert_eq!(night.signal(Signal::SIGTSTP), Action::SuspendSelf);
-        let ended = Action::Finish(Outcome::BySignal(signal));
+        assert_eq!(night.signal(Signal::SIGTSTP), Action::Suspend);
+        let ended = Action::Exit(Outcome::BySignal(signal));
         assert_eq!(night.signal(signal), ended);
     }
     let (_, reply) = remembered(&[300], |rules| rules.max_wait = Some(seconds(60)));
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
     let interactive = |rules: &mut Rules| rules.interactive = true;
     let (mut night, reply) = remembered(&[300], interactive);
-    assert_eq!(reply.action, Action::Prompt);
+    assert_eq!(reply.action, Action::Ask);
     assert_eq!(night.session.timeout(night.now), None);
-    assert_eq!(night.signal(Signal::SIGCONT), Action::Prompt, "asked again");
+    assert_eq!(night.signal(Signal::SIGCONT), Action::Ask, "asked again");
     let reply = night.event(Event::Line("2".into()));
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
     let (mut night, _) = remembered(&[300], interactive);
-    assert_eq!(night.event(Event::Line("4".into())).action, Action::Prompt);
+    assert_eq!(night.event(Event::Line("4".into())).action, Action::Ask);
     assert_eq!(night.event(Event::Line("1".into())).action, Action::Nothing);
     night.pass(300);
     assert_eq!(night.event(Event::Deadline).action, ask(0));
@@ -1317,7 +1235,7 @@ fn a_remembered_rejection_is_asked_about_before_the_start() {
         assert_eq!(night.answer(0, found(Finding::Rejected)).action, ask(1));
     }
     let reply = night.answer(1, found(Finding::Rejected));
-    assert_eq!(reply.action, Action::Finish(Outcome::TryAgainLater));
+    assert_eq!(reply.action, Action::Exit(Outcome::TryAgainLater));
 }
 
 /// How often the child is started in eight hours in which it is refused so many seconds after each
@@ -1329,19 +1247,19 @@ fn starts_in_a_night_of_told_limits(tokens: &[&str], life: u64) -> u32 {
     while night.now.tick - began < seconds(8 * 3600) {
         night.pass(life);
         let mut action = night
-            .event(Event::Told {
+            .event(Event::Hook(HookEvent {
                 provider: "anthropic",
                 trouble: Trouble::Limited,
-            })
+            }))
             .action;
-        while let Action::Ask(token) = action {
+        while let Action::Probe(token) = action {
             let good = night.used(0.1, 60);
             action = night.answer(token.index, good).action;
         }
         action = night.ends(ExitStatus::Code(1), false).action;
         while action != (Action::Launch { again: true }) {
             action = match action {
-                Action::Ask(token) => {
+                Action::Probe(token) => {
                     let good = night.used(0.1, 60);
                     night.answer(token.index, good).action
                 }
@@ -1385,7 +1303,7 @@ fn the_countdown_is_to_the_time_that_was_promised() {
     });
     let shown = night.session.waits_until().map(|until| until.wall);
     assert_eq!(shown, Some(promised.unwrap()));
-    assert_eq!(night.event(stopped()).action, Action::Hold);
+    assert_eq!(night.event(stopped()).action, Action::Nothing);
     night.pass(20);
     assert_eq!(night.session.timeout(night.now), Some(jitter));
 }

@@ -8,9 +8,9 @@
 //! the run goes on without. What is in the file is `memory.rs`'s to say.
 
 pub(crate) mod format;
+use crate::common::Warning;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
-use crate::supervisor::event::Event;
 use crate::tokens::store::format::{StoredToken, StoredTokens, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -39,7 +39,7 @@ struct State {
     path: PathBuf,
     /// Started with the first finding: most short commands are over before there is one.
     writer: Option<Writer>,
-    events: Sender<Event>,
+    events: Sender<Warning>,
 }
 
 /// The state, if it is kept, and the names by which it knows the tokens of each ring.
@@ -52,7 +52,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// The records in this file; without one, nothing is known and nothing is kept.
-    pub(crate) fn open(path: Option<PathBuf>, events: &Sender<Event>) -> Store {
+    pub(crate) fn open(path: Option<PathBuf>, events: &Sender<Warning>) -> Store {
         let (state, memory) = path
             .and_then(|path| State::open(path, events.clone()))
             .unzip();
@@ -116,7 +116,7 @@ struct Writer {
 impl State {
     /// The state in this file, which need not exist, and what it holds; `None` if that cannot be
     /// known. Trouble, now and later, goes to `events`.
-    fn open(path: PathBuf, events: Sender<Event>) -> Option<(State, StoredTokens)> {
+    fn open(path: PathBuf, events: Sender<Warning>) -> Option<(State, StoredTokens)> {
         let memory = match read(&path) {
             Ok(Ok(memory)) => memory,
             // If another run is just about to deal with it, the writer looks again.
@@ -173,7 +173,7 @@ impl Drop for State {
 }
 
 /// Writes until the run is over.
-fn write_all(path: &Path, inbox: &Receiver<Findings>, events: &Sender<Event>) {
+fn write_all(path: &Path, inbox: &Receiver<Findings>, events: &Sender<Warning>) {
     // With `ulimit -f` a write that is too long is to fail, not to end the run.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let mut said = false;
@@ -190,14 +190,14 @@ fn write_all(path: &Path, inbox: &Receiver<Findings>, events: &Sender<Event>) {
     }
 }
 
-fn report(path: &Path, why: &str, events: &Sender<Event>) {
+fn report(path: &Path, why: &str, events: &Sender<Warning>) {
     let path = path.display();
     let what = format!("No state is kept: '{path}' cannot be used ({why})");
-    let _ = events.send(Event::Trouble { what });
+    let _ = events.send(Warning(what));
 }
 
 /// Merges what was found out into the file.
-fn save(path: &Path, findings: Findings, events: &Sender<Event>) -> Result<(), String> {
+fn save(path: &Path, findings: Findings, events: &Sender<Warning>) -> Result<(), String> {
     let folder = folder_of(path);
     DirBuilder::new()
         .recursive(true)
@@ -234,7 +234,7 @@ fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
 }
 
 /// The file under the lock: what it holds, or nothing after setting it aside.
-fn load(path: &Path, events: &Sender<Event>) -> Result<StoredTokens, String> {
+fn load(path: &Path, events: &Sender<Warning>) -> Result<StoredTokens, String> {
     let unusable = match read(path)? {
         Ok(memory) => return Ok(memory),
         Err(unusable) => unusable,
@@ -247,7 +247,7 @@ fn load(path: &Path, events: &Sender<Event>) -> Result<StoredTokens, String> {
     std::fs::rename(path, &aside).map_err(|error| format!("it {is}, and stays: {error}"))?;
     let (path, aside) = (path.display(), aside.display());
     let what = format!("The state file '{path}' {is}; it is now '{aside}'");
-    let _ = events.send(Event::Trouble { what });
+    let _ = events.send(Warning(what));
     Ok(StoredTokens::default())
 }
 

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::providers::usage::{Usage, Window};
-use crate::providers::{Finding, Reading};
-use crate::tokens::condition::Answer;
+use crate::providers::{Answer, Finding, Reading};
 use crate::tokens::pool_of;
 use proptest::prelude::*;
 use std::time::Instant;

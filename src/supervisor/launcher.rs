@@ -1,0 +1,161 @@
+//! The starts of the command: its words, its session, its environment and its tokens.
+//!
+//! Owns the command line and the user's own line for every start after the first, and knows which
+//! session the client works on. It promises that the child's environment holds the tokens in use and
+//! those that the user passes through, and no other. It starts nothing; the job does.
+
+use crate::cli::config::Config;
+use crate::clients::hook_server::{self, HookEvent, HookServer};
+use crate::clients::{self, CommandLine, session_file};
+use crate::common::error::Error;
+use crate::supervisor::session::Session;
+use crate::system::job::Start;
+use crate::system::os::PrivateFile;
+use crate::tokens::{self, Token, TokenPool};
+use crossbeam_channel::Sender;
+use std::ffi::OsString;
+
+/// Tells a command that can use any provider whose token it has.
+const PROVIDER: &str = "DDOLLAR_PROVIDER";
+
+/// What is needed to start the command, at first and again.
+pub(super) struct Launcher {
+    command: CommandLine,
+    /// The user's own line for every start after the first.
+    again: Option<CommandLine>,
+    /// What these lines name.
+    _files: Vec<PrivateFile>,
+    environment: Vec<(OsString, OsString)>,
+    hook_server: Option<HookServer>,
+    /// The id that the last session was started with, when the user's line leaves that to ddollar.
+    named: Option<String>,
+    /// Whether the command can use any provider, and is told which.
+    mixed: bool,
+    /// Tokens that the child gets whatever happens.
+    passthrough: Vec<Token>,
+    /// What the command is called in the place of its line.
+    name: Option<String>,
+}
+
+/// The words of the next start.
+pub(super) struct Line {
+    words: Vec<OsString>,
+    /// As people read them.
+    pub(super) shown: String,
+    /// The program, as messages call it.
+    name: String,
+}
+
+impl Launcher {
+    /// The launcher of this run. What the command's client reports goes to `hooks`.
+    ///
+    /// # Errors
+    /// The system has no room for a socket or a thread.
+    pub(super) fn new(config: &mut Config, hooks: Sender<HookEvent>) -> Result<Launcher, Error> {
+        let mut environment = std::mem::take(&mut config.environment);
+        let mut hook_server = None;
+        if config.calls_back {
+            let server = HookServer::listen(hooks).map_err(|error| Error::System {
+                what: "cannot listen for the command",
+                why: error.to_string(),
+            })?;
+            environment.push((hook_server::VARIABLE.into(), server.address().into()));
+            hook_server = Some(server);
+        }
+        Ok(Launcher {
+            command: config.command.clone(),
+            again: config.again.take(),
+            _files: std::mem::take(&mut config.files),
+            environment,
+            hook_server,
+            named: None,
+            mixed: config.mixed,
+            passthrough: std::mem::take(&mut config.passthrough),
+            name: config.name.take(),
+        })
+    }
+
+    /// The command as people read it, with the text of no token.
+    pub(super) fn shown_first(&self, session: &Session) -> String {
+        self.shown(self.command.shown_first(), session)
+    }
+
+    /// The words of the next start.
+    pub(super) fn line(&mut self, again: bool, session: &Session) -> Line {
+        let (words, shown) = match (&self.again, again) {
+            (Some(line), true) => (line.first(None), line.shown_first().to_vec()),
+            (None, true) => match self.client_session() {
+                Some((_, false)) => self.anew(),
+                session => {
+                    let id = session.as_ref().map(|(id, _)| id.as_str());
+                    (self.command.again(id), self.command.shown_again(id))
+                }
+            },
+            (_, false) => self.anew(),
+        };
+        let name = self.shown(words.get(..1).unwrap_or_default(), session);
+        Line {
+            shown: self.shown(&shown, session),
+            words,
+            name,
+        }
+    }
+
+    /// The start of this line with the tokens in use.
+    pub(super) fn start<'a>(
+        &'a mut self,
+        line: &'a Line,
+        again: bool,
+        session: &'a Session,
+    ) -> Start<'a> {
+        if self.mixed {
+            let provider = session.pools().next().map(|pool| pool.current().provider);
+            let named = provider.map(|provider| (PROVIDER.into(), provider.name.into()));
+            self.environment.retain(|(name, _)| name != PROVIDER);
+            self.environment.extend(named);
+        }
+        let in_use = || session.pools().map(TokenPool::current);
+        if let Some(server) = &self.hook_server {
+            let hooked = in_use().find(|token| token.provider.name == clients::HOOKED_PROVIDER);
+            server.hand_out(hooked.map(|token| token.secret.clone()));
+        }
+        let tokens = in_use().chain(&self.passthrough).flat_map(|token| {
+            let names = token.variables.iter();
+            names.map(|name| (*name, &token.secret))
+        });
+        Start {
+            words: &line.words,
+            name: line.name.clone(),
+            tokens: tokens.collect(),
+            environment: &self.environment,
+            again,
+        }
+    }
+
+    /// The id of the session that the command works on, if that is known, and whether it has begun.
+    fn client_session(&self) -> Option<(String, bool)> {
+        let told = self.hook_server.as_ref().and_then(HookServer::session);
+        // Hooks may be turned off; then the id is the one that it was given.
+        told.or_else(|| {
+            let id = self.named.clone()?;
+            let begun = session_file::exists(&id, &self.environment);
+            Some((id, begun))
+        })
+    }
+
+    /// The words that begin the work, and as people read them. Each session has an id of its own: one
+    /// that the client knows already, it refuses.
+    fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
+        let may_be_named = self.again.is_none() && self.command.takes_session_id();
+        self.named = may_be_named.then(session_file::new_id);
+        let words = self.command.first(self.named.as_deref());
+        (words, self.command.shown_first().to_vec())
+    }
+
+    fn shown(&self, words: &[OsString], session: &Session) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let known = session.pools().flat_map(TokenPool::tokens);
+            tokens::shown(words, known.chain(&self.passthrough))
+        })
+    }
+}

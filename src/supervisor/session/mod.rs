@@ -1,0 +1,833 @@
+//! The state machine of one supervised run.
+//!
+//! Owns what the run is doing (the child runs, is being stopped, or is waited for) and what each event
+//! means there. It promises that one event gives one [`Turn`]: sentences to say and one [`Action`];
+//! that a child is started only when nothing is left of the last one; and that nothing here blocks.
+//! It decides and does not act: no process, no clock, no thread is touched. Which token is good is
+//! `tokens/policy.rs`'s to say; signals and graces are the job's.
+
+mod running;
+mod waiting;
+
+use crate::clients::hook_server::HookEvent;
+use crate::common::error::OWN_FAILURE;
+use crate::common::time::{Now, Until};
+use crate::events::message::{Limit, Notice};
+use crate::providers::schedule::backoff;
+use crate::providers::{Answer, Finding, Reading};
+use crate::supervisor::event::{Action, Event, Outcome};
+use crate::system::exit_status::ExitStatus;
+use crate::system::job::JobEvent;
+use crate::tokens::condition::{Condition, ProbeFailure, Trouble};
+use crate::tokens::policy::{self, Decision, Rules, Suspension};
+use crate::tokens::{TokenId, TokenPool};
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+use waiting::{Held, Question, Reported, Waiting};
+
+/// A start that dies within this time is a short life.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// So many short lives in a row end the run: a command that cannot start must not be tried all night.
+const SHORT_LIVES: u32 = 3;
+/// Least time from one start to the next after a failure, so that a command which fails at once does
+/// not keep the machine busy.
+const BETWEEN_STARTS: Duration = Duration::from_secs(1);
+/// How long a failed child is held for a provider that has not answered once in this run.
+/// An outage is waited for; a provider that was never there is more likely a wrong address.
+const NEVER_HEARD: Duration = Duration::from_secs(60);
+/// When that has come to its end at the latest: the tries are 5, 10, 20 and 40 s apart
+/// (`backoff`), and a provider that is silent takes 15 s (`monitor.rs`) to be that.
+const LAST_TRY: Duration = Duration::from_secs(90);
+/// A failure so soon after a pause for a limit is blamed on the limit.
+const AFTER_A_PAUSE: Duration = Duration::from_secs(60);
+/// A client that has told its failure has this long to end by itself before it is ended: its last
+/// words are worth having, and one that waits for a person never ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A child that lived this long has recovered from what troubled the last one.
+const RECOVERED: Duration = Duration::from_secs(120);
+/// Longest sleep while waiting for a wall-clock time, so that suspend costs no more than this.
+const SLICE: Duration = Duration::from_secs(15);
+
+/// The answer to an event: what to say first, and then what to do.
+#[derive(Debug)]
+#[must_use = "a turn that is not carried out leaves the child behind"]
+pub(crate) struct Turn {
+    pub(crate) say: Vec<Notice>,
+    pub(crate) action: Action,
+}
+
+/// What happens once the child that is being stopped is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterStop {
+    /// Start it again with the current tokens.
+    Restart,
+    /// Start it again as soon as a token will do: it had given up.
+    Recover,
+    /// End as it did.
+    EndAsChild,
+    /// End like this.
+    End(Outcome),
+}
+
+/// What the run is doing.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// The child runs. At `recheck` the table is consulted again.
+    Running { recheck: Option<Until> },
+    /// The child and what it has started are being ended, with this signal. `how` the child ended is
+    /// known once it has.
+    Stopping {
+        signal: Signal,
+        then: AfterStop,
+        how: Option<ExitStatus>,
+    },
+    /// The child is paused, has failed or was not started yet, and what is to follow is open.
+    Waiting(Waiting),
+}
+
+/// A pool, and what the session remembers about it.
+#[derive(Debug)]
+struct Ring {
+    pool: TokenPool,
+    /// Nobody can ask about its tokens: its monitor is gone.
+    blind: bool,
+    /// Whether one of its tokens was found to be accepted, in this run or as the state says.
+    worked: bool,
+    /// Whether the child's next start is its first with another token.
+    switched: bool,
+    /// The user said to keep going near this limit.
+    keep_going: bool,
+    said_silent: bool,
+    said_unclear: bool,
+    said_quotas: bool,
+    said_aside: bool,
+}
+
+impl Ring {
+    /// Whether waiting does not help its token in use.
+    fn is_hopeless(&self, now: Now) -> bool {
+        let current = self.pool.state(self.pool.current_index());
+        matches!(
+            current.condition(now),
+            Condition::Rejected | Condition::SpendCapped { .. }
+        )
+    }
+}
+
+/// The state of a run.
+#[derive(Debug)]
+pub(crate) struct Session {
+    rings: Vec<Ring>,
+    rules: Rules,
+    phase: Phase,
+    /// Questions that are under way, and when they were put.
+    asking: Vec<(TokenId, Instant)>,
+    /// Whether any provider has answered in this run.
+    heard: bool,
+    short_lives: u32,
+    retries: u32,
+    last_start: Instant,
+    /// A failed child is not started again before then.
+    ready_at: Instant,
+    /// When the child said that it has given up, and why.
+    gave_up: Option<(Instant, Trouble)>,
+    /// How many children in a row the provider was too busy for.
+    troubles: u32,
+    /// When a pause for a limit last ended, until the child's next end.
+    resumed: Option<Instant>,
+    /// Whether there may be something new to keep of the tokens.
+    has_news: bool,
+}
+
+impl Session {
+    /// A session before its first start.
+    pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, now: Now) -> Session {
+        let rings = pools
+            .into_iter()
+            .map(|pool| Ring {
+                blind: false,
+                worked: (0..pool.len()).any(|index| pool.state(index).worked()),
+                pool,
+                switched: false,
+                keep_going: false,
+                said_silent: false,
+                said_unclear: false,
+                said_quotas: false,
+                said_aside: false,
+            })
+            .collect();
+        Session {
+            rings,
+            rules,
+            phase: Phase::Running { recheck: None },
+            asking: Vec::new(),
+            heard: false,
+            short_lives: 0,
+            retries: 0,
+            last_start: now.tick,
+            ready_at: now.tick,
+            gave_up: None,
+            troubles: 0,
+            resumed: None,
+            has_news: false,
+        }
+    }
+
+    /// Whether something new may be known of a token since the last call.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// The first start, with tokens that are not known to be spent; a wait if all of them are.
+    pub(crate) fn start(&mut self, now: Now) -> Turn {
+        let several = self.rings.len() > 1;
+        let mut say = Vec::new();
+        let mut ready = true;
+        for ring in &mut self.rings {
+            match policy::first(&ring.pool, &self.rules, now) {
+                Some(index) if index == ring.pool.current_index() => {}
+                Some(index) => {
+                    ring.pool.start_at(index);
+                    say.push(Notice::StartsWith {
+                        provider: several.then_some(ring.pool.current().provider.label),
+                        index,
+                        len: ring.pool.len(),
+                    });
+                }
+                None => ready = false,
+            }
+        }
+        let mut turn = if ready {
+            self.launch(false, now)
+        } else {
+            self.phase = Phase::Waiting(Waiting::new(Held::NotStarted, now));
+            self.apply_decision(now)
+        };
+        turn.say.splice(..0, say);
+        turn
+    }
+
+    /// The pools, in ring order.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &TokenPool> {
+        self.rings.iter().map(|ring| &ring.pool)
+    }
+
+    /// Utilization above which a token is left: 0.0 to 1.0.
+    pub(crate) fn threshold(&self) -> f64 {
+        self.rules.threshold
+    }
+
+    /// Whether the child runs and is to go on, so that its token is worth watching.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// Whether a child that has not ended is being stopped.
+    pub(crate) fn is_stopping_child(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { how: None, .. })
+    }
+
+    /// How long to wait for an event before [`Event::Deadline`]; `None`: for ever.
+    pub(crate) fn timeout(&self, now: Now) -> Option<Duration> {
+        // While a question is under way, its answer is the next event, not a time that is over.
+        let on_wall = |until: Until| match until.remaining(now) {
+            Duration::ZERO if !self.asking.is_empty() => SLICE,
+            left => left.min(SLICE),
+        };
+        match self.phase {
+            Phase::Running { recheck } => recheck.map(on_wall),
+            Phase::Stopping { .. } => None,
+            // What is shown is the promise; the wait ends a little later.
+            Phase::Waiting(waiting) => waiting
+                .until()
+                .map(|until| on_wall(until.later(self.rules.jitter))),
+        }
+    }
+
+    /// Takes in an event and says what to do about it.
+    pub(crate) fn handle(&mut self, event: Event, now: Now) -> Turn {
+        self.has_news |= event.is_finding();
+        match event {
+            Event::Nothing => Turn::nothing(),
+            Event::Job(event) => self.on_job(event, now),
+            Event::Hook(hook) => self.on_hook(&hook, now),
+            Event::Signal(signal) => self.on_signal(signal),
+            Event::Probed { token, answer } => self.on_answer(token, &answer, now),
+            Event::MonitorLost { ring } => {
+                if let Some(ring) = self.rings.get_mut(ring) {
+                    ring.blind = true;
+                }
+                self.apply_decision(now).and_say_first(Notice::MonitorLost)
+            }
+            Event::Proxy(notice) => Turn::nothing().and_say(notice),
+            Event::Warning(what) => Turn::nothing().and_say(Notice::Warning { what }),
+            Event::Line(line) => self.on_line(&line, now),
+            Event::Deadline => self.on_deadline(now),
+        }
+    }
+
+    /// Consults the table and turns its decision into an action.
+    fn apply_decision(&mut self, now: Now) -> Turn {
+        match self.phase {
+            Phase::Running { .. } => self.decide_running(now),
+            Phase::Waiting(waiting) => self.decide_waiting(waiting, now),
+            Phase::Stopping { .. } => Turn::nothing(),
+        }
+    }
+
+    // ---- the job ----
+
+    fn on_job(&mut self, event: JobEvent, now: Now) -> Turn {
+        match event {
+            JobEvent::Unchanged => Turn::nothing(),
+            JobEvent::Exited { how, asked } => self.on_exit(how, asked, now),
+            JobEvent::Cleared => match self.phase {
+                Phase::Stopping {
+                    then,
+                    how: Some(how),
+                    ..
+                } => self.after_stop(then, how, now),
+                _ => Turn::nothing(),
+            },
+            JobEvent::Unkillable { left } => self.on_unkillable(left, now),
+            JobEvent::ForcingKill => Turn::nothing().and_say(Notice::ForcingKill),
+            JobEvent::Paused => self.on_paused(),
+            JobEvent::Continued => self.on_continued(),
+            JobEvent::StoppedByHand => Turn::nothing().and_say(Notice::StoppedByHand),
+            JobEvent::NeedsTerminal => Turn::nothing().and_say(Notice::NeedsTerminal),
+            JobEvent::NotStarted { why } => self.on_not_started(why, now),
+            JobEvent::Warning(what) => Turn::nothing().and_say(Notice::Warning { what }),
+        }
+    }
+
+    fn on_exit(&mut self, how: ExitStatus, asked: bool, now: Now) -> Turn {
+        match &mut self.phase {
+            // It ended by itself before the order to stop reached it.
+            Phase::Stopping {
+                then: AfterStop::Restart,
+                ..
+            } if !asked => self.on_own_end(how, now),
+            Phase::Running { .. } => self.on_own_end(how, now),
+            Phase::Stopping {
+                how: ended, signal, ..
+            } => {
+                *ended = Some(how);
+                match asked {
+                    true => Turn::nothing(),
+                    // What it has started was not told.
+                    false => Turn::action(Action::Stop(*signal)),
+                }
+            }
+            // It could not go on with what it was paused for.
+            Phase::Waiting(Waiting {
+                held: Held::Paused { .. },
+                ..
+            }) if how != ExitStatus::Code(0) && !how.is_deliberate() => {
+                self.fail(how, true, Reported::All, now)
+            }
+            Phase::Waiting(_) => self.finish(how),
+        }
+    }
+
+    /// The child and all that it had started are gone.
+    fn after_stop(&mut self, then: AfterStop, how: ExitStatus, now: Now) -> Turn {
+        match then {
+            AfterStop::Restart => self.launch(true, now),
+            AfterStop::Recover => self.fail(how, true, Reported::Cause, now),
+            AfterStop::EndAsChild => Turn::action(Action::Exit(Outcome::AsChild(how))),
+            AfterStop::End(outcome) => Turn::action(Action::Exit(outcome)),
+        }
+    }
+
+    /// Nothing is started beside what cannot be killed: two of a kind at work on one session would be
+    /// worse than none. Whoever wants to leave can.
+    fn on_unkillable(&mut self, left: usize, now: Now) -> Turn {
+        let notice = Notice::Unkillable { left };
+        match self.phase {
+            Phase::Stopping {
+                then,
+                how: Some(how),
+                ..
+            } if then != AfterStop::Restart => {
+                self.after_stop(then, how, now).and_say_first(notice)
+            }
+            _ => Turn::nothing().and_say(notice),
+        }
+    }
+
+    /// The next child could not be started: the system is short of something, for now.
+    fn on_not_started(&mut self, why: String, now: Now) -> Turn {
+        let held = Held::Ended {
+            how: ExitStatus::Code(OWN_FAILURE),
+            blamed: true,
+            reported: Reported::All,
+        };
+        self.phase = Phase::Waiting(Waiting {
+            wake: Some(Until::after(backoff(0), now)),
+            ..Waiting::new(held, now)
+        });
+        self.ready_at = now.tick + backoff(0);
+        Turn::nothing().and_say(Notice::NotStarted { why })
+    }
+
+    fn on_own_end(&mut self, how: ExitStatus, now: Now) -> Turn {
+        if how.is_deliberate() {
+            return self.finish(how);
+        }
+        // It has said why, also when its status does not.
+        if self.idle(now).is_some() {
+            return self.fail(how, true, Reported::Nothing, now);
+        }
+        if how == ExitStatus::Code(0) {
+            return self.finish(how);
+        }
+        if now.tick.saturating_duration_since(self.last_start) < SHORT_LIFE {
+            self.short_lives += 1;
+        } else {
+            self.short_lives = 0;
+        }
+        if self.short_lives >= SHORT_LIVES {
+            return self.finish(how).and_say_first(Notice::ShortLives);
+        }
+        // A client that was paused in the middle of its own refusal gives up when it goes on.
+        let resumed = self.resumed.take();
+        let blamed =
+            resumed.is_some_and(|at| now.tick.saturating_duration_since(at) < AFTER_A_PAUSE);
+        let reported = match blamed {
+            true => Reported::All,
+            false => Reported::Nothing,
+        };
+        self.fail(how, blamed, reported, now)
+    }
+
+    /// The child has failed; what its token and provider say now decides.
+    fn fail(&mut self, how: ExitStatus, blamed: bool, reported: Reported, now: Now) -> Turn {
+        let held = Held::Ended {
+            how,
+            blamed,
+            reported,
+        };
+        self.phase = Phase::Waiting(Waiting {
+            asks: self.rules.interactive,
+            ..Waiting::new(held, now)
+        });
+        // To keep going has not gone well.
+        for ring in &mut self.rings {
+            ring.keep_going = false;
+        }
+        let turn = self.apply_decision(now);
+        match reported {
+            Reported::All => turn.and_say_first(Notice::Failed { how }),
+            _ => turn,
+        }
+    }
+
+    // ---- findings ----
+
+    fn on_answer(&mut self, token: TokenId, answer: &Answer, now: Now) -> Turn {
+        self.asking
+            .retain(|(asked, put)| *asked != token || answer.asked < *put);
+        let Some(ring) = self.rings.get_mut(token.ring) else {
+            return Turn::nothing();
+        };
+        policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
+        let state = ring.pool.state(token.index);
+        let condition = state.condition(now);
+        ring.worked |= matches!(
+            condition,
+            Condition::Usable | Condition::NearLimit { .. } | Condition::Limited { .. }
+        );
+        // The user's word holds until the window resets, or the token is refused.
+        ring.keep_going &= token.index != ring.pool.current_index()
+            || matches!(condition, Condition::NearLimit { .. });
+        self.heard |= answer.reading.is_ok();
+        // A token that is served after its account was in trouble: a child that runs has that behind
+        // it, and is not idle at its next limit.
+        let is_current = token.index == ring.pool.current_index();
+        let served = |reading: &Reading| matches!(reading.finding, Finding::Served);
+        if let (Phase::Running { .. }, Some((since, Trouble::Account))) = (self.phase, self.gave_up)
+            && is_current
+            && answer.asked >= since
+            && answer.reading.as_ref().is_ok_and(served)
+        {
+            self.gave_up = None;
+        }
+
+        let mut say = Vec::new();
+        let provider = ring.pool.token(token.index).provider.label;
+        if let Ok(reading) = &answer.reading {
+            say.push(Notice::Monitor {
+                provider,
+                index: token.index,
+                served: reading.finding == Finding::Served,
+                usage: reading.usage.clone(),
+            });
+            if let (Finding::Unclear { why }, false) = (&reading.finding, ring.said_unclear) {
+                ring.said_unclear = true;
+                say.push(Notice::Unclear {
+                    provider,
+                    why: why.to_string(),
+                });
+            }
+        }
+        match (state.silence(), ring.said_silent) {
+            (Some((silence, _)), false) => {
+                ring.said_silent = true;
+                let why = answer.reading.as_ref().err().cloned();
+                say.push(Notice::Silent {
+                    provider,
+                    silence,
+                    why,
+                });
+            }
+            (None, true) => {
+                ring.said_silent = false;
+                say.push(Notice::AnswersAgain { provider });
+            }
+            _ => {}
+        }
+        say.extend(Notice::quotas(&ring.pool, &mut ring.said_quotas));
+        if is_current {
+            say.extend(self.set_aside(token.ring, now));
+        }
+        let mut turn = self.apply_decision(now);
+        say.append(&mut turn.say);
+        Turn { say, ..turn }
+    }
+
+    /// Says once that a ring is out of the question, if the child is not to end for it.
+    fn set_aside(&mut self, ring: usize, now: Now) -> Vec<Notice> {
+        if self.may_live_on(ring, now) {
+            return Vec::new();
+        }
+        let (why, provider) = (self.reason(ring, now), self.label(ring));
+        let Some(own) = self.rings.get_mut(ring) else {
+            return Vec::new();
+        };
+        if !own.is_hopeless(now) || std::mem::replace(&mut own.said_aside, true) {
+            return Vec::new();
+        }
+        vec![why, Notice::SetAside { provider }]
+    }
+
+    /// The child's turn has failed for want of a provider. Some clients end on that; others wait
+    /// for a person to type, and have to be started again.
+    fn on_hook(&mut self, hook: &HookEvent, now: Now) -> Turn {
+        let HookEvent { provider, trouble } = *hook;
+        let is_its = |ring: &Ring| {
+            ring.pool
+                .tokens()
+                .any(|token| token.provider.name == provider)
+        };
+        let Some((place, ring)) = self
+            .rings
+            .iter_mut()
+            .enumerate()
+            .find(|(_, ring)| is_its(ring))
+        else {
+            return Turn::nothing();
+        };
+        let is_there = match self.phase {
+            Phase::Running { .. } => true,
+            Phase::Waiting(waiting) => waiting.is_paused(),
+            Phase::Stopping { .. } => false,
+        };
+        if !is_there {
+            return Turn::nothing();
+        }
+        let lived = now.tick.saturating_duration_since(self.last_start);
+        let resumed = self
+            .resumed
+            .map(|at| now.tick.saturating_duration_since(at));
+        let worked = resumed.map_or(lived, |resumed| resumed.min(lived));
+        policy::tell(&mut ring.pool, trouble, worked, now);
+        if trouble == Trouble::Overloaded {
+            self.troubles = if lived > RECOVERED {
+                0
+            } else {
+                self.troubles.saturating_add(1)
+            };
+            self.ready_at = now.tick + backoff(self.troubles);
+        }
+        self.gave_up = Some((now.tick, trouble));
+        let index = ring.pool.current_index();
+        let mut turn = self.apply_decision(now);
+        // When a limit ends, or whether it is the token, a probe can tell; a busy provider is left
+        // alone for a while.
+        if trouble != Trouble::Overloaded && turn.action == Action::Nothing {
+            turn.action = self.probe(TokenId { ring: place, index }, now).action;
+        }
+        turn
+    }
+
+    /// Since when and why the child has been idle, if a restart would mend it. Of what it says about
+    /// its account, a probe is the judge.
+    fn idle(&self, now: Now) -> Option<(Instant, Trouble)> {
+        let (since, trouble) = self.gave_up?;
+        let condemned = || {
+            self.rings.iter().any(|ring| {
+                let state = ring.pool.state(ring.pool.current_index());
+                let doubtful = matches!(state.silence(), Some((ProbeFailure::Doubtful, _)));
+                let condition = state.condition(now);
+                doubtful || !matches!(condition, Condition::Unknown | Condition::Usable)
+            })
+        };
+        (trouble != Trouble::Account || condemned()).then_some((since, trouble))
+    }
+
+    // ---- signals and time ----
+
+    fn on_signal(&mut self, signal: Signal) -> Turn {
+        match (signal, self.phase) {
+            (Signal::SIGTERM | Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT, _) => {
+                self.on_end_signal(signal)
+            }
+            (Signal::SIGTSTP, Phase::Waiting(_)) => Turn::action(Action::Suspend),
+            // ddollar goes on after a stop, and the shell had the terminal meanwhile.
+            (Signal::SIGCONT, Phase::Waiting(waiting)) if waiting.is_asking() => {
+                Turn::action(Action::Ask)
+            }
+            (_, Phase::Waiting(waiting)) if !waiting.is_paused() => Turn::nothing(),
+            _ => Turn::action(Action::Forward(signal)),
+        }
+    }
+
+    fn on_end_signal(&mut self, signal: Signal) -> Turn {
+        let hangs_up = matches!(signal, Signal::SIGTERM | Signal::SIGHUP);
+        match &mut self.phase {
+            Phase::Running { .. } if !hangs_up => Turn::action(Action::Forward(signal)),
+            Phase::Running { .. } => self.stop(signal, AfterStop::EndAsChild),
+            // A second signal kills at once.
+            Phase::Stopping {
+                then, signal: sent, ..
+            } => {
+                if let AfterStop::Restart | AfterStop::Recover = then {
+                    *then = AfterStop::End(Outcome::BySignal(signal));
+                }
+                *sent = Signal::SIGKILL;
+                Turn::action(Action::Stop(Signal::SIGKILL))
+            }
+            Phase::Waiting(waiting) if !waiting.is_paused() => {
+                Turn::action(Action::Exit(Outcome::BySignal(signal)))
+            }
+            Phase::Waiting(_) if hangs_up => self.stop(signal, AfterStop::EndAsChild),
+            Phase::Waiting(_) => {
+                let then = AfterStop::End(Outcome::BySignal(signal));
+                self.stop(Signal::SIGTERM, then)
+            }
+        }
+    }
+
+    fn on_deadline(&mut self, now: Now) -> Turn {
+        let due = match self.phase {
+            Phase::Running { recheck } => recheck,
+            Phase::Waiting(waiting) => waiting.until(),
+            Phase::Stopping { .. } => None,
+        };
+        match due {
+            Some(at) if at.is_over(now) => self.apply_decision(now),
+            _ => Turn::nothing(),
+        }
+    }
+
+    // ---- ends and starts ----
+
+    fn probe(&mut self, token: TokenId, now: Now) -> Turn {
+        if self.asking.iter().any(|(asked, _)| *asked == token) {
+            return Turn::nothing();
+        }
+        self.asking.push((token, now.tick));
+        Turn::action(Action::Probe(token))
+    }
+
+    fn launch(&mut self, again: bool, now: Now) -> Turn {
+        self.phase = Phase::Running { recheck: None };
+        self.last_start = now.tick;
+        self.gave_up = None;
+        self.ready_at = now.tick + BETWEEN_STARTS;
+        let mut turn = Turn::action(Action::Launch { again });
+        let several = self.rings.len() > 1;
+        for ring in &mut self.rings {
+            if std::mem::take(&mut ring.switched) {
+                turn.say.push(Notice::Switched {
+                    provider: several.then_some(ring.pool.current().provider.label),
+                    index: ring.pool.current_index(),
+                    len: ring.pool.len(),
+                });
+            }
+        }
+        turn
+    }
+
+    /// Ends the child with this signal.
+    fn stop(&mut self, signal: Signal, then: AfterStop) -> Turn {
+        self.phase = Phase::Stopping {
+            signal,
+            then,
+            how: None,
+        };
+        Turn::action(Action::Stop(signal))
+    }
+
+    fn give_up(&mut self, ring: usize, decision: Decision, now: Now) -> Turn {
+        let notice = match decision {
+            Decision::ExceedsMaxWait { until, index } => Notice::TooLong {
+                index,
+                at: until.wall,
+                now: now.wall,
+            },
+            _ => Notice::NoneLeft {
+                provider: self.label(ring),
+            },
+        };
+        self.stop_for_later().and_say(notice)
+    }
+
+    /// Ends the run before the command has finished.
+    fn stop_for_later(&mut self) -> Turn {
+        match self.phase {
+            Phase::Waiting(waiting) if !waiting.is_paused() => {
+                Turn::action(Action::Exit(Outcome::TryAgainLater))
+            }
+            _ => self.stop(Signal::SIGTERM, AfterStop::End(Outcome::TryAgainLater)),
+        }
+    }
+
+    fn finish(&self, how: ExitStatus) -> Turn {
+        Turn::action(Action::Exit(Outcome::AsChild(how))).and_say(match how {
+            ExitStatus::Code(0) => Notice::Completed,
+            how => Notice::Failed { how },
+        })
+    }
+
+    // ---- rings ----
+
+    /// When the token in use is said to be usable again.
+    fn end_of_limit(&self, ring: usize, now: Now) -> Option<Until> {
+        let pool = &self.rings.get(ring)?.pool;
+        pool.state(pool.current_index()).condition(now).until()
+    }
+
+    /// The decision that counts over all rings, and its ring. A child needs a usable token of
+    /// each ring that it lives on, so the one that is worst off speaks.
+    fn consult(&self, held: Suspension, now: Now) -> (usize, Decision) {
+        let obeys = |ring: &Ring| {
+            ring.keep_going && matches!(held, Suspension::No | Suspension::Ended { .. })
+        };
+        self.rings
+            .iter()
+            .enumerate()
+            .filter(|(i, ring)| !ring.blind && self.may_live_on(*i, now))
+            .filter(|(_, ring)| !obeys(ring))
+            .map(|(i, ring)| (i, policy::decide(&ring.pool, &self.rules, held, now)))
+            .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i)))
+            .unwrap_or((0, Decision::Keep))
+    }
+
+    /// Whether the child may live on this ring: one of its tokens has worked, or no other ring is
+    /// or may turn out to be what it lives on. A token that lies around in the environment must
+    /// not end a command that uses another provider.
+    fn may_live_on(&self, ring: usize, now: Now) -> bool {
+        let is_unasked = |ring: &Ring| ring.pool.state(ring.pool.current_index()).is_unasked();
+        let Some(own) = self.rings.get(ring) else {
+            return false;
+        };
+        own.worked
+            || self.rings.iter().enumerate().all(|(i, other)| {
+                let used = other.worked || (!other.blind && is_unasked(other));
+                // Giving up is for when nothing else can carry the child.
+                let carries = other.blind || !other.is_hopeless(now);
+                i == ring || !(used || own.is_hopeless(now) && carries)
+            })
+    }
+
+    fn switch(&mut self, ring: usize, index: usize) {
+        if let Some(ring) = self.rings.get_mut(ring) {
+            ring.pool.next(index);
+            ring.switched = true;
+        }
+    }
+
+    // ---- words ----
+
+    fn label(&self, ring: usize) -> &'static str {
+        self.rings
+            .get(ring)
+            .map_or("", |ring| ring.pool.current().provider.label)
+    }
+
+    /// A provider's name where there are several.
+    fn named(&self, provider: &'static str) -> Option<&'static str> {
+        (self.rings.len() > 1).then_some(provider)
+    }
+
+    /// Why the token in use will not do.
+    fn reason(&self, ring: usize, now: Now) -> Notice {
+        let provider = self.label(ring);
+        let Some(ring) = self.rings.get(ring) else {
+            return Notice::AllExhausted;
+        };
+        let index = ring.pool.current_index();
+        let state = ring.pool.state(index);
+        let limit = Limit::of(state.condition(now), state.used());
+        if let (Limit::Reached, Some((silence, _))) = (limit, state.silence()) {
+            return Notice::Silent {
+                provider,
+                silence,
+                why: None,
+            };
+        }
+        Notice::Limit {
+            provider: self.named(provider),
+            index,
+            limit,
+        }
+    }
+}
+
+/// Which of several rings' decisions goes first. A running child is stopped before anything is
+/// asked on behalf of another ring; a held one is not let go while anything is open.
+fn urgency(decision: Decision, held: Suspension) -> u8 {
+    let runs = matches!(held, Suspension::No);
+    match decision {
+        Decision::NoUsableToken | Decision::ExceedsMaxWait { .. } => 6,
+        Decision::Wait { .. } if runs => 5,
+        Decision::Probe { .. } => 4,
+        Decision::Rotate { .. } if runs => 3,
+        Decision::Wait { .. } => 3,
+        Decision::Rotate { .. } => 2,
+        Decision::KeepUntil { .. } => 1,
+        Decision::Keep => 0,
+    }
+}
+
+impl Turn {
+    fn action(action: Action) -> Turn {
+        Turn {
+            say: Vec::new(),
+            action,
+        }
+    }
+
+    fn nothing() -> Turn {
+        Turn::action(Action::Nothing)
+    }
+
+    fn and_say(mut self, notice: Notice) -> Turn {
+        self.say.push(notice);
+        self
+    }
+
+    fn and_say_first(mut self, notice: Notice) -> Turn {
+        self.say.insert(0, notice);
+        self
+    }
+
+    fn and_say_all_first(mut self, notices: Vec<Notice>) -> Turn {
+        self.say.splice(0..0, notices);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

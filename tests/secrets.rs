@@ -102,7 +102,7 @@ fn no_token_shows_in_a_night_with_everything_that_can_go_wrong() {
     assert!(run.desk.join(".local/state/ddollar/state.json").exists());
     look_everywhere(&run, &tokens);
     let log = fs::read_to_string(log).unwrap();
-    assert!(log.contains(" DEBUG ddollar::monitor"), "{log}");
+    assert!(log.contains(" DEBUG ddollar::providers::monitor"), "{log}");
     assert!(!holds_part_of(&tokens, &log));
     let ended = run.end().expect(0);
     assert!(!holds_part_of(&tokens, &ended.stderr));

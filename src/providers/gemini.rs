@@ -39,15 +39,13 @@ pub(super) fn probe(model: &str) -> Option<ProbeRequest> {
 
 /// What the error body says, where it says more than the status.
 pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
-    let error = ErrorBody::of_failure(reply)?.0;
+    let error = ErrorBody::of_failure(reply)?;
     let details = || {
-        let details = error.pointer("/error/details").and_then(Value::as_array);
+        let details = error.0.pointer("/error/details").and_then(Value::as_array);
         details.into_iter().flatten()
     };
     if reply.status == 429 {
-        let until =
-            details().find_map(|detail| usage::reset(detail.get("retryDelay")?.as_str()?, clock));
-        let delay = until.and_then(|until| until.duration_since(clock.now).ok());
+        let delay = error.wait(clock);
         let quotas = details().filter_map(|detail| detail.get("violations")?.as_array());
         let is_daily = quotas.flatten().any(|violation| {
             let id = violation.get("quotaId").and_then(Value::as_str);

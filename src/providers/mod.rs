@@ -20,10 +20,13 @@ mod table;
 pub(crate) mod tls;
 pub(crate) mod usage; // who they are
 
+use std::borrow::Cow;
 use std::fmt;
+use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::http::headers::Headers;
+use flate2::read::{GzDecoder, ZlibDecoder};
 use http::Method;
 use serde_json::Value;
 
@@ -174,6 +177,29 @@ pub(crate) struct Reply {
     /// At most 64 KiB, maybe cut off, maybe empty. Looked at on a status of 400 and up, and in the
     /// answer about an account.
     pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// The body without the compression that nobody has asked for, as far as it is known; nothing
+    /// where it is not.
+    fn text(&self) -> Cow<'_, [u8]> {
+        let coding = self.headers.get("content-encoding").map(str::trim);
+        let mut text = Vec::new();
+        let read = match coding.map(str::to_ascii_lowercase).as_deref() {
+            None | Some("" | "identity") => return Cow::Borrowed(&self.body),
+            Some("gzip" | "x-gzip") => GzDecoder::new(&*self.body)
+                .take(TEXT_MAX)
+                .read_to_end(&mut text),
+            // RFC 9110 §8.4.1.2: with the frame of zlib.
+            Some("deflate") => ZlibDecoder::new(&*self.body)
+                .take(TEXT_MAX)
+                .read_to_end(&mut text),
+            Some(_) => return Cow::Borrowed(&[]),
+        };
+        // What is damaged or cut off is as good as it is.
+        let _ = read;
+        Cow::Owned(text)
+    }
 }
 
 /// By hand, because headers and body may echo a token.
@@ -394,6 +420,68 @@ impl Provider {
     }
 }
 
+impl Provider {
+    /// In a few words, what has answered in the provider's place: a page of a firewall, of a captive
+    /// portal or of a load balancer, or a proxy that wants a password. Such an answer says nothing about
+    /// a token, whatever its status is: the provider is out of reach. `None`: it is the provider's own.
+    pub(crate) fn impostor(&self, reply: &Reply) -> Option<String> {
+        let status = reply.status;
+        // No provider says this (RFC 9110 §15.5.8).
+        if status == 407 {
+            return Some("a proxy on the way wants a password (status 407)".into());
+        }
+        let body = reply.text();
+        let begins = |first: &[u8]| body.trim_ascii_start().starts_with(first);
+        let is_json = begins(b"{") || begins(b"[") || begins(b"\"");
+        let is_page = is_html(&reply.headers) || status >= 400 && begins(b"<") && !is_json;
+        // Providers explain their own refusals in JSON.
+        let is_bare = status == 403 && !is_json;
+        if !is_page && !is_bare || self.has_signed(reply) {
+            return None;
+        }
+        let what = match is_page {
+            true => "a web page came back in the place of an answer",
+            false => "something on the way refuses the request",
+        };
+        Some(format!("{what} (status {status})"))
+    }
+
+    /// The same for a probe, to which the answer of a good status is JSON.
+    pub(crate) fn impostor_of_probe(&self, reply: &Reply) -> Option<String> {
+        let text = reply.text();
+        let is_json = matches!(text.trim_ascii_start().first(), Some(b'{' | b'['));
+        let is_known = reply.status >= 300 || is_json || self.has_signed(reply);
+        self.impostor(reply).or_else(|| {
+            let why = format!(
+                "what came back is no answer of its (status {})",
+                reply.status
+            );
+            (!is_known).then_some(why)
+        })
+    }
+
+    /// Whether the head of a reply holds what only the provider puts there: limits, the organization,
+    /// the request's number.
+    fn has_signed(&self, reply: &Reply) -> bool {
+        let numbers = ["request-id", "x-request-id"];
+        let has_limit = |name: &str| match self.dialect {
+            Dialect::Anthropic => anthropic::field_of(name).is_some(),
+            Dialect::Chat(chat) => openai::field_of(&chat, name).is_some(),
+            Dialect::Gemini => false,
+        };
+        let mut fields = reply.headers.iter();
+        fields.any(|(name, _)| {
+            numbers.contains(&name)
+                || name.starts_with("anthropic-organization")
+                || name.starts_with("openai-organization")
+                || has_limit(name)
+        })
+    }
+}
+
+/// The largest error text that is looked at, in bytes: compressed ones may promise gigabytes.
+const TEXT_MAX: u64 = 64 * 1024;
+
 /// The end of an address that stands for none: RFC 2606 keeps it from ever resolving, so a token
 /// cannot end up with a stranger who registered a placeholder.
 const NO_ADDRESS: &str = ".invalid";
@@ -449,7 +537,18 @@ struct ErrorBody(Value);
 
 impl ErrorBody {
     fn of(reply: &Reply) -> ErrorBody {
-        ErrorBody(serde_json::from_slice(&reply.body).unwrap_or_default())
+        ErrorBody(serde_json::from_slice(&reply.text()).unwrap_or_default())
+    }
+
+    /// How long to wait, where only the error itself says so: Google's `RetryInfo`, or the sentence that
+    /// OpenAI documents and its clients read ("Please try again in 15.7s.").
+    fn wait(&self, clock: Clock) -> Option<Duration> {
+        let details = self.0.pointer("/error/details").and_then(Value::as_array);
+        let mut details = details.into_iter().flatten();
+        let delay =
+            details.find_map(|detail| usage::reset(detail.get("retryDelay")?.as_str()?, clock));
+        let at = delay.or_else(|| try_again_in(self.text("/error/message"), clock))?;
+        at.duration_since(clock.now).ok()
     }
 
     /// `None` on a status below 400: an answer's body can be long, and says nothing about the
@@ -465,6 +564,27 @@ impl ErrorBody {
             .and_then(Value::as_str)
             .unwrap_or_default()
     }
+}
+
+/// When to try again, out of "… Please try again in 15.7s. Visit …": a number with a unit, which may
+/// stand apart from it.
+fn try_again_in(message: &str, clock: Clock) -> Option<SystemTime> {
+    const BEFORE: &str = "try again in ";
+    let (_, rest) = message.split_once(BEFORE)?;
+    let mut words = rest.split_whitespace();
+    let first = words.next()?;
+    let is_number = first
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let span = match is_number {
+        true => format!("{first}{}", words.next()?),
+        false => first.to_owned(),
+    };
+    let span = span.trim_end_matches(['.', ',', ';', ')']);
+    // A date, or a number without a unit, is something else.
+    let is_span = span.starts_with(|c: char| c.is_ascii_digit())
+        && span.ends_with(|c: char| c.is_ascii_lowercase());
+    is_span.then(|| usage::reset(span, clock)).flatten()
 }
 
 /// Longest identity taken from a header, in bytes. Real ones are UUIDs and short slugs.
@@ -487,6 +607,7 @@ mod causes_test; // each recorded reply and what it comes to
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
     use std::collections::HashSet;
 
     /// 2026-01-01T00:00:00Z, also the `Date` of most replies in the tests.
@@ -514,6 +635,127 @@ mod tests {
             .iter()
             .map(|window| format!("{} {:.1}", window.name, window.utilization * 100.0))
             .collect()
+    }
+
+    #[test]
+    fn what_answers_in_the_providers_place_is_no_answer() {
+        const PAGE: &str = "content-type: text/html; charset=UTF-8";
+        let openai = by_name("openai").unwrap();
+        let why = |status, head: &str, body: &str| openai.impostor(&reply(status, head, body));
+        for status in [200, 401, 403, 404, 429, 502] {
+            let said = why(status, PAGE, "<!DOCTYPE html>").unwrap();
+            assert!(said.contains(&format!("(status {status})")), "{said}");
+        }
+        for (status, head, body) in [
+            (407, "", ""),
+            (407, "content-type: application/json", "{}"),
+            (403, "", ""),
+            (403, "content-type: text/plain", "Access denied"),
+            (403, "cf-ray: 1", "error code: 1020"),
+            (503, "", "\n<html>"),
+            (401, "content-type: text/plain", "<html>"),
+        ] {
+            assert!(why(status, head, body).is_some(), "{status} {head} {body}");
+        }
+        for (status, head, body) in [
+            (200, "", ""),
+            (200, "content-type: audio/mpeg", "<"),
+            (200, "x-request-id: 1\ncontent-type: text/html", "<html>"),
+            (403, "", r#"{"error":{"type":"forbidden"}}"#),
+            (403, "openai-organization: mine", ""),
+            (401, "", ""),
+            (429, "", ""),
+            (500, "", "error"),
+            (404, "x-ratelimit-limit-requests: 5", "<html>"),
+        ] {
+            assert_eq!(why(status, head, body), None, "{status} {head} {body}");
+        }
+        let probe = |status, head: &str, body: &str| {
+            openai
+                .impostor_of_probe(&reply(status, head, body))
+                .is_some()
+        };
+        assert!(probe(200, "", "") && probe(200, "", "You are online.") && probe(403, "", ""));
+        assert!(!probe(200, "", " {}") && !probe(200, "", "[") && !probe(429, "", ""));
+        assert!(!probe(200, "x-request-id: 1", "data: {}"));
+    }
+
+    #[test]
+    fn an_error_is_read_also_when_it_comes_compressed() {
+        use std::io::Write;
+        let text = r#"{"error":{"code":"insufficient_quota"}}"#;
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        zip.write_all(text.as_bytes()).unwrap();
+        let gzip = zip.finish().unwrap();
+        let mut zip = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        zip.write_all(text.as_bytes()).unwrap();
+        let deflate = zip.finish().unwrap();
+        let read = |coding: &str, body: &[u8]| {
+            let mut reply = reply(429, &format!("content-encoding: {coding}"), "");
+            reply.body = body.to_vec();
+            let openai = by_name("openai").unwrap();
+            openai.read(ProbeTarget::Model, &reply, now()).finding
+        };
+        let capped = Finding::SpendCapped { until: None };
+        assert_eq!(read("gzip", &gzip), capped);
+        assert_eq!(read("X-GZIP", &gzip), capped);
+        assert_eq!(read("deflate", &deflate), capped);
+        assert_eq!(read("identity", text.as_bytes()), capped);
+        // What cannot be read says no more than the status.
+        let limited = Finding::Limited { retry_after: None };
+        for (coding, body) in [
+            ("br", &gzip[..]),
+            ("zstd", &gzip),
+            ("gzip", &gzip[..10]),
+            ("gzip", b"nonsense"),
+            ("deflate", &gzip),
+        ] {
+            assert_eq!(read(coding, body), limited, "{coding}");
+        }
+        // A bomb costs no more memory than the bound.
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        zip.write_all(&vec![b' '; 50_000_000]).unwrap();
+        assert_eq!(read("gzip", &zip.finish().unwrap()), limited);
+    }
+
+    #[test]
+    fn the_time_in_an_error_is_the_end_of_a_limit() {
+        let wait = |body: Value| {
+            let openai = by_name("openai").unwrap();
+            let reply = reply(429, "", &body.to_string());
+            match openai.read(ProbeTarget::Model, &reply, now()).finding {
+                Finding::Limited { retry_after } => retry_after.map(|span| span.as_secs_f64()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let says =
+            |text: &str| wait(json!({"error": {"code": "rate_limit_exceeded", "message": text}}));
+        for (text, seconds) in [
+            (
+                "Limit 30000, Used 29000. Please try again in 15.7s. Visit x",
+                15.7,
+            ),
+            ("Please try again in 250ms.", 0.25),
+            ("Please try again in 6m0s.", 360.0),
+            ("Please try again in 1h2m3s", 3723.0),
+            ("try again in 15 seconds.", 15.0),
+            ("try again in 2 minutes, or", 120.0),
+        ] {
+            assert_eq!(says(text), Some(seconds), "{text}");
+        }
+        for text in [
+            "try again in a moment",
+            "try again in 2026",
+            "try again in ",
+            "try again in 5",
+            "try again in -5s",
+            "try again later",
+            "in 15s",
+        ] {
+            assert_eq!(says(text), None, "{text}");
+        }
+        let info = json!({"error": {"code": 429, "details": [{"retryDelay": "42s"}]}});
+        assert_eq!(wait(info), Some(42.0));
     }
 
     #[test]

@@ -418,6 +418,9 @@ impl Prober {
                 reply
             }
         };
+        if let Some(why) = self.provider.impostor_of_probe(&reply) {
+            return Err(why);
+        }
         let mut reading = self.provider.read(subject, &reply, SystemTime::now());
         // Windows are named after headers, and the group is one. What holds the token is an echo.
         let windows = &mut reading.usage.windows;

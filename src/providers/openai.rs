@@ -147,22 +147,23 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
         return None;
     }
     // OpenRouter: the limit of a model's own provider, which every token meets.
-    let retry_after = usage::retry_after(&reply.headers, clock);
+    let retry_after = usage::retry_after(&reply.headers, clock).or_else(|| error.wait(clock));
     if !error.text("/error/metadata/provider_name").is_empty() {
         return Some(Finding::Overloaded { retry_after });
     }
     // And its own, whose reset may stand in the body only.
-    let reset = error
+    let reset = || match error
         .0
-        .pointer("/error/metadata/headers/X-RateLimit-Reset")?;
-    let at = match reset {
+        .pointer("/error/metadata/headers/X-RateLimit-Reset")?
+    {
         Value::String(text) => usage::reset(text, clock),
         number => usage::reset(&number.to_string(), clock),
     };
-    let span = at.and_then(|at| at.duration_since(clock.now).ok());
-    Some(Finding::Limited {
-        retry_after: retry_after.or(span),
-    })
+    let span = || reset()?.duration_since(clock.now).ok();
+    let retry_after = retry_after.or_else(span);
+    retry_after
+        .is_some()
+        .then_some(Finding::Limited { retry_after })
 }
 
 /// Limits are per organization and project (facts/providers.md §2). The project is left out where

@@ -14,7 +14,7 @@ use super::request::{Refusal, Request};
 use super::response::{Framing, Response};
 use super::retry::{After, Attempt, Attempts};
 use super::route::{Route, route};
-use super::stream_prelude::{Seen, StreamPrelude};
+use super::stream_prelude::{LONE_ERROR_MAX, Seen, StreamPrelude, lone_error};
 use super::upstream::{Link, Upstream};
 use super::{Shared, now};
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
@@ -33,9 +33,11 @@ const STALL: Duration = Duration::from_secs(3600);
 /// An error's body is read for what it says: so much of it, and for so long.
 const ERROR_MAX: usize = 64 * 1024;
 const ERROR_ARRIVAL: Duration = Duration::from_secs(15);
-/// The first events of a stream are held back for so long, and so much of them.
-const PRELUDE_ARRIVAL: Duration = Duration::from_secs(5);
-const PRELUDE_MAX: usize = 64 * 1024;
+/// A stream is held back until its first content, but not for longer, nor more of it. What is held
+/// back can still be asked for again; a client that shows its user each event sees none meanwhile.
+/// `response.created` and `response.in_progress` repeat the instructions and tools of the request.
+const PRELUDE_ARRIVAL: Duration = Duration::from_secs(60);
+const PRELUDE_MAX: usize = 1024 * 1024;
 /// A request waits for the pioneers of a new token no longer than this.
 const QUEUE: Duration = Duration::from_secs(15);
 /// While it waits, a request looks this often whether its client is still there.
@@ -273,6 +275,22 @@ struct UpstreamResponse {
     failure: Option<(u16, Vec<u8>)>,
 }
 
+impl UpstreamResponse {
+    /// The answer as `providers` reads it: with what it failed with in the place of its status.
+    fn reply(&self) -> Reply {
+        let (status, body) = match &self.failure {
+            Some((status, body)) => (*status, body.clone()),
+            None if self.response.status >= 400 => (self.response.status, self.held.clone()),
+            None => (self.response.status, Vec::new()),
+        };
+        Reply {
+            status,
+            headers: self.response.headers(),
+            body,
+        }
+    }
+}
+
 /// What a read from upstream came to.
 enum ReadResult {
     Some,
@@ -491,7 +509,7 @@ impl<'a> Exchange<'a> {
                 (Ok(came), sent) => {
                     let mut came = came;
                     came.response.keep_alive &= sent.is_ok();
-                    return self.look(came).map(Ok);
+                    return self.look(came);
                 }
             }
         }
@@ -565,23 +583,36 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Reads the body of an error, or the first events of a stream.
-    fn look(&mut self, mut came: UpstreamResponse) -> Result<UpstreamResponse, Gone> {
+    /// Reads as much of the body as shows whether it is an answer: of an error all, of a stream the
+    /// events before its content, of a short JSON text all, because it may be nothing but an error.
+    fn look(
+        &mut self,
+        mut came: UpstreamResponse,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let status = came.response.status;
-        let mut early = (status < 300 && came.response.is_stream())
-            .then(|| StreamPrelude::new(self.upstream.provider.dialect));
-        let (until, most) = match early {
-            Some(_) => (Instant::now() + PRELUDE_ARRIVAL, PRELUDE_MAX),
-            None if status >= 400 => (Instant::now() + ERROR_ARRIVAL, ERROR_MAX),
-            None => return Ok(came),
+        let dialect = self.upstream.provider.dialect;
+        let mut prelude =
+            (status < 300 && came.response.is_stream()).then(|| StreamPrelude::new(dialect));
+        let (span, most) = if prelude.is_some() {
+            (PRELUDE_ARRIVAL, PRELUDE_MAX)
+        } else if status >= 400 || came.response.is_page() {
+            (ERROR_ARRIVAL, ERROR_MAX)
+        } else if came.response.may_be_lone_error() {
+            (ERROR_ARRIVAL, LONE_ERROR_MAX as usize)
+        } else {
+            return Ok(Ok(came));
         };
+        let until = Instant::now() + span;
         while came.held.len() < most {
             match self.pull(&mut came, until)? {
                 BodyRead::Data(count) => {
                     let from = came.held.len();
                     came.held.extend_from_slice(&came.link.buffered()[..count]);
                     came.link.consume(count);
-                    match early.as_mut().map(|early| early.look(&came.held[from..])) {
+                    let seen = prelude
+                        .as_mut()
+                        .map(|prelude| prelude.look(&came.held[from..]));
+                    match seen {
                         Some(Seen::Content) => break,
                         Some(Seen::Failure { status, body }) => {
                             came.failure = Some((status, body));
@@ -596,16 +627,41 @@ impl<'a> Exchange<'a> {
                 }
                 BodyRead::Broken => {
                     came.broken = true;
-                    // A stream that ends before it has said anything has failed as well.
-                    if early.is_some() {
-                        came.failure = Some((502, Vec::new()));
-                    }
                     break;
                 }
                 BodyRead::Late => break,
             }
         }
-        Ok(came)
+        match &prelude {
+            // A stream that ends before it has said anything has failed, however it ends.
+            Some(_) if came.whole || came.broken => {
+                came.failure.get_or_insert((502, Vec::new()));
+            }
+            None if status < 300 && came.whole => {
+                if let Seen::Failure { status, body } = lone_error(dialect, &came.held) {
+                    came.failure = Some((status, body));
+                }
+            }
+            Some(_) | None => {}
+        }
+        Ok(self.only_answers(came))
+    }
+
+    /// The response, unless something on the way has answered in the provider's place: that is no
+    /// answer, whatever its status says.
+    fn only_answers(&self, came: UpstreamResponse) -> Result<UpstreamResponse, UpstreamError> {
+        let is_suspect = came.response.status >= 400 || came.response.is_page();
+        let why = match is_suspect && came.failure.is_none() {
+            true => self.upstream.provider.impostor(&came.reply()),
+            false => None,
+        };
+        match why {
+            Some(why) => {
+                self.reuse(came);
+                Err(UpstreamError { began: false, why })
+            }
+            None => Ok(came),
+        }
     }
 
     /// The next bytes of the body, if they come before then.
@@ -628,19 +684,9 @@ impl<'a> Exchange<'a> {
 
     /// What the response says about the token.
     fn reading(&self, came: &UpstreamResponse) -> Reading {
-        let (status, body) = match &came.failure {
-            Some((status, body)) => (*status, body.clone()),
-            None if came.response.status >= 400 => (came.response.status, came.held.clone()),
-            None => (came.response.status, Vec::new()),
-        };
-        let reply = Reply {
-            status,
-            headers: came.response.headers(),
-            body,
-        };
         self.upstream
             .provider
-            .read(ProbeTarget::Model, &reply, SystemTime::now())
+            .read(ProbeTarget::Model, &came.reply(), SystemTime::now())
     }
 
     /// Keeps the connection of a response that is not passed on, if nothing is left on it.

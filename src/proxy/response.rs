@@ -5,6 +5,7 @@
 
 use super::redact::Redactor;
 use super::request::place_in;
+use super::stream_prelude::LONE_ERROR_MAX;
 use crate::common::http::headers::Headers;
 use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
 use std::io::Write;
@@ -121,11 +122,33 @@ impl Response {
 
     /// Whether the body is a stream of events that we can read.
     pub(crate) fn is_stream(&self) -> bool {
-        let kind = self.value("content-type").and_then(|kind| kind.get(..17));
-        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
-            && self
-                .value("content-encoding")
-                .is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"))
+        self.is_of_type(b"text/event-stream") && self.is_plain()
+    }
+
+    /// Whether the body is a web page.
+    pub(crate) fn is_page(&self) -> bool {
+        self.is_of_type(b"text/html")
+    }
+
+    /// Whether the body is short JSON of a good status, which may be nothing but an error.
+    pub(crate) fn may_be_lone_error(&self) -> bool {
+        let is_short = match self.body {
+            BodyFraming::Length(length) => (1..=LONE_ERROR_MAX).contains(&length),
+            BodyFraming::Chunked(_) | BodyFraming::UntilEnd => true,
+        };
+        self.status < 300 && is_short && self.is_of_type(b"application/json") && self.is_plain()
+    }
+
+    fn is_of_type(&self, wanted: &[u8]) -> bool {
+        let kind = self.value("content-type");
+        kind.and_then(|kind| kind.get(..wanted.len()))
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(wanted))
+    }
+
+    /// Whether the body is not compressed.
+    fn is_plain(&self) -> bool {
+        self.value("content-encoding")
+            .is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"))
     }
 
     /// Puts the head as the client gets it onto `head`, which is empty. A token in it is masked.
@@ -269,5 +292,26 @@ mod tests {
         ));
         assert!(!is("content-type: application/json\r\n"));
         assert!(!is(""));
+    }
+
+    #[test]
+    fn only_short_json_is_looked_at_as_a_whole() {
+        let may = |status: u16, fields: &str| {
+            parse(&format!("HTTP/1.1 {status} X\r\n{fields}\r\n"))
+                .unwrap()
+                .may_be_lone_error()
+        };
+        let json = "Content-Type: application/json; charset=utf-8\r\n";
+        assert!(may(200, &format!("{json}Content-Length: 90\r\n")));
+        assert!(may(200, &format!("{json}Transfer-Encoding: chunked\r\n")));
+        for fields in [
+            format!("{json}Content-Length: 0\r\n"),
+            format!("{json}Content-Length: 9000\r\n"),
+            format!("{json}Content-Length: 90\r\nContent-Encoding: gzip\r\n"),
+            "Content-Length: 90\r\n".to_owned(),
+        ] {
+            assert!(!may(200, &fields), "{fields}");
+        }
+        assert!(!may(404, &format!("{json}Content-Length: 90\r\n")));
     }
 }

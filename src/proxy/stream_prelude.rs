@@ -1,25 +1,46 @@
-//! The beginning of a stream of events: does it start to answer, or does it fail at once?
+//! The beginning of an answer: does it start to say something, or does it fail at once?
 //!
-//! A provider may answer 200 and then fail in the first events (facts/providers.md §1.3, traps T16
-//! and T17). It promises that only an error event counts as a failure, that anything unknown counts
-//! as content, and that nothing after the first content is looked at. Pure.
+//! A provider may answer with status 200 and then fail: in the first events of a stream (Anthropic's
+//! `overloaded_error`, OpenAI's `response.failed`, OpenRouter's chunk with an `error`), by ending it
+//! before anything was said, or with a JSON body that is nothing but an error. Until the first content
+//! nothing has been sent on, and the request can still go elsewhere. It promises that only an error or
+//! an end counts as a failure, that anything unknown counts as content, and that nothing behind the
+//! first content is looked at. Pure.
 
 use crate::providers::Dialect;
 use serde_json::Value;
 
-/// Events that come before any content, as `type` says: Anthropic's, and those of OpenAI's
-/// Responses API. Chat completions have none; their first chunk is content.
-const PRELUDE: [&str; 5] = [
+/// Events without content, by their `type`: Anthropic's, and those of OpenAI's Responses API.
+const NO_CONTENT: [&str; 7] = [
     "message_start",
     "ping",
+    "content_block_stop",
     "response.created",
     "response.queued",
     "response.in_progress",
+    "keepalive",
 ];
-/// An event larger than this is no error.
-const LARGEST_EVENT: usize = 64 * 1024;
+/// Events that begin or go on with a part of the answer, which may be empty: their `type`, and where
+/// the part is.
+const PARTS: [(&str, &str); 5] = [
+    ("content_block_start", "content_block"),
+    ("content_block_delta", "delta"),
+    ("response.output_item.added", "item"),
+    ("response.content_part.added", "part"),
+    ("response.reasoning_summary_part.added", "part"),
+];
+/// Fields of a part that tell what it is and hold nothing of the answer.
+const LABELS: [&str; 7] = ["type", "role", "id", "call_id", "name", "status", "index"];
+/// An event larger than this is content. `response.created` repeats the instructions and the tools of
+/// the request, which are some hundred kB. In bytes.
+const EVENT_MAX: usize = 512 * 1024;
+/// A JSON answer larger than this is none that is nothing but an error. In bytes.
+pub(crate) const LONE_ERROR_MAX: u64 = 8 * 1024;
 
-/// What the stream has shown so far.
+/// The name of the field that an error is in.
+const ERROR: &[u8] = b"\"error\"";
+
+/// What the answer has shown so far.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use = "what is not looked at is passed on too early or too late"]
 pub(crate) enum Seen {
@@ -37,7 +58,9 @@ pub(crate) struct StreamPrelude {
     dialect: Dialect,
     /// The line that has not ended yet.
     line: Vec<u8>,
-    /// The data lines of the event that has not ended yet.
+    /// The name of the event that has not ended yet.
+    name: Vec<u8>,
+    /// Its data lines.
     data: Vec<u8>,
 }
 
@@ -47,29 +70,36 @@ impl StreamPrelude {
         StreamPrelude {
             dialect,
             line: Vec::new(),
+            name: Vec::new(),
             data: Vec::new(),
         }
     }
 
     /// Looks at the next piece.
     pub(crate) fn look(&mut self, piece: &[u8]) -> Seen {
-        for byte in piece {
-            // A CR before the LF is white space; streams with lone CRs are not in use.
-            if *byte != b'\n' {
-                self.line.push(*byte);
-                if self.line.len() + self.data.len() > LARGEST_EVENT {
-                    return Seen::Content;
-                }
-                continue;
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if self.line.len() + self.data.len() > EVENT_MAX {
+                return Seen::Content;
+            }
+            if !part.ends_with(b"\n") {
+                break;
             }
             let line = std::mem::take(&mut self.line);
+            // A CR before the LF is white space; streams with lone CRs are not in use.
             let line = line.trim_ascii_end();
             if let Some(data) = line.strip_prefix(b"data:") {
                 self.data.extend_from_slice(data.trim_ascii_start());
                 self.data.push(b'\n');
-            } else if line.is_empty() && !self.data.is_empty() {
+            } else if let Some(name) = line.strip_prefix(b"event:") {
+                self.name = name.trim_ascii().to_owned();
+            } else if line.is_empty() {
+                let name = std::mem::take(&mut self.name);
                 let data = std::mem::take(&mut self.data);
-                match self.event(&data) {
+                if data.is_empty() {
+                    continue;
+                }
+                match event(self.dialect, &name, &data) {
                     Seen::Prelude => {}
                     seen => return seen,
                 }
@@ -77,42 +107,137 @@ impl StreamPrelude {
         }
         Seen::Prelude
     }
+}
 
-    fn event(&self, data: &[u8]) -> Seen {
-        let Ok(event) = serde_json::from_slice::<Value>(data) else {
-            return Seen::Content;
-        };
-        let kind = event
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if PRELUDE.contains(&kind) {
-            return Seen::Prelude;
-        }
-        let error = match kind {
-            "response.failed" => event.pointer("/response/error"),
-            // OpenAI's own error event has its fields at the top.
-            "error" if event.get("error").is_none() => Some(&event),
-            _ => event.get("error"),
-        };
-        // A chunk with content may carry `"error": null`.
-        match error {
-            Some(error) if error.is_object() => Seen::Failure {
-                status: status(self.dialect, error),
-                body: serde_json::json!({"type": "error", "error": error})
-                    .to_string()
-                    .into_bytes(),
-            },
-            _ => Seen::Content,
-        }
+/// What a whole JSON body of a good status comes to: an error, if it is nothing but one.
+pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
+    // Most answers are none, and this costs them next to nothing.
+    let names_error = body.windows(ERROR.len()).any(|part| part == ERROR);
+    let parsed = names_error
+        .then(|| serde_json::from_slice::<Value>(body).ok())
+        .flatten();
+    let first = match &parsed {
+        // Google streams a list of answers where it is not asked for events.
+        Some(Value::Array(list)) => list.first(),
+        other => other.as_ref(),
+    };
+    let is_answer = |body: &Value| {
+        let known = [
+            "choices",
+            "content",
+            "candidates",
+            "output",
+            "data",
+            "object",
+        ];
+        known.iter().any(|name| body.get(name).is_some())
+    };
+    match first.and_then(|body| Some((body, error_of(body, "")?))) {
+        Some((body, error)) if !is_answer(body) => failure(dialect, error),
+        _ => Seen::Content,
     }
 }
 
-/// The status with which the same error comes when it does not come in a stream
-/// (facts/providers.md §1.3 and §2).
+fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
+    // The end of a stream of chat completions, with nothing before it.
+    if data.trim_ascii() == b"[DONE]" {
+        return Seen::Failure {
+            status: 502,
+            body: Vec::new(),
+        };
+    }
+    let Ok(event) = serde_json::from_slice::<Value>(data) else {
+        return Seen::Content;
+    };
+    let named = std::str::from_utf8(name).unwrap_or_default();
+    let kind = event.get("type").and_then(Value::as_str).unwrap_or(named);
+    if NO_CONTENT.contains(&kind) {
+        return Seen::Prelude;
+    }
+    if let Some(error) = error_of(&event, kind) {
+        return failure(dialect, error);
+    }
+    let part = PARTS.iter().find(|(wanted, _)| *wanted == kind);
+    let is_empty = match part {
+        Some((_, place)) => event.get(place).is_some_and(is_blank),
+        None => is_empty_chunk(&event),
+    };
+    match is_empty {
+        true => Seen::Prelude,
+        false => Seen::Content,
+    }
+}
+
+/// The error that an event or a body is about; a chunk with content may carry `"error": null`.
+fn error_of<'a>(event: &'a Value, kind: &str) -> Option<&'a Value> {
+    let error = match kind {
+        "response.failed" => event.pointer("/response/error"),
+        // OpenAI's own error event has its fields at the top.
+        "error" if event.get("error").is_none() => Some(event),
+        _ => event.get("error"),
+    };
+    error.filter(|error| error.is_object())
+}
+
+fn failure(dialect: Dialect, error: &Value) -> Seen {
+    Seen::Failure {
+        status: status(dialect, error),
+        body: serde_json::json!({"type": "error", "error": error})
+            .to_string()
+            .into_bytes(),
+    }
+}
+
+/// Whether a part of an answer holds nothing yet but labels: an empty text, or the name of a tool
+/// before its arguments. Nothing at all in it is something unknown.
+fn is_blank(part: &Value) -> bool {
+    let Some(fields) = part.as_object() else {
+        return false;
+    };
+    fields.iter().all(|(name, value)| {
+        LABELS.contains(&name.as_str())
+            || match value {
+                Value::Null => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                Value::Bool(_) | Value::Number(_) => false,
+            }
+    })
+}
+
+/// Whether a chunk of a chat completion (OpenAI's `choices`) or of an answer of Gemini's (`candidates`)
+/// has no text, no call of a tool and no reason for an end.
+fn is_empty_chunk(event: &Value) -> bool {
+    let is_empty = |choice: &Value| {
+        let ended = ["finish_reason", "finishReason"];
+        let has_ended = ended
+            .iter()
+            .any(|name| choice.get(name).is_some_and(|reason| !reason.is_null()));
+        let delta = choice.get("delta").is_some_and(is_blank);
+        let parts = choice.pointer("/content/parts").and_then(Value::as_array);
+        !has_ended && (delta || parts.is_some_and(|parts| parts.iter().all(is_blank)))
+    };
+    let list = ["choices", "candidates"]
+        .iter()
+        .find_map(|name| event.get(name)?.as_array());
+    // With what it has cost, an empty list is the last chunk; before that, Azure's report of its filters.
+    let usage = event.get("usage").is_some_and(|usage| !usage.is_null());
+    list.is_some_and(|list| list.iter().all(is_empty) && !usage)
+}
+
+/// The status with which the same error comes when it does not come in a stream: OpenRouter and Gemini
+/// say it as a number in `code`, Anthropic has a type for each, OpenAI a code.
 fn status(dialect: Dialect, error: &Value) -> u16 {
     let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
     let (kind, code) = (text("type"), text("code"));
+    let number = error.get("code").and_then(Value::as_u64);
+    let number = number.or_else(|| code.parse().ok());
+    if let Some(status) = number.and_then(|number| u16::try_from(number).ok())
+        && (400..600).contains(&status)
+    {
+        return status;
+    }
     match (dialect, kind) {
         (Dialect::Anthropic, "overloaded_error") => 529,
         (_, "rate_limit_error" | "insufficient_quota" | "tokens" | "requests") => 429,
@@ -216,9 +341,80 @@ mod tests {
                 429,
             ),
             (r#"{"error":{"type":"server_error","code":null}}"#, 500),
+            // A number is a status (OpenRouter, Gemini); others are not.
+            (r#"{"choices":[],"error":{"code":429,"message":"x"}}"#, 429),
+            (r#"{"error":{"code":402,"message":"x"}}"#, 402),
+            (r#"{"error":{"code":"503","message":"x"}}"#, 503),
+            (r#"{"error":{"code":1302,"message":"x"}}"#, 500),
+            (r#"{"error":{"code":200,"type":"tokens"}}"#, 429),
         ] {
             let text = format!("data: {event}\n\n");
             assert_eq!(status_of(openai(), &text), Some(status), "{event}");
+        }
+        // What an event is may stand in its name alone.
+        let named = "event: error\ndata: {\"code\":\"slow_down\",\"message\":\"x\"}\n\n";
+        assert_eq!(status_of(openai(), named), Some(429));
+    }
+
+    #[test]
+    fn an_error_after_empty_parts_is_one_before_content() {
+        let error = "data: {\"type\":\"error\",\"error\":{\"type\":\"rate_limit_error\"}}\n\n";
+        for event in [
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"thinking","thinking":"","signature":""}}"#,
+            r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"Bash","input":{}}}"#,
+            r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}"#,
+            r#"{"type":"content_block_stop","index":0}"#,
+            r#"{"type":"keepalive","sequence_number":3}"#,
+            r#"{"type":"response.in_progress","response":{"id":"r","output":[]}}"#,
+            r#"{"type":"response.output_item.added","item":{"id":"i","type":"message","status":"in_progress","content":[],"role":"assistant"}}"#,
+            r#"{"type":"response.output_item.added","item":{"id":"i","type":"reasoning","summary":[]}}"#,
+            r#"{"type":"response.content_part.added","part":{"type":"output_text","annotations":[],"text":""}}"#,
+            r#"{"id":"g","choices":[]}"#,
+            r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}],"usage":null}"#,
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}]}"#,
+            r#"{"candidates":[{"content":{"parts":[{"text":""}],"role":"model"},"index":0}]}"#,
+        ] {
+            let text = format!(": PROCESSING\n\ndata: {event}\n\n");
+            assert_eq!(look(openai(), &text), Seen::Prelude, "{event}");
+            let text = format!("{text}{error}");
+            assert_eq!(status_of(openai(), &text), Some(429), "{event}");
+        }
+        // The request's instructions and tools come back in it.
+        let created = format!(
+            "data: {{\"type\":\"response.created\",\"response\":{{\"instructions\":\"{}\"}}}}\n\n{error}",
+            "x".repeat(300_000)
+        );
+        let seen = StreamPrelude::new(openai()).look(created.as_bytes());
+        assert!(matches!(seen, Seen::Failure { status: 429, .. }));
+    }
+
+    #[test]
+    fn an_answer_that_is_nothing_but_an_error_is_one() {
+        let status_of = |body: &str| match lone_error(openai(), body.as_bytes()) {
+            Seen::Failure { status, .. } => Some(status),
+            Seen::Prelude | Seen::Content => None,
+        };
+        for (body, status) in [
+            (r#"{"error":{"code":429,"message":"x"},"user_id":"u"}"#, 429),
+            (
+                r#" {"type":"error","error":{"type":"overloaded_error"}}"#,
+                503,
+            ),
+            (r#"[{"error":{"code":503,"status":"UNAVAILABLE"}}]"#, 503),
+        ] {
+            assert_eq!(status_of(body), Some(status), "{body}");
+        }
+        for body in [
+            r#"{"id":"g","choices":[],"error":{"code":429}}"#,
+            r#"{"object":"response","error":{"code":"server_error"},"output":[]}"#,
+            r#"{"id":"g","error":null}"#,
+            r#"{"error":"in words"}"#,
+            r#""error""#,
+            r#"{"error":"#,
+            "",
+        ] {
+            assert_eq!(status_of(body), None, "{body}");
         }
     }
 
@@ -226,9 +422,18 @@ mod tests {
     fn what_is_not_an_error_event_is_content() {
         for text in [
             "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"text\",\"text\":\"error\"}}\n\n",
-            "data: {\"choices\":[{\"delta\":{\"content\":\"\"}}],\"error\":null}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"error\":null}\n\n",
+            "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"t\"}]}}]}\n\n",
+            "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n\n",
+            "data: {\"promptFeedback\":{\"blockReason\":\"SAFETY\"}}\n\n",
+            "data: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\"}}\n\n",
+            "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"redacted_thinking\",\"data\":\"x\"}}\n\n",
+            "data: {\"type\":\"content_block_start\"}\n\n",
+            // A message that ends in order has said that nothing is to be said.
+            "data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n",
+            "data: {\"type\":\"response.completed\",\"response\":{\"error\":null}}\n\n",
             "data: {\"type\":\"codex.rate_limits\",\"limit_reached\":true}\n\n",
-            "data: [DONE]\n\n",
             "data: not json\n\n",
         ] {
             assert_eq!(look(Dialect::Anthropic, text), Seen::Content, "{text}");
@@ -238,7 +443,10 @@ mod tests {
             look(Dialect::Anthropic, &format!("{START}{PING}: x\n\n")),
             Seen::Prelude
         );
-        let endless = "x".repeat(70_000);
-        assert_eq!(look(Dialect::Anthropic, &endless), Seen::Content);
+        let endless = "x".repeat(600_000);
+        let seen = StreamPrelude::new(Dialect::Anthropic).look(endless.as_bytes());
+        assert_eq!(seen, Seen::Content);
+        // An end that says so is one, with nothing before it.
+        assert_eq!(status_of(openai(), "data: [DONE]\n\n"), Some(502));
     }
 }

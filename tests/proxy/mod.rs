@@ -1,5 +1,6 @@
 //! `ddollar proxy`, from the outside.
 
+mod answers; // what counts as an answer
 mod http; // what goes through, byte for byte, and what breaks
 mod life; // start, several applications, status, the end
 mod matrix; // what a provider answers, and what the application gets (facts/peers.md §4)

@@ -1,0 +1,343 @@
+//! What counts as an answer: the beginning of a stream, a body that is nothing but an error, a page
+//! that somebody else has sent.
+
+use crate::support::Supervise;
+use crate::support::canned::Canned;
+use crate::support::gateway::{Answered, Gateway};
+use crate::support::upstream::{Played, Upstream};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const SSE: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn events(all: &[Value]) -> String {
+    let chunks = all.iter().map(|event| {
+        let text = format!("data: {event}\n\n");
+        format!("{:x}\r\n{text}\r\n", text.len())
+    });
+    chunks.collect()
+}
+
+fn start() -> Value {
+    json!({"type": "message_start", "message": {"content": []}})
+}
+
+fn empty_block() -> Value {
+    json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+}
+
+fn good() -> Value {
+    json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "good"}})
+}
+
+fn limit() -> Value {
+    json!({"type": "error", "error": {"type": "rate_limit_error", "message": "x"}})
+}
+
+/// A proxy over two tokens; `play` is called with whether the first one asks.
+fn two(play: impl Fn(&mut Played, bool) + Send + Sync + 'static) -> (Upstream, Gateway) {
+    let upstream = Upstream::playing(move |played| {
+        let is_first = played.head.contains("token-aaaa-1");
+        play(played, is_first);
+        true
+    });
+    let gateway = Gateway::to(&upstream.url, "token-aaaa-1,token-bbbb-2", &[]);
+    wait_until_asked(&gateway);
+    (upstream, gateway)
+}
+
+/// Waits until both tokens have been asked: a later answer to that question would say that a token which
+/// was refused meanwhile is good again.
+fn wait_until_asked(gateway: &Gateway) {
+    gateway.eventually_status(|status| {
+        let tokens = status["tokens"].as_array().unwrap();
+        tokens.iter().all(|token| token["condition"] == "usable")
+    });
+}
+
+fn stream(gateway: &Gateway) -> Answered {
+    gateway.post(json!({"stream": true}))
+}
+
+#[test]
+fn an_error_after_an_empty_block_goes_to_the_next_token() {
+    let (_upstream, gateway) = two(|played, is_first| {
+        played.send(format!("{SSE}{}", events(&[start(), empty_block()])));
+        let rest = if is_first { limit() } else { good() };
+        played.send(format!("{}0\r\n\r\n", events(&[rest])));
+    });
+    let answered = stream(&gateway);
+    assert_eq!((answered.status, answered.whole), (200, true));
+    let text = answered.text();
+    assert!(
+        text.contains("good") && !text.contains("rate_limit"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_number_as_code_is_a_status_and_the_token_is_left_at_once() {
+    for (code, condition) in [(429, "limited"), (402, "spend_capped")] {
+        let (upstream, gateway) = two(move |played, is_first| {
+            let error = json!({"choices": [], "error": {"code": code, "message": "no"}});
+            let first = if is_first { error } else { good() };
+            played.send(format!("{SSE}{}0\r\n\r\n", events(&[first])));
+        });
+        for _ in 0..3 {
+            assert!(stream(&gateway).text().contains("good"));
+        }
+        assert_eq!(upstream.count(), 4, "{code}");
+        assert_eq!(gateway.status()["tokens"][0]["condition"], condition);
+    }
+}
+
+#[test]
+fn a_stream_that_ends_before_any_content_is_asked_for_again() {
+    let begun = events(&[start()]);
+    for first in [
+        format!("{SSE}0\r\n\r\n"),
+        format!("{SSE}{begun}0\r\n\r\n"),
+        format!("{SSE}{begun}"),
+        format!("{SSE}{}0\r\n\r\n", "e\r\ndata: [DONE]\n\n\r\n"),
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 0\r\n\r\n"
+            .to_owned(),
+    ] {
+        let script = first.clone();
+        let upstream = Upstream::playing(move |played| {
+            match played.number {
+                0 => played.send(&script),
+                _ => played.send(format!("{SSE}{}0\r\n\r\n", events(&[start(), good()]))),
+            }
+            played.number > 0
+        });
+        let gateway = Gateway::to(&upstream.url, "token-bbbb-1", &[]);
+        let answered = stream(&gateway);
+        assert!(answered.text().contains("good"), "{first:?}: {answered:?}");
+        assert_eq!(upstream.count(), 2);
+    }
+}
+
+#[test]
+fn a_stream_that_never_says_anything_ends_as_it_came() {
+    let (upstream, gateway) = two(|played, _| {
+        played.send(format!("{SSE}{}0\r\n\r\n", events(&[start()])));
+    });
+    let answered = stream(&gateway);
+    assert_eq!((answered.status, answered.whole), (200, true));
+    assert!(answered.text().contains("message_start"));
+    // Three times with the one, once with the other.
+    assert_eq!(upstream.count(), 4);
+}
+
+#[test]
+fn the_time_in_a_streams_error_is_the_end_of_the_limit() {
+    let error = |more: Value| {
+        let mut error = json!({"code": "rate_limit_exceeded", "type": "tokens", "message": "x"});
+        for (name, value) in more.as_object().unwrap() {
+            error[name] = value.clone();
+        }
+        json!({"type": "error", "error": error})
+    };
+    let head = |fields: &str| SSE.replace("\r\n\r\n", &format!("\r\n{fields}\r\n\r\n"));
+    for (head, error, seconds) in [
+        (
+            SSE.to_owned(),
+            error(json!({"message": "Rate limit reached. Please try again in 15.7s."})),
+            14..=16,
+        ),
+        (
+            SSE.to_owned(),
+            error(json!({"code": 429, "details": [{"retryDelay": "42s"}]})),
+            40..=42,
+        ),
+        (head("Retry-After: 33"), error(json!({})), 31..=33),
+        (
+            head(
+                "x-ratelimit-limit-tokens: 100\r\nx-ratelimit-remaining-tokens: 0\r\nx-ratelimit-reset-tokens: 23s",
+            ),
+            error(json!({})),
+            21..=23,
+        ),
+    ] {
+        let script = format!("{head}{}0\r\n\r\n", events(std::slice::from_ref(&error)));
+        let upstream = Upstream::playing(move |played| {
+            match played.head.contains("token-aaaa-1") {
+                true => played.send(&script),
+                false => played.send(format!("{SSE}{}0\r\n\r\n", events(&[good()]))),
+            }
+            true
+        });
+        let run = Supervise::bare()
+            .env("OPENAI_BASE_URL", &upstream.url)
+            .env("OPENAI_API_KEYS", "token-aaaa-1,token-bbbb-2");
+        let gateway = Gateway::start(run, &["--model", "m"]);
+        wait_until_asked(&gateway);
+        let answered = gateway.post_to("/openai/v1/responses", json!({"stream": true}));
+        assert!(answered.text().contains("good"), "{error}: {answered:?}");
+        let status = gateway.status();
+        let left = status["tokens"][0]["until"].as_u64().unwrap() - status["now"].as_u64().unwrap();
+        assert!(seconds.contains(&left), "{error}: {left} s");
+    }
+}
+
+#[test]
+fn a_body_that_is_nothing_but_an_error_goes_to_the_next_token() {
+    for chunked in [false, true] {
+        let (_upstream, gateway) = two(move |played, is_first| {
+            let body = match is_first {
+                true => r#"{"error":{"code":429,"message":"rate limited"},"user_id":"u"}"#,
+                false => r#"{"id":"g","choices":[],"error":null}"#,
+            };
+            let kind = "Content-Type: application/json\r\n";
+            match chunked {
+                false => played.answer(200, kind, body),
+                true => played.send(format!(
+                    "HTTP/1.1 200 OK\r\n{kind}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                    body.len()
+                )),
+            }
+        });
+        assert_eq!(gateway.post(json!({})).json()["id"], "g");
+    }
+}
+
+#[test]
+fn a_compressed_error_that_nobody_has_asked_for_is_read() {
+    let text = r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2099-01-01 at 00:00 UTC."}}"#;
+    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    zip.write_all(text.as_bytes()).unwrap();
+    let zipped = zip.finish().unwrap();
+    let sent = zipped.clone();
+    let (_upstream, gateway) = two(move |played, is_first| match is_first {
+        true => {
+            let length = sent.len();
+            played.send(format!(
+                "HTTP/1.1 400 No\r\nContent-Encoding: gzip\r\nContent-Length: {length}\r\n\r\n"
+            ));
+            played.send(&sent);
+        }
+        false => played.answer(200, "", "good"),
+    });
+    assert_eq!(gateway.post(json!({})).text(), "good");
+    assert_eq!(gateway.status()["tokens"][0]["condition"], "spend_capped");
+}
+
+/// What stands between here and the provider says, in place of an answer.
+const PAGES: [(u16, &str, &str); 6] = [
+    (
+        403,
+        "Content-Type: text/html; charset=UTF-8\r\n",
+        "<!DOCTYPE html><title>Just a moment...</title>",
+    ),
+    (
+        200,
+        "Content-Type: text/html\r\n",
+        "<html>Please sign in to the hotel's network</html>",
+    ),
+    (401, "Content-Type: text/html\r\n", "<html>Sign in</html>"),
+    (403, "Content-Type: text/plain\r\n", "Access denied"),
+    (407, "", ""),
+    (
+        429,
+        "Content-Type: text/html\r\n",
+        "<html>error 1015</html>",
+    ),
+];
+
+#[test]
+fn a_page_in_the_place_of_an_answer_is_an_outage_and_condemns_no_token() {
+    for (status, fields, page) in PAGES {
+        let (upstream, gateway) = two(move |played, _| {
+            match played.number {
+                0..4 => played.answer(status, fields, page),
+                _ => played.answer(200, "", "good"),
+            };
+        });
+        let answered = gateway.post(json!({}));
+        assert_eq!(answered.status, 502, "{answered:?}");
+        let text = answered.text();
+        assert!(text.contains(&format!("(status {status})")), "{text}");
+        assert_eq!(upstream.count(), 4, "{status}");
+        for token in gateway.status()["tokens"].as_array().unwrap() {
+            let condition = token["condition"].as_str().unwrap();
+            assert!(
+                matches!(condition, "unknown" | "usable"),
+                "{status}: {token:#}"
+            );
+        }
+        assert_eq!(gateway.post(json!({})).text(), "good");
+        assert_eq!(upstream.count(), 5, "{status}");
+        gateway
+            .stop()
+            .says_once("Anthropic cannot be reached (")
+            .never_says("ejected");
+    }
+}
+
+#[test]
+fn status_calls_no_token_usable_or_rejected_for_a_page() {
+    for (status, fields, page) in PAGES {
+        let upstream = Canned::start(move |_| (status, fields, page));
+        let run = Supervise::bare()
+            .env("ANTHROPIC_BASE_URL", &upstream.url)
+            .env("ANTHROPIC_API_KEY", "token-aaaa-1")
+            .start_as(&["status", "--json"]);
+        let ended = run.end();
+        let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let condition = told["tokens"][0]["condition"].as_str().unwrap();
+        assert_eq!(condition, "unknown", "{status}: {told:#}");
+        assert_ne!(ended.code(), 0, "{status}");
+    }
+}
+
+#[test]
+fn a_command_that_dies_of_a_firewalls_page_is_started_again_when_the_page_is_gone() {
+    let is_blocked = Arc::new(AtomicBool::new(false));
+    let blocked = is_blocked.clone();
+    let upstream = Canned::start(move |_| match blocked.load(Ordering::SeqCst) {
+        true => PAGES[0],
+        false => (200, "anthropic-organization-id: o\r\n", "{}"),
+    });
+    let mut run = Supervise::bare()
+        .env("ANTHROPIC_BASE_URL", &upstream.url)
+        .env("ANTHROPIC_API_KEY", "token-aaaa-1")
+        .options(&["--interval", "200ms"])
+        .agent();
+    run.wait_ready_with(1);
+    is_blocked.store(true, Ordering::SeqCst);
+    run.stderr.wait("Anthropic cannot be reached (");
+    run.tell("exit 1");
+    run.stderr.wait("Waiting until Anthropic answers");
+    is_blocked.store(false, Ordering::SeqCst);
+    run.wait_ready_with(1);
+    run.finish().says_once("Session resumed");
+}
+
+#[test]
+fn a_stream_is_held_back_until_its_first_content() {
+    let (_upstream, gateway) = two(|played, _| {
+        played.send(format!("{SSE}{}", events(&[start(), empty_block()])));
+        std::thread::sleep(Duration::from_millis(700));
+        played.send(format!("{}0\r\n\r\n", events(&[good()])));
+    });
+    let mut wire = gateway.wire();
+    wire.send(gateway.request("/anthropic/v1/messages", "", "{}"));
+    wire.stream
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let mut byte = [0];
+    let early = std::io::Read::read(&mut wire.stream, &mut byte);
+    assert!(early.is_err(), "something came before the content");
+    wire.stream
+        .set_read_timeout(Some(crate::support::DEADLINE))
+        .unwrap();
+    let text = wire.answer().text();
+    assert!(
+        text.contains("message_start") && text.contains("good"),
+        "{text}"
+    );
+}

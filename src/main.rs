@@ -28,7 +28,7 @@ use clients::hook_server;
 use commands::report::{self, Timeline, Unusable};
 use commands::{rehearse as rehearsal, status};
 use common::error::{Error, TRY_AGAIN_LATER};
-use common::{Environment, logging};
+use common::{Environment, logging, private_file};
 use events::console::{self, Console};
 use events::message::Notice;
 use events::{fact as facts, journal, notify};
@@ -141,7 +141,7 @@ fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
     if path.as_os_str() == "-" {
         return print(&svg);
     }
-    journal::replace(path, &svg).map_err(|error| Error::File {
+    private_file::write(path, svg.as_bytes()).map_err(|error| Error::File {
         what: "SVG file",
         path: path.clone(),
         why: error.to_string(),

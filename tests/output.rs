@@ -75,6 +75,21 @@ fn verbose_and_the_log_tell_the_numbers_of_each_check() {
     run.end().expect(0);
 }
 
+/// Opening a named pipe waits for its reader, which may never come.
+#[test]
+fn a_log_that_is_a_pipe_without_a_reader_does_not_hold_up_the_start() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider);
+    let pipe = run.desk().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = pipe.to_str().unwrap().to_owned();
+    run.options(&["--log", &pipe])
+        .start(&["true"])
+        .end()
+        .expect(125)
+        .says(&["cannot use the log file '", "hint: "]);
+}
+
 #[test]
 fn the_log_is_appended_to_and_only_for_its_owner() {
     use std::os::unix::fs::PermissionsExt;

@@ -5,8 +5,9 @@ use crate::support::{Desk, Provider, Supervise, eventually, spent_at};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 /// A state folder that outlives the run in it.
 struct State(Desk);
@@ -328,4 +329,74 @@ fn an_svg_that_does_not_fit_on_the_disk_is_a_failure() {
         stderr.contains("cannot use the SVG file '/dev/full'"),
         "{stderr}"
     );
+}
+
+/// A file that the user may not write, and one that nobody may: a program that runs.
+#[test]
+fn an_svg_never_damages_a_file_that_cannot_be_written() {
+    let provider = Provider::anthropic(&[0.1]);
+    let state = State::new();
+    state
+        .of(Supervise::with(&provider))
+        .start(&["true"])
+        .end()
+        .expect(0);
+    let journal = fs::read_to_string(&state.journals()[0]).unwrap();
+
+    let place = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o777))
+        .tempdir()
+        .unwrap();
+    let (read_only, tool) = (place.path().join("kept.svg"), place.path().join("tool"));
+    fs::write(&read_only, "precious").unwrap();
+    fs::set_permissions(&read_only, fs::Permissions::from_mode(0o444)).unwrap();
+    fs::copy("/bin/sleep", &tool).unwrap();
+    fs::write(place.path().join("night.jsonl"), journal).unwrap();
+    let mut running = Command::new(&tool).arg("60").spawn().unwrap();
+
+    for (path, why) in [(&read_only, "ermission denied"), (&tool, "busy")] {
+        let before = fs::read(path).unwrap();
+        let mut report = Command::new(PROGRAM);
+        report.env_clear().current_dir(place.path());
+        report.args(["report", "night.jsonl", "--svg"]).arg(path);
+        if path == &read_only && nix::unistd::Uid::effective().is_root() {
+            // To root nothing is read-only.
+            report.uid(65534).gid(65534);
+        }
+        let output = report.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{stderr}");
+        assert!(
+            stderr.contains("cannot use the SVG file") && stderr.contains(why),
+            "{stderr}"
+        );
+        assert!(fs::read(path).unwrap() == before, "{path:?} was changed");
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 3);
+}
+
+/// A link is followed, what it leads to keeps its permissions, and nothing is left beside it.
+#[test]
+fn an_svg_takes_the_place_of_the_file_that_a_link_leads_to() {
+    let provider = Provider::anthropic(&[0.1]);
+    let state = State::new();
+    state
+        .of(Supervise::with(&provider))
+        .start(&["true"])
+        .end()
+        .expect(0);
+    let place = Desk::new();
+    let (file, link) = (place.join("old.svg"), place.join("link.svg"));
+    fs::write(&file, "old").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("old.svg", &link).unwrap();
+    let before = fs::read_dir(place.path()).unwrap().count();
+    state.shows(&["--svg", link.to_str().unwrap()]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(fs::read_to_string(&file).unwrap().starts_with("<svg "));
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), before);
 }

@@ -6,12 +6,12 @@
 //! Without `--log` nothing is logged at all, and stderr stays the console's.
 
 use crate::common::error::Error;
+use crate::common::private_file;
 use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::LevelFilter;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -23,17 +23,13 @@ pub(crate) fn start(path: Option<&Path>, level: Option<&str>) -> Result<(), Erro
     let Some(path) = path else {
         return Ok(());
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Error::File {
-            what: "log file",
-            path: path.to_owned(),
-            why: error.to_string(),
-            hint: "name a file in a folder that exists and that you can write to",
-        })?;
+    let options = &mut OpenOptions::new();
+    let file = private_file::append(options.create(true), path).map_err(|error| Error::File {
+        what: "log file",
+        path: path.to_owned(),
+        why: error.to_string(),
+        hint: "name a file in a folder that exists and that you can write to",
+    })?;
     let mut builder = Builder::new();
     builder
         .filter_level(

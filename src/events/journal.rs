@@ -7,14 +7,15 @@
 
 use crate::common::Warning;
 use crate::common::error::Error;
+use crate::common::private_file;
 use crate::events::fact::{Fact, Millis};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -52,7 +53,7 @@ pub(crate) fn runs(state_folder: &Path) -> PathBuf {
 /// # Errors
 /// When it cannot be appended to.
 pub(crate) fn open(path: &Path) -> Result<Place, Error> {
-    append(OpenOptions::new().create(true), path)
+    private_file::append(OpenOptions::new().create(true), path)
         .map(Place::File)
         .map_err(|error| Error::File {
             what: "journal",
@@ -60,15 +61,6 @@ pub(crate) fn open(path: &Path) -> Result<Place, Error> {
             why: error.to_string(),
             hint: "name a file in a folder that exists and that you can write to",
         })
-}
-
-fn append(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    options
-        .append(true)
-        .mode(0o600)
-        // A named pipe must not hold the run up.
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)
 }
 
 // ---- writing ----
@@ -180,11 +172,7 @@ fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Warning>) -> io:
 
 /// A new file in `folder`, named after this moment and this process.
 fn create(folder: &Path) -> io::Result<File> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|error| within(folder, &error))?;
+    private_file::create_folder(folder).map_err(|error| within(folder, &error))?;
     let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
     let stamp: String = format!("{now:.0}")
         .chars()
@@ -193,7 +181,7 @@ fn create(folder: &Path) -> io::Result<File> {
     let mut name = format!("{stamp}-{}", std::process::id());
     loop {
         let path = folder.join(format!("{name}{SUFFIX}"));
-        match append(OpenOptions::new().create_new(true), &path) {
+        match private_file::append(OpenOptions::new().create_new(true), &path) {
             // Containers that share a home share process numbers, too.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.len() < 64 => {
                 name.push('x');
@@ -289,16 +277,6 @@ fn read(path: &Path) -> io::Result<Text> {
         lines: String::from_utf8_lossy(&bytes).into_owned(),
         going_on,
     })
-}
-
-/// Puts `text` in the place of a file, whole or not at all.
-pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let written = fs::write(path, text);
-    if written.is_err() && path.is_file() {
-        // Half a picture is worse than none.
-        let _ = fs::remove_file(path);
-    }
-    written
 }
 
 /// Whether a run holds the file. The lock that tells is given back with the file.

@@ -5,16 +5,18 @@
 //! Like a token, it is never printed but in the lines that are there to hand it over.
 
 use crate::common::error::Error;
+use crate::common::private_file;
 use crate::common::secret::Secret;
 use crate::tokens::Token;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 use subtle::ConstantTimeEq;
 
 /// Random bytes in a secret; in hexadecimal it is twice as long.
 const BYTES: usize = 24;
+/// A file of more bytes holds something else.
+const LARGEST: u64 = 1024;
 /// What a secret begins with, so that one that turns up somewhere is known for what it is.
 const PREFIX: &str = "ddollar-";
 
@@ -51,13 +53,13 @@ impl AccessKey {
     /// When the system has no randomness to give.
     pub(crate) fn kept_in(folder: &Path) -> Result<(AccessKey, Option<String>), Error> {
         let path = folder.join("proxy-secret");
-        let read = match fs::read_to_string(&path) {
-            Ok(text) if is_whole(text.trim()) => {
-                return Ok((AccessKey(Secret::new(text.trim())), None));
-            }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            // Nothing is put in the place of what others may read.
+        let read = match private_file::read_own(&path, LARGEST) {
+            Ok(bytes) => match str::from_utf8(&bytes).map(str::trim) {
+                Ok(text) if is_whole(text) => return Ok((AccessKey(Secret::new(text)), None)),
+                _ => Ok(()),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            // Nothing is put in the place of what others may read or have put there.
             Err(error) => Err(error),
         };
         let key = AccessKey::new()?;
@@ -94,29 +96,15 @@ fn is_whole(text: &str) -> bool {
 
 /// Writes a file that only its owner can read. It is there as a whole or not at all.
 pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-    }
+    private_file::create_folder(private_file::folder_of(path))?;
     let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let _ = fs::remove_file(&draft);
-    let written = options
-        .open(&draft)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .and_then(|()| fs::rename(&draft, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    written
+    private_file::replace(path, &draft, text.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

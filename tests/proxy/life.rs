@@ -8,6 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -70,6 +72,50 @@ fn without_a_place_for_its_secret_it_goes_on_with_one_of_its_own() {
         gateway
             .stop()
             .says_once("secret is good for this start only");
+    }
+}
+
+/// A secret that others know or that others have put there would open the proxy to them, and a pipe
+/// would hold up the start.
+#[test]
+fn a_secret_that_may_not_be_its_own_is_not_used_and_stays_as_it_is() {
+    let known = format!("ddollar-{}", "ab".repeat(24));
+    type Put = fn(&Path, &str);
+    let kinds: [(&str, Put); 4] = [
+        ("others can read it", |path, known| {
+            fs::write(path, known).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        }),
+        ("others can read it", |path, known| {
+            fs::write(path, known).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o620)).unwrap();
+        }),
+        ("it is a link", |path, known| {
+            let other = path.with_file_name("other");
+            fs::write(&other, known).unwrap();
+            fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+            std::os::unix::fs::symlink(other, path).unwrap();
+        }),
+        ("it is no regular file", |path, _| {
+            nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }),
+    ];
+    let provider = Provider::anthropic(&[0.1]);
+    for (why, put) in kinds {
+        let state = Desk::new();
+        let path = state.join("ddollar/proxy-secret");
+        fs::create_dir(state.join("ddollar")).unwrap();
+        put(&path, &known);
+        let before = fs::symlink_metadata(&path).unwrap();
+        let run = Supervise::with(&provider).env("XDG_STATE_HOME", state.path());
+        let gateway = Gateway::start(run, &[]);
+        assert_ne!(gateway.secret, known, "{why}");
+        gateway
+            .stop()
+            .says_once("secret is good for this start only")
+            .says(&[why]);
+        let after = fs::symlink_metadata(&path).unwrap();
+        assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
     }
 }
 
@@ -245,7 +291,9 @@ fn a_request_that_comes_back_to_the_proxy_ends_there() {
         .env("ANTHROPIC_API_KEY", &secret);
     let folder = prepared.desk().join(".local/state/ddollar");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("proxy-secret"), &secret).unwrap();
+    let kept = folder.join("proxy-secret");
+    fs::write(&kept, &secret).unwrap();
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o600)).unwrap();
     let mut gateway = Gateway::start(prepared, &[]);
     back.set(gateway.address.clone()).unwrap();
     let answered = gateway.post(json!({}));

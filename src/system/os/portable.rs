@@ -2,15 +2,14 @@
 //! be had: to be told of a parent's death, to adopt orphans, to read the environment of others.
 
 use super::{Folder, Process};
+use crate::common::private_file;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::{Pid, Uid};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -226,12 +225,7 @@ impl PrivateFile {
     pub(crate) fn new(text: &str) -> io::Result<PrivateFile> {
         let folder = Folder::new()?;
         let path = folder.path().join("settings");
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?
-            .write_all(text.as_bytes())?;
+        private_file::create(&path, text.as_bytes(), 0o600)?;
         Ok(PrivateFile {
             path,
             _folder: folder,

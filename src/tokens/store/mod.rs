@@ -9,16 +9,16 @@
 
 pub(crate) mod format;
 use crate::common::Warning;
+use crate::common::private_file::{self, beside};
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
 use crate::tokens::store::format::{StoredToken, StoredTokens, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -198,39 +198,14 @@ fn report(path: &Path, why: &str, events: &Sender<Warning>) {
 
 /// Merges what was found out into the file.
 fn save(path: &Path, findings: Findings, events: &Sender<Warning>) -> Result<(), String> {
-    let folder = folder_of(path);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(words)?;
+    private_file::create_folder(private_file::folder_of(path)).map_err(words)?;
     let _lock = lock(path, LOCK_PATIENCE)?;
     let mut memory = load(path, events)?;
     if !memory.merge(findings, SystemTime::now()) {
         return Ok(());
     }
-    // The lock makes it ours; one that is there is left over from a run that was killed.
-    let new = beside(path, ".new");
-    let _ = std::fs::remove_file(&new);
-    let written = write(&new, memory.text().as_bytes())
-        .and_then(|()| std::fs::rename(&new, path))
-        .map_err(words);
-    match &written {
-        // The file is whole either way; this makes its new name last through a power cut.
-        Ok(()) => drop(File::open(folder).and_then(|folder| folder.sync_all())),
-        Err(_) => drop(std::fs::remove_file(&new)),
-    }
-    written
-}
-
-fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
+    // The lock makes the draft's name ours.
+    private_file::replace(path, &beside(path, ".new"), memory.text().as_bytes()).map_err(words)
 }
 
 /// The file under the lock: what it holds, or nothing after setting it aside.
@@ -253,30 +228,21 @@ fn load(path: &Path, events: &Sender<Warning>) -> Result<StoredTokens, String> {
 
 /// What the file holds; nothing if there is none.
 fn read(path: &Path) -> Result<Result<StoredTokens, Unusable>, String> {
-    let file = match open(OpenOptions::new().read(true), path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Ok(StoredTokens::default()));
-        }
-        file => file.map_err(words)?,
-    };
-    if !file.metadata().map_err(words)?.is_file() {
-        return Err("it is not a file".into());
+    match private_file::read(path, LARGEST) {
+        Ok(text) => Ok(StoredTokens::parse(&text)),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Ok(Ok(StoredTokens::default())),
+            ErrorKind::FileTooLarge => Ok(Err(Unusable::Damaged)),
+            _ => Err(words(error)),
+        },
     }
-    let mut text = Vec::new();
-    file.take(LARGEST + 1)
-        .read_to_end(&mut text)
-        .map_err(words)?;
-    if text.len() as u64 > LARGEST {
-        return Ok(Err(Unusable::Damaged));
-    }
-    Ok(StoredTokens::parse(&text))
 }
 
 /// The lock, which ends with the value or with the process.
 fn lock(path: &Path, patience: Duration) -> Result<File, String> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
-    let file = open(&mut options, &beside(path, ".lock")).map_err(words)?;
+    let file = private_file::open(&mut options, &beside(path, ".lock")).map_err(words)?;
     let until = Instant::now() + patience;
     loop {
         match file.try_lock() {
@@ -287,25 +253,6 @@ fn lock(path: &Path, patience: Duration) -> Result<File, String> {
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
         }
-    }
-}
-
-/// Opens what may be anything without waiting for it, and without following where a link leads.
-fn open(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    options.custom_flags(flags.bits()).open(path)
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 

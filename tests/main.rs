@@ -24,6 +24,7 @@ mod failures; // a child that fails, and whether it is started again
 mod faults; // a provider that breaks the protocol
 mod generate; // the man page and the completions, in the programs that they are for
 mod install; // the install script
+mod keys; // a key in a place where none belongs
 mod news; // who is told what happens: a command of the user's, the service manager
 mod output; // who writes what to which stream, how loud and in which style
 mod providers; // those that tell their limits otherwise, or not at all

@@ -6,6 +6,7 @@
 //! Without `--log` nothing is logged at all, and stderr stays the console's.
 
 use crate::common::error::Error;
+use crate::common::mask::masked;
 use crate::common::private_file;
 use env_logger::{Builder, Target};
 use jiff::Timestamp;
@@ -44,7 +45,8 @@ pub(crate) fn start(path: Option<&Path>, level: Option<&str>) -> Result<(), Erro
             let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
             let level = record.level();
             let target = record.target();
-            writeln!(line, "{now:.3} {level:5} {target}: {}", record.args())
+            let words = record.args().to_string();
+            writeln!(line, "{now:.3} {level:5} {target}: {}", masked(&words))
         })
         .target(Target::Pipe(Box::new(file)));
     // A second logger in one process is not a reason to stop.

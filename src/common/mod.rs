@@ -5,6 +5,7 @@ pub(crate) mod error;
 pub(crate) mod http;
 pub(crate) mod json;
 pub(crate) mod logging;
+pub(crate) mod mask;
 pub(crate) mod private_file;
 pub(crate) mod secret;
 pub(crate) mod style;

@@ -1,5 +1,6 @@
 //! A text that no formatting prints.
 
+use super::mask;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,9 +10,11 @@ use std::sync::Arc;
 pub(crate) struct Secret(Arc<str>);
 
 impl Secret {
-    /// Takes the text in.
+    /// Takes the text in, which from now on no writer of ddollar's lets through (see [`mask`]).
     pub(crate) fn new(text: &str) -> Secret {
-        Secret(text.into())
+        let secret = Secret(text.into());
+        mask::hide(&secret);
+        secret
     }
 
     /// The text itself: for the `authorization` header of a request and the child's environment.
@@ -35,6 +38,11 @@ impl Secret {
             return text.to_owned();
         }
         text.replace(&*self.0, "(token)")
+    }
+
+    /// Whether `text` holds it, and [`Secret::redact`] would change something.
+    pub(crate) fn stands_in(&self, text: &str) -> bool {
+        self.0.len() >= SHORTEST_REDACTED && text.contains(&*self.0)
     }
 
     /// A name for it that tells nothing about it: SHA-256, in hex, of what it is used for and of

@@ -5,6 +5,7 @@
 //! a stderr that is closed or full costs words, not the run.
 
 use crate::common::error::Error;
+use crate::common::mask::masked;
 use crate::common::style::{NARROWEST, Style, WIDEST};
 use crate::common::time::{Now, Until};
 use crate::events::message::{Mark, Notice, Weight};
@@ -116,8 +117,10 @@ impl Console {
     /// The screen is the child's, or ours again: nothing is printed in between.
     pub(crate) fn hold(&self, screen_is_the_childs: bool) {
         let mut held = self.held.borrow_mut();
-        held.erase();
-        held.screen_is_the_childs = screen_is_the_childs;
+        if held.screen_is_the_childs != screen_is_the_childs {
+            held.erase();
+            held.screen_is_the_childs = screen_is_the_childs;
+        }
         held.write();
     }
 
@@ -288,7 +291,7 @@ fn takes_words(out: &impl AsFd) -> bool {
 pub(crate) fn print(text: &str) -> Result<bool, Error> {
     let mut stdout = std::io::stdout();
     let printed = stdout
-        .write_all(text.as_bytes())
+        .write_all(masked(text).as_bytes())
         .and_then(|()| stdout.flush());
     match printed {
         Ok(()) => Ok(true),
@@ -316,7 +319,7 @@ pub(crate) fn report_bug(place: &str) {
 /// One write for the whole line, so that the child's own words do not come between.
 fn write_line(text: &str) {
     // Nobody is left to tell when stderr is gone.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(masked(text).as_bytes());
 }
 
 #[cfg(test)]

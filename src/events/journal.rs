@@ -7,6 +7,7 @@
 
 use crate::common::Warning;
 use crate::common::error::Error;
+use crate::common::mask::masked;
 use crate::common::private_file;
 use crate::events::fact::{Fact, Millis};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -117,7 +118,7 @@ impl Journal {
         let Some(lines) = &self.lines else {
             return true;
         };
-        let line = fact.json(at) + "\n";
+        let line = masked(&fact.json(at)).into_owned() + "\n";
         !matches!(lines.try_send(line), Err(TrySendError::Full(_)))
     }
 }

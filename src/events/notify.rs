@@ -6,6 +6,7 @@
 //! [`LONGEST`], and what it leaves behind comes to the helper and ends with it, not to ddollar, which
 //! adopts the supervised command's orphans. No token is in its environment.
 
+use crate::common::mask::masked;
 use crate::events::fact::{Cause, Ending, Fact, Millis, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
@@ -113,8 +114,8 @@ impl Notifier {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("DDOLLAR_EVENT", event)
-            .env("DDOLLAR_MESSAGE", words)
-            .env("DDOLLAR_FACT", fact.json(at))
+            .env("DDOLLAR_MESSAGE", &*masked(words))
+            .env("DDOLLAR_FACT", &*masked(&fact.json(at)))
             .envs(details(fact))
             .stdin(Stdio::null())
             .stdout(holder)

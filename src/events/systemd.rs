@@ -4,6 +4,7 @@
 //! WATCHDOG at half the time that the manager gives, STOPPING at the end. It promises not to block;
 //! a manager that does not listen is none.
 
+use crate::common::mask::masked;
 use crate::events::fact::Fact;
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
@@ -94,7 +95,7 @@ impl Service {
     }
 
     fn send(&self, text: &str) {
-        if let Err(error) = self.socket.send_to_addr(text.as_bytes(), &self.to) {
+        if let Err(error) = self.socket.send_to_addr(masked(text).as_bytes(), &self.to) {
             log::warn!("the service manager is not told: {error}");
         }
     }

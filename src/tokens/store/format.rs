@@ -253,12 +253,14 @@ impl StoredTokens {
     pub(crate) fn merge(&mut self, findings: Vec<(String, StoredToken)>, now: SystemTime) -> bool {
         let mut changed = false;
         for (fingerprint, mut entry) in findings {
-            match self.entries.get(&fingerprint) {
+            match self.entries.get_mut(&fingerprint) {
                 // What comes from the future is no newer: the clock was set back.
                 Some(old) if old.seen > entry.seen && old.seen <= now => continue,
                 Some(old) => {
                     entry.group = entry.group.or_else(|| old.group.clone());
                     if entry.says_the_same_as(old) {
+                        // It holds for as long again; that alone is not worth writing.
+                        old.seen = entry.seen;
                         continue;
                     }
                 }

@@ -396,6 +396,15 @@ fn a_fraction_is_read_back_to_the_last_bit() {
     assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
 }
 
+/// A found seed: a rejection that is seen again before its end holds for as long again.
+#[test]
+fn what_is_seen_again_holds_for_as_long_again() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let memory = memory([(7, entry(at(1_131_462), Verdict::Rejected))]);
+    let again = [(name(7), entry(at(1_173_713), Verdict::Rejected))];
+    check_merge(memory, &again, at(1_217_863));
+}
+
 /// A found seed, its times brought within what is remembered.
 #[test]
 fn a_merge_settles_a_limit_that_was_seen_before_the_token_was_usable() {

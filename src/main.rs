@@ -29,9 +29,9 @@ use commands::report::{self, Timeline, Unusable};
 use commands::{rehearse as rehearsal, status};
 use common::error::{Error, TRY_AGAIN_LATER};
 use common::{Environment, logging, private_file};
+use events::RunEvent;
 use events::console::{self, Console};
-use events::message::Notice;
-use events::{fact as facts, journal, notify};
+use events::{journal, notify, schema};
 use jiff::tz::TimeZone;
 use providers::monitor;
 use std::path::Path;
@@ -123,7 +123,7 @@ fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
     let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
     let run = args.command.first().map(Path::new);
     let journal = journal::find(run, folder.as_deref())?;
-    let now = journal.going_on.then(|| facts::millis(SystemTime::now()));
+    let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
     let timeline = Timeline::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
         path: journal.path,
         empty: why == Unusable::Empty,
@@ -158,7 +158,7 @@ fn begin(args: &Args, environment: &Environment) -> Result<Console, Error> {
     logging::start(args.log.as_deref(), level.as_deref())?;
     mind_panics();
     let console = Console::new(args.verbosity, variable);
-    console.say(&Notice::Discovering);
+    console.say(&RunEvent::Discovering);
     Ok(console)
 }
 

@@ -7,8 +7,8 @@
 use crate::cli::{Args, Resume, StateFile, nearest};
 use crate::clients::{self, CommandLine, Merged};
 use crate::common::error::{CommandOf, Error};
+use crate::events::RunEvent;
 use crate::events::journal::{self, Place};
-use crate::events::message::Notice;
 use crate::events::reporter::ReporterOptions;
 use crate::events::systemd;
 use crate::providers::endpoint::Endpoint;
@@ -67,7 +67,7 @@ pub(crate) struct Config {
     /// What to call the command when it is shown; `None`: by its words.
     pub(crate) name: Option<String>,
     /// What is worth telling before the start.
-    pub(crate) notices: Vec<Notice>,
+    pub(crate) notices: Vec<RunEvent>,
 }
 
 /// The tokens that there are, and what is worth telling about where they were found.
@@ -75,7 +75,7 @@ struct Discovered {
     providers: Vec<&'static Provider>,
     /// At least one.
     tokens: Vec<Token>,
-    notices: Vec<Notice>,
+    notices: Vec<RunEvent>,
 }
 
 impl Discovered {
@@ -95,7 +95,7 @@ impl Discovered {
 pub(crate) fn rings(
     args: &Args,
     texts: &[(String, String)],
-) -> Result<(Vec<Ring>, Vec<Notice>), Error> {
+) -> Result<(Vec<Ring>, Vec<RunEvent>), Error> {
     let found = find(args, texts)?;
     let variable = |name: &str| lookup(texts, name);
     let command = CommandLine::new(Vec::new(), None);
@@ -126,17 +126,17 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Discovered, Error> {
             variables: variables_to_set(&args.providers, &providers),
         });
     }
-    let mut notices: Vec<Notice> = found
+    let mut notices: Vec<RunEvent> = found
         .exposed_files
         .iter()
-        .map(|path| Notice::ExposedFile {
+        .map(|path| RunEvent::ExposedFile {
             path: path.display().to_string(),
         })
         .collect();
 
     let unread = |(name, _): &(String, String)| {
         let variable = nearly_token_variable(name)?;
-        Some(Notice::UnreadVariable {
+        Some(RunEvent::UnreadVariable {
             name: name.clone(),
             variable,
         })
@@ -147,7 +147,7 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Discovered, Error> {
     if let Some(path) = &certificates
         && let Err(why) = tls::certificates(path)
     {
-        notices.push(Notice::UnusedFile {
+        notices.push(RunEvent::UnusedFile {
             variable: "SSL_CERT_FILE",
             path: path.display().to_string(),
             why,
@@ -162,7 +162,7 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Discovered, Error> {
         let Some(name) = variable_of.filter(doubled) else {
             continue;
         };
-        notices.push(Notice::Warning {
+        notices.push(RunEvent::Warning {
             what: format!("{name} ends in /v1, which is added to it: leave that out"),
         });
         break;
@@ -241,10 +241,7 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
             let model = endpoint.models.first().map_or("", String::as_str);
             let why = provider.unwatched(&endpoint.base_url, model);
             if why.is_some() || !provider.tells_limits {
-                notices.push(Notice::Unwatched {
-                    provider: provider.label,
-                    why,
-                });
+                notices.push(RunEvent::Unwatched { provider, why });
             }
             rings.push((pool, vec![endpoint]));
         }
@@ -271,7 +268,7 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
         StateFile::At(path) => Some(path),
         StateFile::None => None,
         StateFile::Usual => {
-            notices.extend(folder.is_none().then_some(Notice::NoState));
+            notices.extend(folder.is_none().then_some(RunEvent::NoState));
             folder.map(|folder| folder.join("state.json"))
         }
     };
@@ -333,14 +330,14 @@ fn hooked(
     line: CommandLine,
     tokens: &[Token],
     files: &mut Vec<PrivateFile>,
-) -> (CommandLine, Option<Notice>) {
+) -> (CommandLine, Option<RunEvent>) {
     let is_ours = |token: &Token| token.provider.name == clients::HOOKED_PROVIDER;
     if !line.client().has_hooks || !tokens.iter().any(is_ours) {
         return (line, None);
     }
     let (own, is_file) = match own_settings(&line) {
         Ok(own) => own,
-        Err(why) => return (line, Some(Notice::NoHooks { why })),
+        Err(why) => return (line, Some(RunEvent::NoHooks { why })),
     };
     match clients::merge(&own, &os::own_program_for_others()) {
         Merged::Settings(json) if !is_file => (line.with_settings(json), None),
@@ -354,10 +351,10 @@ fn hooked(
             }
             Err(_) => {
                 let why = "cannot be handed over";
-                (line, Some(Notice::NoHooks { why }))
+                (line, Some(RunEvent::NoHooks { why }))
             }
         },
-        Merged::Not(why) => (line, Some(Notice::NoHooks { why })),
+        Merged::Not(why) => (line, Some(RunEvent::NoHooks { why })),
     }
 }
 
@@ -384,7 +381,7 @@ fn client_notices(
     line: &CommandLine,
     has_own_resume: bool,
     variable: &dyn Fn(&str) -> Option<String>,
-) -> Vec<Notice> {
+) -> Vec<RunEvent> {
     let client = line.client();
     let mut added = Vec::new();
     if line.has_settings() {
@@ -401,14 +398,14 @@ fn client_notices(
     }
     let mut notices = Vec::new();
     if !added.is_empty() {
-        notices.push(Notice::Client {
+        notices.push(RunEvent::Client {
             name: client.name,
             added: added.join(", "),
         });
     }
     // It beats every token of ours (facts/providers.md §4.1).
     if client.has_hooks && variable("ANTHROPIC_AUTH_TOKEN").is_some() {
-        notices.push(Notice::OtherCredential {
+        notices.push(RunEvent::OtherCredential {
             variable: "ANTHROPIC_AUTH_TOKEN",
         });
     }

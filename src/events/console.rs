@@ -8,7 +8,8 @@ use crate::common::error::Error;
 use crate::common::mask::masked;
 use crate::common::style::{NARROWEST, Style, WIDEST};
 use crate::common::time::{Now, Until};
-use crate::events::message::{Mark, Notice, Weight};
+use crate::events::message::{Mark, Message};
+use crate::events::{RunEvent, Severity};
 use crate::system::terminal;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
@@ -80,28 +81,30 @@ impl Console {
         }
     }
 
-    /// Says a notice, if it is heavy enough, and logs it in any case.
-    pub(crate) fn say(&self, notice: &Notice) {
-        let (mark, words) = notice.words();
-        log::info!("{words}");
-        let least = match self.verbosity {
-            Verbosity::Quiet => Weight::Warning,
-            Verbosity::Normal => Weight::Story,
-            Verbosity::Verbose => Weight::Detail,
+    /// Tells people of an event, if it matters enough, and logs it in any case.
+    pub(crate) fn say(&self, event: &RunEvent) {
+        let Some(Message { mark, text }) = event.message() else {
+            return;
         };
-        if notice.weight() < least {
+        log::info!("{text}");
+        let least = match self.verbosity {
+            Verbosity::Quiet => Severity::Warning,
+            Verbosity::Normal => Severity::Story,
+            Verbosity::Verbose => Severity::Detail,
+        };
+        if event.severity() < least {
             return;
         }
-        let end = match (notice.is_question(), notice.ends_chapter()) {
+        let end = match (event.is_question(), event.ends_chapter()) {
             (true, _) => "",
             (false, true) => "\n\n",
             (false, false) => "\n",
         };
-        let text = self.folded(mark, &words);
+        let text = self.folded(mark, &text);
         let mut held = self.held.borrow_mut();
         // One empty line is enough, where nobody else writes.
-        let parted = std::mem::replace(&mut held.parted, notice.ends_chapter()) && !self.shared;
-        let chapter = if notice.opens_chapter() && !parted {
+        let parted = std::mem::replace(&mut held.parted, event.ends_chapter()) && !self.shared;
+        let chapter = if event.opens_chapter() && !parted {
             "\n"
         } else {
             ""
@@ -141,14 +144,16 @@ impl Console {
             held.spoken = None;
             return None;
         };
-        let notice = Notice::StillWaiting {
+        let event = RunEvent::StillWaiting {
             span: left,
             at: until.wall,
             now: now.wall,
         };
-        if self.redraws && is_foreground() {
-            let (mark, words) = notice.words();
-            held.draw(&self.painted(mark), mark.text(self.utf8), &words);
+        if self.redraws
+            && is_foreground()
+            && let Some(Message { mark, text }) = event.message()
+        {
+            held.draw(&self.painted(mark), mark.text(self.utf8), &text);
             // Until the next whole second.
             let part = Duration::from_nanos(left.subsec_nanos().into());
             return Some(part + Duration::from_millis(1));
@@ -158,7 +163,7 @@ impl Console {
         let Some(rest) = LINE_EACH.checked_sub(quiet).filter(|rest| !rest.is_zero()) else {
             held.spoken = Some(now.tick);
             drop(held);
-            self.say(&notice);
+            self.say(&event);
             return Some(LINE_EACH);
         };
         Some(rest)

@@ -3,13 +3,14 @@
 //! Owns the folder of journals, the thread that writes one, and finding and reading them again. It
 //! promises that the run never waits for a disk and never ends for want of one; that each line is
 //! one write, so that a crash costs at most the last; that only the owner can read a journal; and
-//! that the newest [`KEPT`] stay, and a few more after runs of less than a second. What the lines say is `facts.rs`'s; no token is among it.
+//! that the newest [`KEPT`] stay, and a few more after runs of less than a second. What
+//! the lines say is `schema.rs`'s; no token is among it.
 
 use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::mask::masked;
 use crate::common::private_file;
-use crate::events::fact::{Fact, Millis};
+use crate::events::schema::{Millis, Record};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
@@ -104,8 +105,8 @@ impl Journal {
     }
 
     /// Adds a line.
-    pub(crate) fn write(&mut self, at: Millis, fact: &Fact) {
-        if self.lost > 0 && self.send(&Fact::Lost { lines: self.lost }, at) {
+    pub(crate) fn write(&mut self, at: Millis, fact: &Record) {
+        if self.lost > 0 && self.send(&Record::Lost { lines: self.lost }, at) {
             self.lost = 0;
         }
         if !self.send(fact, at) {
@@ -114,7 +115,7 @@ impl Journal {
     }
 
     /// Whether there was room for it. A thread that is gone has said why.
-    fn send(&self, fact: &Fact, at: Millis) -> bool {
+    fn send(&self, fact: &Record, at: Millis) -> bool {
         let Some(lines) = &self.lines else {
             return true;
         };

@@ -1,14 +1,15 @@
 //! Every sentence that a user sees while a command is supervised.
 //!
 //! Owns the words, the marks before them and how times and spans read. It promises plain text: one
-//! [`Notice`] in, lines out, no token among them. It does not print; `console.rs` does. Errors have
+//! [`RunEvent`] in, lines out, no token among them. It does not print; `console.rs` does. Errors have
 //! their own words in `error.rs`.
 
 use crate::common::duration::{compact, spaced};
+use crate::events::{Limit, RunEvent, TokenRef};
+use crate::providers::Finding;
 use crate::providers::usage::{Usage, Window};
 use crate::system::exit_status::ExitStatus;
-use crate::tokens::TokenPool;
-use crate::tokens::condition::{Condition, ProbeFailure};
+use crate::tokens::condition::ProbeFailure;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -16,237 +17,11 @@ use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-/// Something worth telling. Indices count from 0; users read them from 1.
-#[derive(Clone, Debug)]
-pub(crate) enum Notice {
-    Discovering,
-    Starting,
-    Loaded {
-        tokens: usize,
-        providers: usize,
-    },
-    /// A variable that looks like one that holds tokens.
-    UnreadVariable {
-        name: String,
-        variable: &'static str,
-    },
-    /// A provider whose token cannot be used, beside another that the command may live on.
-    SetAside {
-        provider: &'static str,
-    },
-    ExposedFile {
-        path: String,
-    },
-    UnusedFile {
-        variable: &'static str,
-        path: String,
-        why: String,
-    },
-    /// Limits of this provider cannot be watched; `why` is what the user could do about it.
-    Unwatched {
-        provider: &'static str,
-        why: Option<&'static str>,
-    },
-    /// What is changed for a known client.
-    Client {
-        name: &'static str,
-        added: String,
-    },
-    /// A client's settings cannot be merged with.
-    NoHooks {
-        why: &'static str,
-    },
-    /// The user has set something that beats the tokens.
-    OtherCredential {
-        variable: &'static str,
-    },
-    /// There is no place to keep what is learned of tokens.
-    NoState,
-    /// The first start passes over tokens that are known to be spent.
-    StartsWith {
-        provider: Option<&'static str>,
-        index: usize,
-        len: usize,
-    },
-    MonitorStarted {
-        interval: Duration,
-    },
-    Launching {
-        command: String,
-        /// For the first time, and not again.
-        first: bool,
-    },
-    SessionResumed,
-    /// Why the token in use will not do.
-    Limit {
-        /// Named where there are several.
-        provider: Option<&'static str>,
-        index: usize,
-        limit: Limit,
-    },
-    AutoRotating,
-    Switched {
-        provider: Option<&'static str>,
-        index: usize,
-        len: usize,
-    },
-    /// The child's work stopped because its provider was too busy.
-    TurnFailed,
-    NoNextToken,
-    AllExhausted,
-    WaitingForReset {
-        provider: Option<&'static str>,
-        span: Duration,
-        index: usize,
-        len: usize,
-        at: SystemTime,
-        now: SystemTime,
-        /// The proxy holds requests until then; the command itself goes on.
-        held: bool,
-    },
-    /// The proxy holds no request any longer: they go out with this token, or nobody waits for an
-    /// answer.
-    HoldOver {
-        provider: Option<&'static str>,
-        index: Option<usize>,
-        len: usize,
-    },
-    WaitingForProvider {
-        provider: &'static str,
-        span: Duration,
-        /// How long it will be tried, if there is an end to it.
-        at_most: Option<Duration>,
-    },
-    /// The countdown of a wait.
-    StillWaiting {
-        span: Duration,
-        at: SystemTime,
-        now: SystemTime,
-    },
-    Pausing {
-        span: Duration,
-    },
-    Resuming,
-    SessionContinued,
-    ForcingKill,
-    /// The child was stopped or continued by someone else.
-    StoppedByHand,
-    ContinuedByHand,
-    NeedsTerminal,
-    Unkillable {
-        left: usize,
-    },
-    NotStarted {
-        why: String,
-    },
-    /// Something that the system refuses, and what the run goes on without.
-    Warning {
-        what: String,
-    },
-    /// The prompts of interactive mode, and what follows an answer.
-    AskRotate {
-        span: Duration,
-    },
-    AskExhausted,
-    NoSuchChoice,
-    /// Ctrl-D at the question.
-    NoAnswer,
-    KeepingOn,
-    Saved,
-    Completed,
-    Failed {
-        how: ExitStatus,
-    },
-    Retrying {
-        number: u32,
-        of: u32,
-        span: Duration,
-    },
-    ShortLives,
-    NeverHeard,
-    NoneLeft {
-        provider: &'static str,
-    },
-    TooLong {
-        index: Option<usize>,
-        at: SystemTime,
-        now: SystemTime,
-    },
-    Silent {
-        provider: &'static str,
-        silence: ProbeFailure,
-        /// What the connection said, if that is what failed.
-        why: Option<String>,
-    },
-    AnswersAgain {
-        provider: &'static str,
-    },
-    Unclear {
-        provider: &'static str,
-        why: String,
-    },
-    Quotas {
-        provider: &'static str,
-        tokens: usize,
-        quotas: usize,
-    },
-    MonitorLost,
-    /// What is changed for a command behind the proxy, and what it does without.
-    ThroughProxy {
-        added: String,
-        does_without: Option<&'static str>,
-    },
-    ProxyListening {
-        address: String,
-    },
-    /// Where the lines are that lead a shell's programs to the proxy.
-    ProxyLines {
-        path: String,
-    },
-    ProxyStopping {
-        span: Duration,
-    },
-    ProxyStopped,
-    /// A request of the proxy's own has come to it.
-    Circle,
-    /// What a rehearsal comes to.
-    WorkUnits {
-        done: u32,
-        /// Units that were not done: lost when the worker says that it has finished.
-        open: u32,
-        finished: bool,
-        repeated: u32,
-    },
-    Monitor {
-        provider: &'static str,
-        index: usize,
-        /// Whether the provider has answered as asked.
-        served: bool,
-        usage: Usage,
-    },
-}
-
-/// Which limit a token ran into.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Limit {
-    /// A window is this full: from the threshold to below 1.0.
-    Near {
-        used: f64,
-    },
-    Reached,
-    SpendCap,
-    Rejected,
-}
-
-/// How much a notice matters, for `-q` and `-v`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Weight {
-    /// Only with `-v`.
-    Detail,
-    /// Part of the story.
-    Story,
-    /// Also with `-q`.
-    Warning,
+/// What people are told of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) mark: Mark,
+    pub(crate) text: String,
 }
 
 /// The mark at the start of a sentence.
@@ -276,104 +51,56 @@ impl Mark {
     }
 }
 
-impl Notice {
-    /// Says once how many quotas a ring really has, as soon as every token's group is known, and if
-    /// they are fewer than its tokens. `said` keeps that it was looked at.
-    pub(crate) fn quotas(pool: &TokenPool, said: &mut bool) -> Option<Notice> {
-        let tokens = pool.len();
-        if *said || tokens < 2 {
-            return None;
-        }
-        let quotas = pool.quotas()?;
-        *said = true;
-        (quotas < tokens).then_some(Notice::Quotas {
-            provider: pool.current().provider.label,
-            tokens,
-            quotas,
-        })
-    }
-
-    /// How much it matters.
-    pub(crate) fn weight(&self) -> Weight {
-        match self {
-            Notice::Monitor { .. }
-            | Notice::Unwatched { why: None, .. }
-            | Notice::NoState
-            | Notice::HoldOver { index: None, .. } => Weight::Detail,
-            Notice::Limit { .. }
-            | Notice::AllExhausted
-            | Notice::ExposedFile { .. }
-            | Notice::UnreadVariable { .. }
-            | Notice::SetAside { .. }
-            | Notice::Unwatched { .. }
-            | Notice::NoHooks { .. }
-            | Notice::OtherCredential { .. }
-            | Notice::UnusedFile { .. }
-            | Notice::ForcingKill
-            | Notice::StoppedByHand
-            | Notice::NeedsTerminal
-            | Notice::Unkillable { .. }
-            | Notice::NotStarted { .. }
-            | Notice::Warning { .. }
-            | Notice::AskRotate { .. }
-            | Notice::AskExhausted
-            | Notice::NoSuchChoice
-            | Notice::NoAnswer
-            | Notice::Saved
-            | Notice::Failed { .. }
-            | Notice::ShortLives
-            | Notice::NeverHeard
-            | Notice::NoneLeft { .. }
-            | Notice::TooLong { .. }
-            | Notice::Silent { .. }
-            | Notice::Unclear { .. }
-            | Notice::Quotas { .. }
-            | Notice::MonitorLost
-            | Notice::Circle
-            | Notice::WorkUnits { .. } => Weight::Warning,
-            _ => Weight::Story,
-        }
-    }
-
+impl RunEvent {
     /// Whether a line's end goes before it: an empty line, because a new chapter begins, or the end of
     /// the line with the question, because no Enter was typed there.
     pub(crate) fn opens_chapter(&self) -> bool {
-        matches!(self, Notice::Limit { .. } | Notice::NoAnswer)
+        matches!(self, RunEvent::Limit { .. } | RunEvent::NoAnswer)
     }
 
     /// Whether an empty line goes after it, because the command has the word now (the owner's
     /// transcripts).
     pub(crate) fn ends_chapter(&self) -> bool {
-        matches!(self, Notice::Launching { first: true, .. })
+        matches!(self, RunEvent::Launching { first: true, .. })
     }
 
     /// Whether the answer goes on the same line.
     pub(crate) fn is_question(&self) -> bool {
-        matches!(self, Notice::AskRotate { .. } | Notice::AskExhausted)
+        matches!(self, RunEvent::AskRotate { .. } | RunEvent::AskExhausted)
     }
 
-    /// Its mark and its words; one line, but for a question.
-    pub(crate) fn words(&self) -> (Mark, String) {
-        match self {
-            Notice::Discovering => (Mark::None, "Discovering API tokens...".into()),
-            Notice::Starting => (Mark::None, "Starting supervision mode...".into()),
-            Notice::Loaded { tokens, providers } => (
+    /// What people are told of it, if they are: one line, but for a question.
+    pub(crate) fn message(&self) -> Option<Message> {
+        let (mark, text) = match self {
+            // Other events tell people as much, in their own place.
+            RunEvent::Launched { .. }
+            | RunEvent::Seen { .. }
+            | RunEvent::Checked {
+                reading: Err(_), ..
+            }
+            | RunEvent::Paused
+            | RunEvent::Resumed
+            | RunEvent::Stopping
+            | RunEvent::Exited { .. } => return None,
+            RunEvent::Discovering => (Mark::None, "Discovering API tokens...".into()),
+            RunEvent::Starting => (Mark::None, "Starting supervision mode...".into()),
+            RunEvent::Loaded { tokens, providers } => (
                 Mark::Done,
                 format!("Loaded {tokens} token(s) across {providers} provider(s)"),
             ),
-            Notice::UnreadVariable { name, variable } => (
+            RunEvent::UnreadVariable { name, variable } => (
                 Mark::Warning,
                 format!("{name} is not read: more tokens go into {variable}_2, _3, ..."),
             ),
-            Notice::SetAside { provider } => (
+            RunEvent::SetAside { provider } => (
                 Mark::Next,
-                format!("The command goes on without {provider}"),
+                format!("The command goes on without {}", provider.label),
             ),
-            Notice::ExposedFile { path } => (
+            RunEvent::ExposedFile { path } => (
                 Mark::Warning,
                 format!("Others can read the token file '{path}' (mend: chmod 600)"),
             ),
-            Notice::UnusedFile {
+            RunEvent::UnusedFile {
                 variable,
                 path,
                 why,
@@ -381,127 +108,130 @@ impl Notice {
                 Mark::Warning,
                 format!("{variable} '{path}' is not used: {why}"),
             ),
-            Notice::Unwatched {
+            RunEvent::Unwatched {
                 provider,
                 why: Some(why),
             } => (
                 Mark::Warning,
-                format!("{provider}: its limits are not watched; {why}"),
+                format!("{}: its limits are not watched; {why}", provider.label),
             ),
-            Notice::Unwatched {
+            RunEvent::Unwatched {
                 provider,
                 why: None,
             } => (
                 Mark::None,
-                format!("{provider} tells no limit before it is reached; its errors count"),
+                format!(
+                    "{} tells no limit before it is reached; its errors count",
+                    provider.label
+                ),
             ),
-            Notice::Client { name, added } => (Mark::Done, format!("{name}: with {added}")),
-            Notice::NoHooks { why } => (
+            RunEvent::Client { name, added } => (Mark::Done, format!("{name}: with {added}")),
+            RunEvent::NoHooks { why } => (
                 Mark::Warning,
                 format!("The command's --settings {why}: no hooks"),
             ),
-            Notice::OtherCredential { variable } => (
+            RunEvent::OtherCredential { variable } => (
                 Mark::Warning,
                 format!("{variable} is set: the command may prefer it to a token"),
             ),
-            Notice::NoState => (
+            RunEvent::NoState => (
                 Mark::None,
                 "No state is kept: neither XDG_STATE_HOME nor HOME names a folder".into(),
             ),
-            Notice::StartsWith {
-                provider,
-                index,
-                len,
-            } => (
+            RunEvent::StartsWith { token } => (
                 Mark::Next,
                 format!(
-                    "{}Starting with token {}/{len}: those before it are known to be spent",
-                    prefix(*provider),
-                    index + 1
+                    "{}Starting with token {}/{}: those before it are known to be spent",
+                    prefix(*token),
+                    token.number(),
+                    token.of
                 ),
             ),
-            Notice::MonitorStarted { interval } => (
+            RunEvent::MonitorStarted { interval } => (
                 Mark::Done,
                 format!(
                     "Monitor started (checking limits every {})",
                     compact(*interval)
                 ),
             ),
-            Notice::Launching { command, .. } => (Mark::Next, format!("Launching: {command}")),
-            Notice::SessionResumed => (Mark::Done, "Session resumed".into()),
-            Notice::Limit {
-                provider,
-                index,
-                limit,
-            } => (
+            RunEvent::Launching { command, .. } => (Mark::Next, format!("Launching: {command}")),
+            RunEvent::SessionResumed => (Mark::Done, "Session resumed".into()),
+            RunEvent::Limit { token, limit, .. } => (
                 Mark::Warning,
-                format!("{}{}", prefix(*provider), limit.words(*index)),
+                format!("{}{}", prefix(*token), limit.words(token.number())),
             ),
-            Notice::AutoRotating => (Mark::Next, "Auto-rotating to next token...".into()),
-            Notice::Switched {
-                provider,
-                index,
-                len,
-            } => (
+            RunEvent::AutoRotating => (Mark::Next, "Auto-rotating to next token...".into()),
+            RunEvent::Switched { token } => (
                 Mark::Next,
-                format!("{}Switched to token {}/{len}", prefix(*provider), index + 1),
+                format!(
+                    "{}Switched to token {}/{}",
+                    prefix(*token),
+                    token.number(),
+                    token.of
+                ),
             ),
-            Notice::TurnFailed => (
+            RunEvent::TurnFailed => (
                 Mark::Next,
                 "The command has given up on a busy provider: starting it again".into(),
             ),
-            Notice::NoNextToken => (Mark::Next, "No next token available".into()),
-            Notice::AllExhausted => (Mark::Warning, "All tokens exhausted!".into()),
-            Notice::WaitingForReset {
-                provider,
+            RunEvent::NoNextToken => (Mark::Next, "No next token available".into()),
+            RunEvent::AllExhausted => (Mark::Warning, "All tokens exhausted!".into()),
+            RunEvent::WaitingForReset {
+                token,
                 span,
-                index,
-                len,
                 at,
                 now,
                 ..
             } => (
                 Mark::Next,
                 format!(
-                    "{}Waiting for limits to reset ({}{})... token {}/{len} at {}",
-                    prefix(*provider),
+                    "{}Waiting for limits to reset ({}{})... token {}/{} at {}",
+                    prefix(*token),
                     // With a name before it, the line would be too wide.
-                    provider.map_or("approximately ", |_| ""),
+                    if token.several { "" } else { "approximately " },
                     rough(*span),
-                    index + 1,
+                    token.number(),
+                    token.of,
                     local(*at, *now)
                 ),
             ),
-            Notice::HoldOver {
-                provider,
-                index,
-                len,
-            } => {
-                let prefix = prefix(*provider);
-                match index {
-                    Some(index) => (
-                        Mark::Done,
-                        format!("{prefix}Held requests go on with token {}/{len}", index + 1),
-                    ),
-                    None => (Mark::None, format!("{prefix}No request is held any longer")),
-                }
-            }
-            Notice::WaitingForProvider {
+            RunEvent::HoldOver {
+                token,
+                abandoned: false,
+            } => (
+                Mark::Done,
+                format!(
+                    "{}Held requests go on with token {}/{}",
+                    prefix(*token),
+                    token.number(),
+                    token.of
+                ),
+            ),
+            RunEvent::HoldOver {
+                token,
+                abandoned: true,
+            } => (
+                Mark::None,
+                format!("{}No request is held any longer", prefix(*token)),
+            ),
+            RunEvent::WaitingForProvider {
                 provider,
                 span,
                 at_most,
+                ..
             } => {
                 let end =
                     at_most.map_or(String::new(), |most| format!(" for up to {}", spaced(most)));
                 (
                     Mark::Next,
                     format!(
-                        "Waiting until {provider} answers, next try in {}...{end}",
+                        "Waiting until {} answers, next try in {}...{end}",
+                        provider.label,
                         spaced(*span)
                     ),
                 )
             }
-            Notice::StillWaiting { span, at, now } => (
+            RunEvent::StillWaiting { span, at, now } => (
                 Mark::Next,
                 format!(
                     "Waiting: {} left, until {}",
@@ -509,40 +239,40 @@ impl Notice {
                     local(*at, *now)
                 ),
             ),
-            Notice::Pausing { span } => (
+            RunEvent::Pausing { span } => (
                 Mark::Next,
                 format!("Pausing subprocess for {}...", spaced(*span)),
             ),
-            Notice::Resuming => (Mark::Next, "Resuming subprocess...".into()),
-            Notice::SessionContinued => (Mark::Done, "Session continued".into()),
-            Notice::ForcingKill => (
+            RunEvent::Resuming => (Mark::Next, "Resuming subprocess...".into()),
+            RunEvent::SessionContinued => (Mark::Done, "Session continued".into()),
+            RunEvent::ForcingKill => (
                 Mark::None,
                 "Subprocess didn't exit cleanly, forcing kill...".into(),
             ),
-            Notice::StoppedByHand => (
+            RunEvent::StoppedByHand => (
                 Mark::Warning,
                 "The command was stopped by SIGSTOP; SIGCONT lets it go on".into(),
             ),
-            Notice::ContinuedByHand => (
+            RunEvent::ContinuedByHand => (
                 Mark::Next,
                 "The command was continued by someone else; going on".into(),
             ),
-            Notice::NeedsTerminal => (
+            RunEvent::NeedsTerminal => (
                 Mark::Warning,
                 "The command is stopped: it needs the terminal, which is another's".into(),
             ),
-            Notice::Unkillable { left } => (
+            RunEvent::Unkillable { left } => (
                 Mark::Failure,
                 format!(
                     "{left} process(es) of the command survive SIGKILL; nothing more is started"
                 ),
             ),
-            Notice::Warning { what } => (Mark::Warning, what.clone()),
-            Notice::NotStarted { why } => (
+            RunEvent::Warning { what } => (Mark::Warning, what.clone()),
+            RunEvent::NotStarted { why } => (
                 Mark::Warning,
                 format!("The command cannot be started ({why}); trying again"),
             ),
-            Notice::AskRotate { span } => (
+            RunEvent::AskRotate { span } => (
                 Mark::None,
                 format!(
                     "\nWhat would you like to do?\n  \
@@ -553,48 +283,51 @@ impl Notice {
                     spaced(*span)
                 ),
             ),
-            Notice::AskExhausted => (
+            RunEvent::AskExhausted => (
                 Mark::None,
                 "\nWhat would you like to do?\n  \
                  1) Wait for limits to reset\n  \
                  2) Exit and save state\n\nChoice [1]: "
                     .into(),
             ),
-            Notice::NoSuchChoice => (Mark::Warning, "No such choice".into()),
-            Notice::NoAnswer => (
+            RunEvent::NoSuchChoice => (Mark::Warning, "No such choice".into()),
+            RunEvent::NoAnswer => (
                 Mark::Warning,
                 "No answer: type a number, then Enter; Ctrl-C ends the command".into(),
             ),
-            Notice::KeepingOn => (
+            RunEvent::KeepingOn => (
                 Mark::Next,
                 "Keeping on until the window resets or the token is refused".into(),
             ),
-            Notice::Saved => (
+            RunEvent::Saved => (
                 Mark::Done,
                 "Stopped before the command finished; run the same again to go on".into(),
             ),
-            Notice::Completed => (Mark::Done, "Process completed successfully".into()),
-            Notice::Failed { how } => (Mark::Failure, how_it_ended(*how)),
-            Notice::Retrying { number, of, span } => (
+            RunEvent::Completed => (Mark::Done, "Process completed successfully".into()),
+            RunEvent::Failed { how } => (Mark::Failure, how_it_ended(*how)),
+            RunEvent::Retrying { number, of, span } => (
                 Mark::Next,
                 format!(
                     "Starting it again in {} (retry {number} of {of})...",
                     spaced(*span)
                 ),
             ),
-            Notice::ShortLives => (
+            RunEvent::ShortLives => (
                 Mark::Failure,
                 "Three starts in a row died within 2s; not starting it again".into(),
             ),
-            Notice::NeverHeard => (
+            RunEvent::NeverHeard => (
                 Mark::Failure,
                 "The provider has never answered; check the network and the base URL".into(),
             ),
-            Notice::NoneLeft { provider } => (
+            RunEvent::NoneLeft { provider } => (
                 Mark::Failure,
-                format!("No {provider} token is left that can recover; run it again when one can"),
+                format!(
+                    "No {} token is left that can recover; run it again when one can",
+                    provider.label
+                ),
             ),
-            Notice::TooLong { index, at, now } => {
+            RunEvent::TooLong { index, at, now } => {
                 let who = index.map_or(String::new(), |index| format!(" (token {})", index + 1));
                 (
                     Mark::Failure,
@@ -604,7 +337,7 @@ impl Notice {
                     ),
                 )
             }
-            Notice::Silent {
+            RunEvent::Silent {
                 provider,
                 silence,
                 why,
@@ -614,59 +347,66 @@ impl Notice {
                     .map_or(String::new(), |why| format!(" ({why})"));
                 (
                     Mark::Warning,
-                    format!("{provider} {}{why}", silence.words()),
+                    format!("{} {}{why}", provider.label, silence.words()),
                 )
             }
-            Notice::AnswersAgain { provider } => (Mark::Done, format!("{provider} answers again")),
-            Notice::Unclear { provider, why } => {
-                (Mark::Warning, format!("{provider} tells no limits: {why}"))
+            RunEvent::AnswersAgain { provider } => {
+                (Mark::Done, format!("{} answers again", provider.label))
             }
-            Notice::Quotas {
+            RunEvent::Unclear { provider, why } => (
+                Mark::Warning,
+                format!("{} tells no limits: {why}", provider.label),
+            ),
+            RunEvent::Quotas {
                 provider,
                 tokens,
                 quotas: 1,
             } => (
                 Mark::Warning,
-                format!("{provider}: {tokens} tokens, 1 quota: rotating cannot help"),
+                format!(
+                    "{}: {tokens} tokens, 1 quota: rotating cannot help",
+                    provider.label
+                ),
             ),
-            Notice::Quotas {
+            RunEvent::Quotas {
                 provider,
                 tokens,
                 quotas,
             } => (
                 Mark::Warning,
                 format!(
-                    "{provider}: {tokens} tokens, {quotas} quotas: rotating helps between these"
+                    "{}: {tokens} tokens, {quotas} quotas: rotating helps between these",
+                    provider.label
                 ),
             ),
-            Notice::MonitorLost => (
+            RunEvent::MonitorLost => (
                 Mark::Warning,
                 "The monitor has stopped; the command goes on without it".into(),
             ),
-            Notice::ThroughProxy {
+            RunEvent::ThroughProxy {
                 added,
                 does_without,
             } => {
                 let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
                 (Mark::Done, format!("Through it: {added}{lost}"))
             }
-            Notice::ProxyListening { address } => {
+            RunEvent::ProxyListening { address } => {
                 (Mark::Done, format!("Proxy listens on http://{address}"))
             }
-            Notice::ProxyLines { path } => (Mark::Next, format!("In a shell: . '{path}'")),
-            Notice::ProxyStopping { span } => (
+            RunEvent::ProxyLines { path } => (Mark::Next, format!("In a shell: . '{path}'")),
+            RunEvent::ProxyStopping { span } => (
                 Mark::Next,
                 format!(
                     "Stopping: answers under way may end within {}",
                     spaced(*span)
                 ),
             ),
-            Notice::Circle => (
+            RunEvent::Circle => (
                 Mark::Failure,
                 "Requests come back to this proxy: a provider's address leads here".into(),
             ),
-            Notice::ProxyStopped => (Mark::Done, "Proxy stopped".into()),
-            Notice::WorkUnits {
+            RunEvent::ProxyStopped => (Mark::Done, "Proxy stopped".into()),
+            RunEvent::WorkUnits {
                 done,
                 open,
                 finished,
@@ -680,49 +420,39 @@ impl Notice {
                 let words = format!("Work units: {done} done, {open} {word}, {repeated} repeated");
                 (mark, words)
             }
-            Notice::Monitor {
-                provider,
-                index,
-                served,
-                usage,
+            RunEvent::Checked {
+                token,
+                reading: Ok(reading),
             } => {
-                let numbers = match (usage.windows.is_empty(), served) {
-                    (false, _) => windows(usage),
-                    (true, true) => "no limits advertised".into(),
-                    (true, false) => "no numbers came back".into(),
+                let numbers = match (reading.usage.windows.is_empty(), &reading.finding) {
+                    (false, _) => windows(&reading.usage),
+                    (true, Finding::Served) => "no limits advertised".into(),
+                    (true, _) => "no numbers came back".into(),
                 };
-                (
-                    Mark::None,
-                    format!("Monitor: {provider} - {numbers} [token {}]", index + 1),
-                )
+                let text = format!(
+                    "Monitor: {} - {numbers} [token {}]",
+                    token.provider.label,
+                    token.number()
+                );
+                (Mark::None, text)
             }
-        }
+        };
+        Some(Message { mark, text })
     }
 }
 
 /// The name of a provider before a sentence, where there are several.
-fn prefix(provider: Option<&str>) -> String {
-    provider.map_or(String::new(), |name| format!("{name}: "))
+fn prefix(token: TokenRef) -> String {
+    if token.several {
+        format!("{}: ", token.provider.label)
+    } else {
+        String::new()
+    }
 }
 
 impl Limit {
-    /// The limit behind a condition that is worth leaving a token for; `used` is the utilization of
-    /// its fullest window.
-    pub(crate) fn of(condition: Condition, used: Option<f64>) -> Limit {
-        match condition {
-            Condition::SpendCapped { .. } => Limit::SpendCap,
-            Condition::Rejected => Limit::Rejected,
-            // Nothing is left of it: the next request would be refused.
-            Condition::NearLimit { .. } => match used {
-                Some(used) if used < 1.0 => Limit::Near { used },
-                _ => Limit::Reached,
-            },
-            Condition::Limited { .. } | Condition::Unknown | Condition::Usable => Limit::Reached,
-        }
-    }
-
-    fn words(self, index: usize) -> String {
-        let token = index + 1;
+    /// The words for it; tokens are counted from 1.
+    fn words(self, token: usize) -> String {
         match self {
             // Rounded down: a limit that is near never reads as "100%".
             Limit::Near { used } => format!(
@@ -827,6 +557,9 @@ pub(crate) fn how_it_ended(how: ExitStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::providers::{Reading, by_name};
+    use crate::tokens::TokenId;
+    use crate::tokens::condition::Condition;
 
     #[test]
     fn a_time_has_its_date_when_it_is_not_todays() {
@@ -857,119 +590,120 @@ mod tests {
     #[test]
     fn every_sentence_fits_a_line_of_80_columns() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let provider = Some("Anthropic");
+        let anthropic = by_name("anthropic").unwrap();
+        let azure = by_name("azure").unwrap();
+        let token = |provider, several| TokenRef {
+            id: TokenId { ring: 0, index: 10 },
+            of: 12,
+            provider,
+            several,
+        };
         let mut all = vec![
-            Notice::Discovering,
-            Notice::Starting,
-            Notice::Loaded {
+            RunEvent::Discovering,
+            RunEvent::Starting,
+            RunEvent::Loaded {
                 tokens: 12,
                 providers: 12,
             },
-            Notice::ExposedFile {
+            RunEvent::ExposedFile {
                 path: "~/.config/ddollar/tokens".into(),
             },
-            Notice::Unwatched {
-                provider: "Hugging Face",
+            RunEvent::Unwatched {
+                provider: by_name("huggingface").unwrap(),
                 why: None,
             },
-            Notice::Client {
+            RunEvent::Client {
                 name: "claude",
                 added: "--settings, --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1".into(),
             },
-            Notice::OtherCredential {
+            RunEvent::OtherCredential {
                 variable: "ANTHROPIC_AUTH_TOKEN",
             },
-            Notice::NoState,
-            Notice::StartsWith {
-                provider,
-                index: 10,
-                len: 12,
+            RunEvent::NoState,
+            RunEvent::StartsWith {
+                token: token(anthropic, true),
             },
-            Notice::MonitorStarted {
+            RunEvent::MonitorStarted {
                 interval: Duration::from_secs(5000),
             },
-            Notice::SessionResumed,
-            Notice::AutoRotating,
-            Notice::Switched {
-                provider,
-                index: 10,
-                len: 12,
+            RunEvent::SessionResumed,
+            RunEvent::AutoRotating,
+            RunEvent::Switched {
+                token: token(anthropic, true),
             },
-            Notice::TurnFailed,
-            Notice::NoNextToken,
-            Notice::AllExhausted,
-            Notice::WaitingForProvider {
-                provider: "Azure OpenAI",
+            RunEvent::TurnFailed,
+            RunEvent::NoNextToken,
+            RunEvent::AllExhausted,
+            RunEvent::WaitingForProvider {
+                provider: azure,
                 span: Duration::from_secs(299),
+                at: now,
                 at_most: None,
             },
-            Notice::WaitingForProvider {
-                provider: "Azure OpenAI",
+            RunEvent::WaitingForProvider {
+                provider: azure,
                 span: Duration::from_secs(40),
+                at: now,
                 at_most: Some(Duration::from_secs(90)),
             },
-            Notice::Pausing {
+            RunEvent::Pausing {
                 span: Duration::from_secs(86_399),
             },
-            Notice::Resuming,
-            Notice::SessionContinued,
-            Notice::ForcingKill,
-            Notice::StoppedByHand,
-            Notice::ContinuedByHand,
-            Notice::NeedsTerminal,
-            Notice::Unkillable { left: 12 },
-            Notice::NotStarted {
+            RunEvent::Resuming,
+            RunEvent::SessionContinued,
+            RunEvent::ForcingKill,
+            RunEvent::StoppedByHand,
+            RunEvent::ContinuedByHand,
+            RunEvent::NeedsTerminal,
+            RunEvent::Unkillable { left: 12 },
+            RunEvent::NotStarted {
                 why: "Text file busy".into(),
             },
-            Notice::AskRotate {
+            RunEvent::AskRotate {
                 span: Duration::from_secs(86_399),
             },
-            Notice::AskExhausted,
-            Notice::NoSuchChoice,
-            Notice::KeepingOn,
-            Notice::Saved,
-            Notice::Completed,
-            Notice::Failed {
+            RunEvent::AskExhausted,
+            RunEvent::NoSuchChoice,
+            RunEvent::KeepingOn,
+            RunEvent::Saved,
+            RunEvent::Completed,
+            RunEvent::Failed {
                 how: ExitStatus::Signal(Signal::SIGTERM as i32),
             },
-            Notice::Retrying {
+            RunEvent::Retrying {
                 number: 10,
                 of: 12,
                 span: Duration::from_secs(299),
             },
-            Notice::ShortLives,
-            Notice::NeverHeard,
-            Notice::NoneLeft {
-                provider: "Azure OpenAI",
-            },
-            Notice::AnswersAgain {
-                provider: "Azure OpenAI",
-            },
-            Notice::Unclear {
-                provider: "Anthropic",
+            RunEvent::ShortLives,
+            RunEvent::NeverHeard,
+            RunEvent::NoneLeft { provider: azure },
+            RunEvent::AnswersAgain { provider: azure },
+            RunEvent::Unclear {
+                provider: anthropic,
                 why: "a web page came back in the place of an answer".into(),
             },
-            Notice::Unclear {
-                provider: "Azure OpenAI",
+            RunEvent::Unclear {
+                provider: azure,
                 why: "access is refused, maybe not for the token".into(),
             },
-            Notice::MonitorLost,
-            Notice::ThroughProxy {
+            RunEvent::MonitorLost,
+            RunEvent::ThroughProxy {
                 added: "ANTHROPIC_BASE_URL, ENABLE_TOOL_SEARCH=true".into(),
                 does_without: Some("Remote Control"),
             },
-            Notice::ProxyListening {
+            RunEvent::ProxyListening {
                 address: "127.0.0.1:41414".into(),
             },
-            Notice::ProxyLines {
+            RunEvent::ProxyLines {
                 path: "/home/user/.local/state/ddollar/proxy.env".into(),
             },
-            Notice::ProxyStopping {
+            RunEvent::ProxyStopping {
                 span: Duration::from_secs(30),
             },
-            Notice::ProxyStopped,
-            Notice::Circle,
-            Notice::WorkUnits {
+            RunEvent::ProxyStopped,
+            RunEvent::Circle,
+            RunEvent::WorkUnits {
                 done: 155,
                 open: 155,
                 finished: false,
@@ -981,13 +715,13 @@ mod tests {
             "has hooks that are no JSON object",
             "has an env that is no JSON object",
         ] {
-            all.push(Notice::NoHooks { why });
+            all.push(RunEvent::NoHooks { why });
         }
         for model in ["", "some"] {
             for row in crate::providers::PROVIDERS {
                 if let Some(why) = row.unwatched(row.base_url, model) {
-                    all.push(Notice::Unwatched {
-                        provider: row.label,
+                    all.push(RunEvent::Unwatched {
+                        provider: row,
                         why: Some(why),
                     });
                 }
@@ -999,17 +733,16 @@ mod tests {
             Limit::SpendCap,
             Limit::Rejected,
         ] {
-            all.push(Notice::Limit {
-                provider: Some("Azure OpenAI"),
-                index: 11,
+            all.push(RunEvent::Limit {
+                token: token(azure, true),
                 limit,
+                until: None,
             });
         }
-        for index in [None, Some(11)] {
-            all.push(Notice::HoldOver {
-                provider: Some("Azure OpenAI"),
-                index,
-                len: 12,
+        for abandoned in [false, true] {
+            all.push(RunEvent::HoldOver {
+                token: token(azure, true),
+                abandoned,
             });
         }
         for silence in [
@@ -1017,15 +750,15 @@ mod tests {
             ProbeFailure::OutOfReach,
             ProbeFailure::Doubtful,
         ] {
-            all.push(Notice::Silent {
-                provider: "Azure OpenAI",
+            all.push(RunEvent::Silent {
+                provider: azure,
                 silence,
                 why: None,
             });
         }
         for quotas in [1, 11] {
-            all.push(Notice::Quotas {
-                provider: "Azure OpenAI",
+            all.push(RunEvent::Quotas {
+                provider: azure,
                 tokens: 12,
                 quotas,
             });
@@ -1035,19 +768,20 @@ mod tests {
         ] {
             let span = Duration::from_secs(seconds);
             let at = now + span;
-            for provider in [None, provider] {
-                all.push(Notice::WaitingForReset {
-                    provider,
+            for several in [false, true] {
+                let mut token = token(anthropic, several);
+                token.id.index = 8;
+                token.of = 9;
+                all.push(RunEvent::WaitingForReset {
+                    token,
                     span,
-                    index: 8,
-                    len: 9,
                     at,
                     now,
                     held: true,
                 });
             }
-            all.push(Notice::StillWaiting { span, at, now });
-            all.push(Notice::TooLong {
+            all.push(RunEvent::StillWaiting { span, at, now });
+            all.push(RunEvent::TooLong {
                 index: Some(11),
                 at,
                 now,
@@ -1055,11 +789,14 @@ mod tests {
         }
         let mut wide = all;
         wide.retain(|notice| {
-            let (mark, words) = notice.words();
-            let text = mark.text(true).to_owned() + &words;
+            let Message { mark, text } = notice.message().unwrap();
+            let text = mark.text(true).to_owned() + &text;
             text.lines().any(|line| columns(line) > 80)
         });
-        let wide: Vec<String> = wide.iter().map(|notice| notice.words().1).collect();
+        let wide: Vec<String> = wide
+            .iter()
+            .filter_map(|event| Some(event.message()?.text))
+            .collect();
         assert!(wide.is_empty(), "{wide:#?}");
     }
 
@@ -1078,14 +815,21 @@ mod tests {
                 window("tokens", 50_000, 4_877),
             ],
         };
-        let notice = Notice::Monitor {
-            provider: "Anthropic",
-            index: 0,
-            served: true,
-            usage,
+        let event = RunEvent::Checked {
+            token: TokenRef {
+                id: TokenId { ring: 0, index: 0 },
+                of: 1,
+                provider: by_name("anthropic").unwrap(),
+                several: false,
+            },
+            reading: Ok(Reading {
+                usage,
+                finding: Finding::Served,
+                quota_group: None,
+            }),
         };
         assert_eq!(
-            notice.words().1,
+            event.message().unwrap().text,
             "Monitor: Anthropic - Requests: 952/1000 (95.2%), Tokens: 45123/50000 (90.2%) [token 1]"
         );
     }
@@ -1099,7 +843,7 @@ mod tests {
         let near = Condition::NearLimit {
             until: crate::common::time::Until::after(Duration::ZERO, now),
         };
-        let says = |used| Limit::of(near, Some(used)).words(0);
+        let says = |used| Limit::of(near, Some(used)).words(1);
         for (used, text) in [(0.952, "95%"), (0.9999, "99%"), (0.97, "97%")] {
             let line = format!("Token limit approaching ({text} used)");
             assert_eq!(says(used), line);

@@ -1,9 +1,430 @@
-//! events.
+//! What happened in a run, and everyone who is told.
+//!
+//! The session, the proxy and the configuration say what happened as [`RunEvent`]s, with typed
+//! fields; whoever emits one knows what is true. `message` has the words for people, `console`
+//! prints them, `recorder` and `schema` make lines of the journal of them, and `reporter` passes them
+//! to the journal, a command of the user's (`notify`) and the service manager (`systemd`).
 
 pub(crate) mod console;
-pub(crate) mod fact;
 pub(crate) mod journal;
 pub(crate) mod message;
 pub(crate) mod notify;
+mod recorder;
 pub(crate) mod reporter;
+pub(crate) mod schema;
 pub(crate) mod systemd;
+
+use crate::providers::usage::Usage;
+use crate::providers::{Provider, Reading};
+use crate::system::exit_status::ExitStatus;
+use crate::tokens::condition::{Condition, ProbeFailure};
+use crate::tokens::{TokenId, TokenPool};
+use std::time::{Duration, SystemTime};
+
+/// A token as people and records name it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenRef {
+    pub(crate) id: TokenId,
+    /// How many tokens its ring has.
+    pub(crate) of: usize,
+    /// Who issued it.
+    pub(crate) provider: &'static Provider,
+    /// Whether the run has other rings, so that people need the provider's name.
+    pub(crate) several: bool,
+}
+
+impl TokenRef {
+    /// The token at `id` in its ring's `pool`; `several`: the run has other rings.
+    pub(crate) fn new(pool: &TokenPool, id: TokenId, several: bool) -> TokenRef {
+        TokenRef {
+            id,
+            of: pool.len(),
+            provider: pool.token(id.index).provider,
+            several,
+        }
+    }
+
+    /// Its number in its ring, from 1, as people and records count.
+    pub(crate) fn number(self) -> usize {
+        self.id.index + 1
+    }
+}
+
+/// Something that happened in a run.
+///
+/// The first group becomes lines of the journal; of the others only those of
+/// [`Severity::Warning`] do, as notes. Indices count from 0; people read them from 1.
+#[derive(Clone, Debug)]
+pub(crate) enum RunEvent {
+    // ---- with a line of their own in the journal ----
+    /// The first start passes over tokens that are known to be spent.
+    StartsWith {
+        token: TokenRef,
+    },
+    /// The command is about to be started with the tokens in use.
+    Launched {
+        again: bool,
+    },
+    /// A provider was asked about a token: what came back, or why nothing did.
+    Checked {
+        token: TokenRef,
+        reading: Result<Reading, String>,
+    },
+    /// The command's own traffic tells how full a token is.
+    Seen {
+        token: TokenRef,
+        usage: Usage,
+    },
+    /// Why the token in use will not do.
+    Limit {
+        token: TokenRef,
+        limit: Limit,
+        /// When it is usable again, if that is known.
+        until: Option<SystemTime>,
+    },
+    /// The command goes on with this token.
+    Switched {
+        token: TokenRef,
+    },
+    /// No token is usable before `at`; this one is the first.
+    WaitingForReset {
+        token: TokenRef,
+        span: Duration,
+        at: SystemTime,
+        now: SystemTime,
+        /// The proxy holds requests until then; the command itself goes on.
+        held: bool,
+    },
+    WaitingForProvider {
+        provider: &'static Provider,
+        span: Duration,
+        /// When it is tried next.
+        at: SystemTime,
+        /// How long it will be tried, if there is an end to it.
+        at_most: Option<Duration>,
+    },
+    /// The proxy holds no request any longer: they go out with this token, or nobody waits for an
+    /// answer.
+    HoldOver {
+        token: TokenRef,
+        abandoned: bool,
+    },
+    /// The command is being stopped until a token is usable, or until the user has answered.
+    Paused,
+    /// The paused command goes on.
+    Resumed,
+    /// The command was told to end.
+    Stopping,
+    /// The command has ended; `asked`: ddollar had told it to.
+    Exited {
+        how: ExitStatus,
+        asked: bool,
+    },
+
+    // ---- before the command is started ----
+    Discovering,
+    Starting,
+    Loaded {
+        tokens: usize,
+        providers: usize,
+    },
+    /// A variable that looks like one that holds tokens.
+    UnreadVariable {
+        name: String,
+        variable: &'static str,
+    },
+    ExposedFile {
+        path: String,
+    },
+    UnusedFile {
+        variable: &'static str,
+        path: String,
+        why: String,
+    },
+    /// Limits of this provider cannot be watched; `why` is what the user could do about it.
+    Unwatched {
+        provider: &'static Provider,
+        why: Option<&'static str>,
+    },
+    /// What is changed for a known client.
+    Client {
+        name: &'static str,
+        added: String,
+    },
+    /// A client's settings cannot be merged with.
+    NoHooks {
+        why: &'static str,
+    },
+    /// The user has set something that beats the tokens.
+    OtherCredential {
+        variable: &'static str,
+    },
+    /// There is no place to keep what is learned of tokens.
+    NoState,
+    MonitorStarted {
+        interval: Duration,
+    },
+    /// What is changed for a command behind the proxy, and what it does without.
+    ThroughProxy {
+        added: String,
+        does_without: Option<&'static str>,
+    },
+
+    // ---- the command ----
+    /// This is being started.
+    Launching {
+        command: String,
+        /// For the first time, and not again.
+        first: bool,
+    },
+    SessionResumed,
+    /// The command's work stopped because its provider was too busy.
+    TurnFailed,
+    Pausing {
+        span: Duration,
+    },
+    Resuming,
+    SessionContinued,
+    ForcingKill,
+    /// The command was stopped or continued by someone else.
+    StoppedByHand,
+    ContinuedByHand,
+    NeedsTerminal,
+    Unkillable {
+        left: usize,
+    },
+    NotStarted {
+        why: String,
+    },
+    Completed,
+    Failed {
+        how: ExitStatus,
+    },
+    Retrying {
+        number: u32,
+        of: u32,
+        span: Duration,
+    },
+    ShortLives,
+
+    // ---- tokens and providers ----
+    AutoRotating,
+    NoNextToken,
+    AllExhausted,
+    /// The countdown of a wait.
+    StillWaiting {
+        span: Duration,
+        at: SystemTime,
+        now: SystemTime,
+    },
+    /// A provider whose token cannot be used, beside another that the command may live on.
+    SetAside {
+        provider: &'static Provider,
+    },
+    NeverHeard,
+    NoneLeft {
+        provider: &'static Provider,
+    },
+    /// The earliest reset is beyond `--max-wait`.
+    TooLong {
+        index: Option<usize>,
+        at: SystemTime,
+        now: SystemTime,
+    },
+    /// The provider gives no answer that tells anything about a token.
+    Silent {
+        provider: &'static Provider,
+        silence: ProbeFailure,
+        /// What the connection said, if that is what failed.
+        why: Option<String>,
+    },
+    AnswersAgain {
+        provider: &'static Provider,
+    },
+    Unclear {
+        provider: &'static Provider,
+        why: String,
+    },
+    Quotas {
+        provider: &'static Provider,
+        tokens: usize,
+        quotas: usize,
+    },
+    MonitorLost,
+
+    // ---- questions of interactive mode, and what follows an answer ----
+    AskRotate {
+        span: Duration,
+    },
+    AskExhausted,
+    NoSuchChoice,
+    /// Ctrl-D at the question.
+    NoAnswer,
+    KeepingOn,
+    Saved,
+
+    // ---- the proxy ----
+    ProxyListening {
+        address: String,
+    },
+    /// Where the lines are that lead a shell's programs to the proxy.
+    ProxyLines {
+        path: String,
+    },
+    ProxyStopping {
+        span: Duration,
+    },
+    ProxyStopped,
+    /// A request of the proxy's own has come to it.
+    Circle,
+
+    // ---- anything else ----
+    /// Something that the system refuses, and what the run goes on without.
+    Warning {
+        what: String,
+    },
+    /// What a rehearsal comes to.
+    WorkUnits {
+        done: u32,
+        /// Units that were not done: lost when the worker says that it has finished.
+        open: u32,
+        finished: bool,
+        repeated: u32,
+    },
+}
+
+/// Which limit a token ran into.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Limit {
+    /// A window is this full: from the threshold to below 1.0.
+    Near {
+        used: f64,
+    },
+    Reached,
+    SpendCap,
+    Rejected,
+}
+
+impl Limit {
+    /// The limit behind a condition that is worth leaving a token for; `used` is the utilization of
+    /// its fullest window.
+    pub(crate) fn of(condition: Condition, used: Option<f64>) -> Limit {
+        match condition {
+            Condition::SpendCapped { .. } => Limit::SpendCap,
+            Condition::Rejected => Limit::Rejected,
+            // Nothing is left of it: the next request would be refused.
+            Condition::NearLimit { .. } => match used {
+                Some(used) if used < 1.0 => Limit::Near { used },
+                _ => Limit::Reached,
+            },
+            Condition::Limited { .. } | Condition::Unknown | Condition::Usable => Limit::Reached,
+        }
+    }
+}
+
+/// How much an event matters to people, for `-q` and `-v`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Severity {
+    /// Only with `-v`.
+    Detail,
+    /// Part of the story.
+    Story,
+    /// Also with `-q`, and as a note in the journal when nothing else tells it there.
+    Warning,
+}
+
+impl RunEvent {
+    /// Says once how many quotas a ring really has, as soon as every token's group is known, and if
+    /// they are fewer than its tokens. `said` keeps that it was looked at.
+    pub(crate) fn quotas(pool: &TokenPool, said: &mut bool) -> Option<RunEvent> {
+        let tokens = pool.len();
+        if *said || tokens < 2 {
+            return None;
+        }
+        let quotas = pool.quotas()?;
+        *said = true;
+        (quotas < tokens).then_some(RunEvent::Quotas {
+            provider: pool.current().provider,
+            tokens,
+            quotas,
+        })
+    }
+
+    /// How much it matters.
+    pub(crate) fn severity(&self) -> Severity {
+        match self {
+            RunEvent::Checked { .. }
+            | RunEvent::Seen { .. }
+            | RunEvent::Launched { .. }
+            | RunEvent::Paused
+            | RunEvent::Resumed
+            | RunEvent::Stopping
+            | RunEvent::Exited { .. }
+            | RunEvent::Unwatched { why: None, .. }
+            | RunEvent::NoState
+            | RunEvent::HoldOver {
+                abandoned: true, ..
+            } => Severity::Detail,
+            RunEvent::StartsWith { .. }
+            | RunEvent::Switched { .. }
+            | RunEvent::WaitingForReset { .. }
+            | RunEvent::WaitingForProvider { .. }
+            | RunEvent::HoldOver { .. }
+            | RunEvent::Discovering
+            | RunEvent::Starting
+            | RunEvent::Loaded { .. }
+            | RunEvent::Client { .. }
+            | RunEvent::MonitorStarted { .. }
+            | RunEvent::ThroughProxy { .. }
+            | RunEvent::Launching { .. }
+            | RunEvent::SessionResumed
+            | RunEvent::TurnFailed
+            | RunEvent::Pausing { .. }
+            | RunEvent::Resuming
+            | RunEvent::SessionContinued
+            | RunEvent::ContinuedByHand
+            | RunEvent::Completed
+            | RunEvent::Retrying { .. }
+            | RunEvent::AutoRotating
+            | RunEvent::NoNextToken
+            | RunEvent::StillWaiting { .. }
+            | RunEvent::AnswersAgain { .. }
+            | RunEvent::KeepingOn
+            | RunEvent::ProxyListening { .. }
+            | RunEvent::ProxyLines { .. }
+            | RunEvent::ProxyStopping { .. }
+            | RunEvent::ProxyStopped => Severity::Story,
+            RunEvent::Limit { .. }
+            | RunEvent::SetAside { .. }
+            | RunEvent::UnreadVariable { .. }
+            | RunEvent::ExposedFile { .. }
+            | RunEvent::UnusedFile { .. }
+            | RunEvent::Unwatched { .. }
+            | RunEvent::NoHooks { .. }
+            | RunEvent::OtherCredential { .. }
+            | RunEvent::ForcingKill
+            | RunEvent::StoppedByHand
+            | RunEvent::NeedsTerminal
+            | RunEvent::Unkillable { .. }
+            | RunEvent::NotStarted { .. }
+            | RunEvent::Failed { .. }
+            | RunEvent::ShortLives
+            | RunEvent::AllExhausted
+            | RunEvent::NeverHeard
+            | RunEvent::NoneLeft { .. }
+            | RunEvent::TooLong { .. }
+            | RunEvent::Silent { .. }
+            | RunEvent::Unclear { .. }
+            | RunEvent::Quotas { .. }
+            | RunEvent::MonitorLost
+            | RunEvent::AskRotate { .. }
+            | RunEvent::AskExhausted
+            | RunEvent::NoSuchChoice
+            | RunEvent::NoAnswer
+            | RunEvent::Saved
+            | RunEvent::Circle
+            | RunEvent::Warning { .. }
+            | RunEvent::WorkUnits { .. } => Severity::Warning,
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //! adopts the supervised command's orphans. No token is in its environment.
 
 use crate::common::mask::masked;
-use crate::events::fact::{Cause, Ending, Fact, Millis, stamp};
+use crate::events::schema::{Cause, Ending, Millis, Record, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
 use crate::system::signals::{self, Inherited};
@@ -65,19 +65,19 @@ impl Notifier {
     }
 
     /// Runs the command, if this is news; `words` are for people. Returns the new process.
-    pub(crate) fn tell(&mut self, fact: &Fact, at: Millis, words: &str) -> Option<Pid> {
+    pub(crate) fn tell(&mut self, fact: &Record, at: Millis, words: &str) -> Option<Pid> {
         let event = match fact {
-            Fact::Limit { .. } => "limit",
-            Fact::Rotate { .. } => "rotate",
-            Fact::Wait { .. } => {
+            Record::Limit { .. } => "limit",
+            Record::Rotate { .. } => "rotate",
+            Record::Wait { .. } => {
                 self.waiting = true;
                 "wait"
             }
-            Fact::Resume | Fact::Release { .. } | Fact::Launch { .. } if self.waiting => {
+            Record::Resume | Record::Release { .. } | Record::Launch { .. } if self.waiting => {
                 self.waiting = false;
                 "resume"
             }
-            Fact::End(_) => "exit",
+            Record::End(_) => "exit",
             _ => return None,
         };
         self.running.retain(is_held);
@@ -101,7 +101,7 @@ impl Notifier {
     fn start(
         &self,
         event: &str,
-        fact: &Fact,
+        fact: &Record,
         at: Millis,
         words: &str,
     ) -> io::Result<(Pid, PipeReader)> {
@@ -143,27 +143,27 @@ impl Notifier {
 }
 
 /// The facts that shell scripts want, as variables.
-fn details(fact: &Fact) -> Vec<(&'static str, String)> {
+fn details(fact: &Record) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
     let (provider, token, until) = match fact {
-        Fact::Limit { who, until, .. } => (Some(&who.provider), Some(who.token), *until),
-        Fact::Rotate { who, .. } => (Some(&who.provider), Some(who.token), None),
-        Fact::Wait {
+        Record::Limit { who, until, .. } => (Some(&who.provider), Some(who.token), *until),
+        Record::Rotate { who, .. } => (Some(&who.provider), Some(who.token), None),
+        Record::Wait {
             provider,
             token,
             until,
             ..
         } => (Some(provider), *token, Some(*until)),
-        Fact::Release { provider, token } => (Some(provider), *token, None),
+        Record::Release { provider, token } => (Some(provider), *token, None),
         _ => (None, None, None),
     };
     add("DDOLLAR_PROVIDER", provider.cloned());
     add("DDOLLAR_TOKEN", token.map(|token| token.to_string()));
     add("DDOLLAR_UNTIL", until.map(stamp));
     match fact {
-        Fact::Limit { cause, .. } => add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into())),
-        Fact::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
+        Record::Limit { cause, .. } => add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into())),
+        Record::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
         _ => {}
     }
     variables

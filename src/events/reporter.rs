@@ -1,21 +1,18 @@
-//! The herald: tells others about a run while the loop goes on with it.
+//! The reporter: tells others about a run while the loop goes on with it.
 //!
 //! Owns who is told (the journal, a command of the user's, the service manager) and that all hear
-//! the same facts. It promises not to block and not to fail.
+//! the same. It promises not to block and not to fail.
 
+use super::RunEvent;
+use super::journal::{Journal, Place};
+use super::notify::Notifier;
+use super::recorder::{News, Recorder};
+use super::schema::{Ending, Record, millis};
+use super::systemd::{self, Service};
 use crate::common::Warning;
-use crate::common::error::Error;
 use crate::common::time::Now;
-use crate::events::fact::{Fact, Observer, millis};
-use crate::events::journal::{Journal, Place};
-use crate::events::notify::Notifier;
-use crate::events::systemd::{self, Service};
-use crate::providers::Answer;
-use crate::providers::usage::Usage;
-use crate::supervisor::event::{Event, Outcome};
-use crate::supervisor::session::{Session, Turn};
 use crate::system::signals::Inherited;
-use crate::tokens::TokenId;
+use crate::tokens::TokenPool;
 use crossbeam_channel::Sender;
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -35,37 +32,38 @@ pub(crate) struct ReporterOptions {
 /// Everyone who is told.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    observer: Observer,
+    recorder: Recorder,
     journal: Option<Journal>,
     notifier: Option<Notifier>,
     service: Option<Service>,
-    /// What was said last, for those who are told the end.
+    /// What people were told last, for those who are told the end.
     said: String,
 }
 
 impl Reporter {
-    /// Calls those who are to be told; what goes wrong later is reported to `events`. `inherited` and
+    /// Opens the ways to those who are to be told. `pools` are all tokens of the run; what goes wrong
+    /// with the journal later is sent to `warnings`. `inherited` and
     /// `environment` are for the user's command; no token is in them.
-    pub(crate) fn call(
-        observer: Observer,
-        wishes: ReporterOptions,
+    pub(crate) fn open(
+        pools: &[TokenPool],
+        options: ReporterOptions,
         inherited: Inherited,
         environment: &[(OsString, OsString)],
-        events: &Sender<Warning>,
+        warnings: Sender<Warning>,
     ) -> Reporter {
-        let kept = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
-        let journal = wishes.journal.and_then(|place| {
-            let started = Journal::start(place, events.clone());
-            started.inspect_err(kept).ok()
+        let log = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
+        let journal = options.journal.and_then(|place| {
+            let started = Journal::start(place, warnings);
+            started.inspect_err(log).ok()
         });
-        let service = wishes.service.and_then(|address| {
+        let service = options.service.and_then(|address| {
             let opened = Service::open(&address);
-            opened.inspect_err(kept).ok()
+            opened.inspect_err(log).ok()
         });
         Reporter {
-            observer,
+            recorder: Recorder::new(pools),
             journal,
-            notifier: wishes
+            notifier: options
                 .notify
                 .map(|command| Notifier::new(command, inherited, environment.to_vec())),
             service,
@@ -73,44 +71,26 @@ impl Reporter {
         }
     }
 
-    /// A run of `command` begins.
-    pub(crate) fn begin(&mut self, session: &Session, command: String, now: Now) {
-        let head = self.observer.head(session, command, std::process::id());
-        self.tell(&head, "", now);
+    /// A run of `command` begins; `threshold` is the utilization above which a token is left, 0.0 to
+    /// 1.0.
+    pub(crate) fn begin(&mut self, command: String, threshold: f64, now: Now) {
+        let record = self.recorder.head(command, threshold, std::process::id());
+        let words = String::new();
+        let _ = self.pass_on(&News { record, words }, now);
     }
 
-    /// Something happened. Returns the process that was started for it.
+    /// These things happened, in this order. Returns the processes that were started for it.
     #[must_use = "a process that is not spared is taken for the command's"]
-    pub(crate) fn heard(&mut self, event: &Event, now: Now) -> Option<Pid> {
-        let (fact, words) = self.observer.heard(event)?;
-        self.tell(&fact, &words, now)
-    }
-
-    /// A provider has answered about a token that the session does not see.
-    pub(crate) fn answered(&mut self, token: TokenId, answer: &Answer, now: Now) {
-        if let Some(fact) = self.observer.answered(token, answer) {
-            self.tell(&fact, "", now);
+    pub(crate) fn tell(&mut self, events: &[RunEvent], now: Now) -> Vec<Pid> {
+        let last = events.iter().rev().find_map(RunEvent::message);
+        if let Some(message) = last {
+            self.said = message.text;
         }
-    }
-
-    /// So full is a token by now, as the command's own traffic tells.
-    pub(crate) fn seen(&mut self, provider: &str, index: usize, usage: &Usage, now: Now) {
-        if let Some(fact) = self.observer.seen(provider, index, usage) {
-            self.tell(&fact, "", now);
-        }
-    }
-
-    /// The session has decided. Returns the processes that were started for it.
-    #[must_use = "a process that is not spared is taken for the command's"]
-    pub(crate) fn decided(&mut self, reply: &Turn, session: &Session, now: Now) -> Vec<Pid> {
-        if let Some(last) = reply.say.last() {
-            self.said = last.words().1;
-        }
-        let facts = self.observer.decided(reply, session, now);
-        let told = facts
-            .iter()
-            .map(|(fact, words)| self.tell(fact, words, now));
-        told.flatten().collect()
+        let told = events.iter().filter_map(|event| {
+            let news = self.recorder.news(event)?;
+            self.pass_on(&news, now)
+        });
+        told.collect()
     }
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
@@ -119,26 +99,27 @@ impl Reporter {
     }
 
     /// The run is over.
-    pub(crate) fn end(&mut self, result: &Result<Outcome, Error>, now: Now) {
-        let words = match result {
-            Ok(_) => std::mem::take(&mut self.said),
-            Err(error) => error.to_string(),
+    pub(crate) fn end(&mut self, ending: Ending, now: Now) {
+        let words = match &ending {
+            Ending::Failure(error) => error.clone(),
+            _ => std::mem::take(&mut self.said),
         };
-        self.tell(&Observer::end(result), &words, now);
+        let record = Record::End(ending);
+        let _ = self.pass_on(&News { record, words }, now);
         self.journal = None;
         if let Some(notifier) = &mut self.notifier {
             notifier.finish();
         }
     }
 
-    fn tell(&mut self, fact: &Fact, words: &str, now: Now) -> Option<Pid> {
+    fn pass_on(&mut self, News { record, words }: &News, now: Now) -> Option<Pid> {
         let at = millis(now.wall);
         if let Some(journal) = &mut self.journal {
-            journal.write(at, fact);
+            journal.write(at, record);
         }
         if let Some(service) = &mut self.service {
-            service.tell(fact, words);
+            service.tell(record, words);
         }
-        self.notifier.as_mut()?.tell(fact, at, words)
+        self.notifier.as_mut()?.tell(record, at, words)
     }
 }

@@ -5,7 +5,7 @@
 //! a manager that does not listen is none.
 
 use crate::common::mask::masked;
-use crate::events::fact::Fact;
+use crate::events::schema::Record;
 #[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -70,13 +70,13 @@ impl Service {
     }
 
     /// Passes on what happened, in words for people.
-    pub(crate) fn tell(&mut self, fact: &Fact, words: &str) {
+    pub(crate) fn tell(&mut self, fact: &Record, words: &str) {
         match fact {
-            Fact::Launch { .. } if !self.ready => {
+            Record::Launch { .. } if !self.ready => {
                 self.ready = true;
                 self.send(&format!("READY=1\nSTATUS={words}"));
             }
-            Fact::End(_) => self.send(&format!("STOPPING=1\nSTATUS={words}")),
+            Record::End(_) => self.send(&format!("STOPPING=1\nSTATUS={words}")),
             _ if words.is_empty() => {}
             _ => self.send(&format!("STATUS={words}")),
         }

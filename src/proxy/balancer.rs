@@ -7,14 +7,14 @@
 //! by many requests at once counts once. It decides and does not act: no socket, no clock. Pure.
 
 use crate::common::time::{Now, Until};
-use crate::events::message::{Limit, Notice};
+use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::Answer;
+use crate::providers::Finding;
 use crate::providers::usage::Usage;
-use crate::providers::{Finding, Provider};
-use crate::tokens::TokenPool;
 use crate::tokens::condition::{Condition, is_same_end};
 use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
+use crate::tokens::{TokenId, TokenPool};
 use std::time::{Duration, Instant, SystemTime};
 
 /// So many requests go first with a token that has not proven itself (trap T14).
@@ -48,6 +48,9 @@ pub(crate) struct Balancer {
 #[derive(Debug)]
 struct Ring {
     pool: TokenPool,
+    /// Its place among the rings, and whether there are others.
+    place: usize,
+    several: bool,
     loads: Vec<TokenLoad>,
     /// The token after the one that round-robin chose last.
     turn: usize,
@@ -88,9 +91,7 @@ struct TokenLoad {
 /// One token, for those who ask how things stand.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
-    pub(crate) provider: &'static Provider,
-    /// From 0.
-    pub(crate) index: usize,
+    pub(crate) token: TokenRef,
     /// Whether it is the one that sticky requests use.
     pub(crate) in_use: bool,
     pub(crate) condition: Condition,
@@ -114,9 +115,13 @@ enum Fitness {
 impl Balancer {
     /// A brain that knows nothing yet.
     pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, strategy: Strategy) -> Balancer {
+        let several = pools.len() > 1;
         let rings = pools
             .into_iter()
-            .map(|pool| Ring {
+            .enumerate()
+            .map(|(place, pool)| Ring {
+                place,
+                several,
                 loads: vec![TokenLoad::default(); pool.len()],
                 in_play: pool.current_index(),
                 pool,
@@ -149,15 +154,14 @@ impl Balancer {
         ring: usize,
         patient: bool,
         now: Now,
-        say: &mut Vec<Notice>,
+        say: &mut Vec<RunEvent>,
     ) -> Pick {
-        let named = self.named(ring);
         let Some(ring) = self.rings.get_mut(ring) else {
             return Pick::Hopeless;
         };
         let chosen = ring.candidate(self.strategy, &self.rules, now);
         let Some(index) = chosen else {
-            return ring.earliest(named, now, say);
+            return ring.earliest(now, say);
         };
         let current = ring.pool.current_index();
         if self.strategy == Strategy::Sticky && index != current && ring.is_left(&self.rules, now) {
@@ -168,10 +172,10 @@ impl Balancer {
         let choice = ring.set_out(index, patient, now);
         if let Pick::Go { .. } = choice {
             if self.strategy == Strategy::Sticky {
-                ring.bring_into_play(index, named, now, say);
+                ring.bring_into_play(index, now, say);
             }
             // Whoever goes first ends the wait of all.
-            say.extend(ring.end_hold(named, Some(index)));
+            say.extend(ring.end_hold(Some(index)));
         }
         choice
     }
@@ -189,13 +193,12 @@ impl Balancer {
 
     /// A request waits no longer, because it goes out or because its client is gone.
     #[must_use = "a wait whose end is not said never ends in the record"]
-    pub(crate) fn dequeue(&mut self, ring: usize) -> Vec<Notice> {
-        let named = self.named(ring);
+    pub(crate) fn dequeue(&mut self, ring: usize) -> Vec<RunEvent> {
         let Some(ring) = self.rings.get_mut(ring) else {
             return Vec::new();
         };
         ring.held = ring.held.saturating_sub(1);
-        let over = (ring.held == 0).then(|| ring.end_hold(named, None));
+        let over = (ring.held == 0).then(|| ring.end_hold(None));
         over.flatten().into_iter().collect()
     }
 
@@ -223,7 +226,7 @@ impl Balancer {
         index: usize,
         answer: Answer,
         now: Now,
-    ) -> Vec<Notice> {
+    ) -> Vec<RunEvent> {
         let Some(load) = self.load(ring, index) else {
             return Vec::new();
         };
@@ -251,13 +254,13 @@ impl Balancer {
         index: usize,
         answer: Answer,
         now: Now,
-    ) -> Vec<Notice> {
-        let named = self.named(ring);
+    ) -> Vec<RunEvent> {
         let Some(ring) = self.rings.get_mut(ring) else {
             return Vec::new();
         };
         let mut say = Vec::new();
-        let provider = ring.pool.token(index).provider.label;
+        let token = ring.told(index);
+        let provider = token.provider;
         let before = ring.pool.state(index).condition(now);
         // What went out before the limit was known meets the same limit; that is no second one.
         let learned = ring.loads[index].learned;
@@ -275,16 +278,16 @@ impl Balancer {
         let after = standing.condition(now);
         // Above the threshold is no surprise for every request that still goes there.
         if before.is_good() && !after.is_good() {
-            say.push(Notice::Limit {
-                provider: named,
-                index,
+            say.push(RunEvent::Limit {
+                token,
                 limit: Limit::of(after, standing.used()),
+                until: None,
             });
         }
         match (standing.silence(), ring.said_silent) {
             (Some((silence, _)), false) => {
                 ring.said_silent = true;
-                say.push(Notice::Silent {
+                say.push(RunEvent::Silent {
                     provider,
                     silence,
                     why: answer.reading.as_ref().err().cloned(),
@@ -292,7 +295,7 @@ impl Balancer {
             }
             (None, true) if answer.reading.is_ok() => {
                 ring.said_silent = false;
-                say.push(Notice::AnswersAgain { provider });
+                say.push(RunEvent::AnswersAgain { provider });
             }
             _ => {}
         }
@@ -304,7 +307,7 @@ impl Balancer {
                 ring.loads[index].usage = reading.usage;
             }
         }
-        say.extend(Notice::quotas(&ring.pool, &mut ring.said_quotas));
+        say.extend(RunEvent::quotas(&ring.pool, &mut ring.said_quotas));
         say
     }
 
@@ -347,13 +350,15 @@ impl Balancer {
             .collect()
     }
 
-    /// The token that is good again first, and of how many; `label` names its provider where there
-    /// are several.
-    pub(crate) fn first_reset(&self, label: Option<&str>, now: Now) -> Option<(usize, usize)> {
-        let is_meant =
-            |ring: &&Ring| label.is_none_or(|label| ring.pool.current().provider.label == label);
-        let ring = self.rings.iter().find(is_meant)?;
-        Some((ring.first_reset(now)?.1, ring.pool.len()))
+    /// The token of this ring that is good again first.
+    pub(crate) fn first_reset(&self, ring: usize, now: Now) -> Option<TokenRef> {
+        let ring = self.rings.get(ring)?;
+        Some(ring.told(ring.first_reset(now)?.1))
+    }
+
+    /// A token as it is told of; `None`: there is no such ring.
+    pub(crate) fn told(&self, token: TokenId) -> Option<TokenRef> {
+        Some(self.rings.get(token.ring)?.told(token.index))
     }
 
     /// The pools, in ring order.
@@ -367,8 +372,7 @@ impl Balancer {
             ring.loads.iter().enumerate().map(move |(index, load)| {
                 let standing = ring.pool.state(index);
                 Report {
-                    provider: ring.pool.token(index).provider,
-                    index,
+                    token: ring.told(index),
                     in_use: index == ring.in_play,
                     condition: standing.condition(now),
                     group: standing.group(),
@@ -383,12 +387,6 @@ impl Balancer {
 
     fn load(&mut self, ring: usize, index: usize) -> Option<&mut TokenLoad> {
         self.rings.get_mut(ring)?.loads.get_mut(index)
-    }
-
-    /// The provider's name, where there are several.
-    fn named(&self, ring: usize) -> Option<&'static str> {
-        let ring = self.rings.get(ring)?;
-        (self.rings.len() > 1).then(|| ring.pool.current().provider.label)
     }
 }
 
@@ -474,20 +472,20 @@ impl Ring {
     }
 
     /// No token is usable now: when one will be.
-    fn earliest(&mut self, named: Option<&'static str>, now: Now, say: &mut Vec<Notice>) -> Pick {
+    fn earliest(&mut self, now: Now, say: &mut Vec<RunEvent>) -> Pick {
         let first = self.first_reset(now);
         let news = !std::mem::replace(&mut self.said_exhausted, true);
         let Some((until, index)) = first else {
             if news {
-                say.push(Notice::NoneLeft {
-                    provider: self.pool.current().provider.label,
+                say.push(RunEvent::NoneLeft {
+                    provider: self.pool.current().provider,
                 });
             }
             return Pick::Hopeless;
         };
         // An answer that was under way may tell of a success while others are held.
         if news && self.hold.is_none() {
-            say.push(Notice::AllExhausted);
+            say.push(RunEvent::AllExhausted);
         }
         let known = self.hold.filter(|hold| is_same_end(hold.until, until.wall));
         if known.is_none() {
@@ -495,11 +493,9 @@ impl Ring {
                 until: until.wall,
                 told: self.hold.is_some_and(|hold| hold.told),
             });
-            say.push(Notice::WaitingForReset {
-                provider: named,
+            say.push(RunEvent::WaitingForReset {
+                token: self.told(index),
                 span: until.remaining(now),
-                index,
-                len: self.pool.len(),
                 at: until.wall,
                 now: now.wall,
                 held: true,
@@ -509,36 +505,32 @@ impl Ring {
     }
 
     /// A sticky request goes out with this token.
-    fn bring_into_play(
-        &mut self,
-        index: usize,
-        named: Option<&'static str>,
-        now: Now,
-        say: &mut Vec<Notice>,
-    ) {
+    fn bring_into_play(&mut self, index: usize, now: Now, say: &mut Vec<RunEvent>) {
         let last = std::mem::replace(&mut self.in_play, index);
         if last == index {
             return;
         }
         // One that was passed over for some seconds is gone back to without a limit.
         if !self.pool.state(last).condition(now).is_good() {
-            say.push(Notice::AutoRotating);
+            say.push(RunEvent::AutoRotating);
         }
-        say.push(Notice::Switched {
-            provider: named,
-            index,
-            len: self.pool.len(),
-        });
+        let token = self.told(index);
+        say.push(RunEvent::Switched { token });
     }
 
     /// Nobody is held any longer: requests go out with the token at `index`, or are all gone.
-    fn end_hold(&mut self, named: Option<&'static str>, index: Option<usize>) -> Option<Notice> {
+    fn end_hold(&mut self, index: Option<usize>) -> Option<RunEvent> {
         let hold = self.hold.take()?;
-        hold.told.then(|| Notice::HoldOver {
-            provider: named,
-            index,
-            len: self.pool.len(),
+        hold.told.then(|| RunEvent::HoldOver {
+            token: self.told(index.unwrap_or(self.in_play)),
+            abandoned: index.is_none(),
         })
+    }
+
+    /// A token as it is told of.
+    fn told(&self, index: usize) -> TokenRef {
+        let ring = self.place;
+        TokenRef::new(&self.pool, TokenId { ring, index }, self.several)
     }
 
     /// When the first of the spent tokens is good again, and which one it is.

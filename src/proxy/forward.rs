@@ -19,7 +19,7 @@ use super::upstream::{Link, Upstream};
 use super::{Shared, now};
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::stream::is_late;
-use crate::events::message::Notice;
+use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::{Dialect, ProbeTarget, Reading, Reply};
 use std::io::{self, Write};
@@ -96,7 +96,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
     }
     if request.has_passed(&shared.name) {
         if !shared.counters.circle.swap(true, Relaxed) {
-            shared.say(vec![Notice::Circle]);
+            shared.say(vec![RunEvent::Circle]);
         }
         let why = "the provider's address leads back to this proxy; set its base URL to its own";
         return refuse(client, LocalResponse::error(None, 508, "api_error", why));

@@ -131,8 +131,8 @@ pub(crate) fn status<'a>(
                 })
             });
             json!({
-                "provider": report.provider.name,
-                "token": report.index + 1,
+                "provider": report.token.provider.name,
+                "token": report.token.number(),
                 "in_use": report.in_use,
                 "condition": word(report.condition),
                 "until": report.condition.until().map(|until| seconds(until.wall)),
@@ -196,8 +196,8 @@ pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'
             let _ = writeln!(
                 text,
                 "ddollar_{name}{{provider=\"{}\",token=\"{}\"}} {}",
-                report.provider.name,
-                report.index + 1,
+                report.token.provider.name,
+                report.token.number(),
                 sample(report)
             );
         }

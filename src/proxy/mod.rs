@@ -32,8 +32,8 @@ use crate::cli::config;
 use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
+use crate::events::RunEvent;
 use crate::events::console::Console;
-use crate::events::message::Notice;
 use crate::providers::Answer;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
@@ -88,7 +88,7 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     /// Readable once the proxy is to stop: its other end is closed then.
     stop: OwnedFd,
-    say: Sender<Notice>,
+    say: Sender<RunEvent>,
     exhausted: Sender<Exhausted>,
     /// A connection has ended while the proxy stops.
     closed: Sender<()>,
@@ -148,7 +148,7 @@ impl Shared {
         }
     }
 
-    fn say(&self, notices: Vec<Notice>) {
+    fn say(&self, notices: Vec<RunEvent>) {
         for notice in notices {
             let _ = self.say.send(notice);
         }
@@ -201,7 +201,7 @@ struct Proxy {
     address: SocketAddr,
     /// Closed to stop.
     stop: Option<OwnedFd>,
-    notices: Receiver<Notice>,
+    notices: Receiver<RunEvent>,
     exhausted: Receiver<Exhausted>,
     closed: Receiver<()>,
 }
@@ -279,7 +279,7 @@ impl Proxy {
     }
 
     /// Takes in what a probe found.
-    fn learn(&self, token: TokenId, answer: Answer) -> Vec<Notice> {
+    fn learn(&self, token: TokenId, answer: Answer) -> Vec<RunEvent> {
         let mut balancer = self.shared.balancer();
         let say = balancer.learn(token.ring, token.index, answer, now());
         drop(balancer);
@@ -376,7 +376,7 @@ pub(crate) fn run(
     };
     let mut proxy = Proxy::start(rings.clone(), options.rules.clone(), place, key)?;
 
-    console.say(&Notice::Loaded {
+    console.say(&RunEvent::Loaded {
         tokens: rings.iter().map(|(pool, _)| pool.len()).sum(),
         providers: rings.len(),
     });
@@ -385,11 +385,11 @@ pub(crate) fn run(
     }
     if let Some(why) = trouble {
         let what = format!("The proxy's secret is good for this start only: {why}");
-        console.say(&Notice::Warning { what });
+        console.say(&RunEvent::Warning { what });
     }
     let path = folder.map(|folder| folder.join(lines_file(proxy.address.port())));
     hand_over(&proxy.exports(), path.as_deref(), console);
-    console.say(&Notice::ProxyListening {
+    console.say(&RunEvent::ProxyListening {
         address: proxy.address.to_string(),
     });
 
@@ -421,7 +421,7 @@ pub(crate) fn run(
                     }
                     proxy.stop();
                     deadline = after(LAST_WORDS);
-                    console.say(&Notice::ProxyStopping { span: LAST_WORDS });
+                    console.say(&RunEvent::ProxyStopping { span: LAST_WORDS });
                 }
                 Ok(_) => {}
                 Err(_) => signals = never(),
@@ -437,7 +437,7 @@ pub(crate) fn run(
             },
             recv(warnings) -> warning => {
                 if let Ok(Warning(what)) = warning {
-                    console.say(&Notice::Warning { what });
+                    console.say(&RunEvent::Warning { what });
                 }
             }
             recv(proxy.notices) -> notice => {
@@ -459,7 +459,7 @@ pub(crate) fn run(
     if let (0, Some(path)) = (listen.port(), path) {
         let _ = std::fs::remove_file(path);
     }
-    console.say(&Notice::ProxyStopped);
+    console.say(&RunEvent::ProxyStopped);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -480,10 +480,10 @@ fn hand_over(lines: &str, path: Option<&Path>, console: &Console) {
         .and_then(|()| stdout.flush());
     let Some(path) = path else { return };
     match access_key::write_private(path, lines) {
-        Ok(()) => console.say(&Notice::ProxyLines {
+        Ok(()) => console.say(&RunEvent::ProxyLines {
             path: path.display().to_string(),
         }),
-        Err(error) => console.say(&Notice::Warning {
+        Err(error) => console.say(&RunEvent::Warning {
             what: format!(
                 "The export lines are not kept in '{}': {error}",
                 path.display()

@@ -11,7 +11,7 @@ use super::{Exhausted, Place, Proxy};
 use crate::clients::{self, Client, CommandLine};
 use crate::common::error::Error;
 use crate::common::time::Now;
-use crate::events::message::Notice;
+use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::usage::Usage;
@@ -56,7 +56,7 @@ impl Gateway {
     }
 
     /// What the proxy has to say.
-    pub(crate) fn notices(&self) -> Receiver<Notice> {
+    pub(crate) fn notices(&self) -> Receiver<RunEvent> {
         self.proxy.notices.clone()
     }
 
@@ -66,8 +66,8 @@ impl Gateway {
     }
 
     /// Where it listens.
-    pub(crate) fn notice(&self) -> Notice {
-        Notice::ProxyListening {
+    pub(crate) fn notice(&self) -> RunEvent {
+        RunEvent::ProxyListening {
             address: self.proxy.address.to_string(),
         }
     }
@@ -92,7 +92,7 @@ impl Gateway {
         &self,
         environment: &mut Vec<(OsString, OsString)>,
         command: &mut CommandLine,
-    ) -> Notice {
+    ) -> RunEvent {
         let client = command.client();
         let upstreams = || self.proxy.shared.upstreams.iter().map(|up| up.provider);
         let url_of = |name: &str| {
@@ -138,7 +138,7 @@ impl Gateway {
             shown.push(words.collect::<Vec<_>>().join(" "));
             *command = command.clone().with_arguments(arguments);
         }
-        Notice::ThroughProxy {
+        RunEvent::ThroughProxy {
             added: shown.join(", "),
             does_without: client.does_without,
         }
@@ -173,7 +173,7 @@ impl Gateway {
         token: TokenId,
         answer: Answer,
         now: Now,
-    ) -> (Vec<Notice>, TokenId, Answer) {
+    ) -> (Vec<RunEvent>, TokenId, Answer) {
         let asked = answer.asked;
         let kept = match &answer.reading {
             Err(why) => Some(Err(why.clone())),
@@ -184,18 +184,20 @@ impl Gateway {
                 _ => None,
             },
         };
-        let mut say = Vec::new();
-        if let Ok(reading) = &answer.reading {
-            say.push(Notice::Monitor {
-                provider: self.proxy.shared.upstreams[token.ring].provider.label,
-                index: token.index,
-                served: reading.finding == Finding::Served,
-                usage: reading.usage.clone(),
-            });
-        }
+        let told = self.proxy.shared.balancer().told(token);
+        let checked = told.map(|token| RunEvent::Checked {
+            token,
+            reading: answer.reading.clone(),
+        });
+        let mut say: Vec<RunEvent> = checked.into_iter().collect();
         say.extend(self.proxy.learn(token, answer));
         // The session says these itself.
-        say.retain(|notice| !matches!(notice, Notice::Silent { .. } | Notice::AnswersAgain { .. }));
+        say.retain(|notice| {
+            !matches!(
+                notice,
+                RunEvent::Silent { .. } | RunEvent::AnswersAgain { .. }
+            )
+        });
         let reading =
             kept.unwrap_or_else(|| Ok(bare(self.proxy.shared.balancer().outlook(token.ring, now))));
         let token = TokenId {
@@ -206,28 +208,22 @@ impl Gateway {
     }
 
     /// What the session says of the token that stands for all, as it is true of all.
-    pub(crate) fn reword(&self, notice: Notice, decided: bool, now: Now) -> Option<Notice> {
+    pub(crate) fn reword(&self, notice: RunEvent, decided: bool, now: Now) -> Option<RunEvent> {
         match notice {
             // The proxy has said which token, and why. Its own words come alone.
-            Notice::Limit { .. } if decided => None,
-            // The windows are those of the real token, and were told with it.
-            Notice::Monitor { usage, .. } if usage.windows.is_empty() => None,
-            Notice::NoNextToken => Some(Notice::AllExhausted),
-            Notice::WaitingForReset {
-                provider,
+            RunEvent::Limit { .. } if decided => None,
+            RunEvent::NoNextToken => Some(RunEvent::AllExhausted),
+            RunEvent::WaitingForReset {
+                token,
                 span,
                 at,
                 now: said,
                 held: false,
-                ..
             } => {
-                let balancer = self.proxy.shared.balancer();
-                let (index, len) = balancer.first_reset(provider, now).unwrap_or((0, 1));
-                Some(Notice::WaitingForReset {
-                    provider,
+                let first = self.proxy.shared.balancer().first_reset(token.id.ring, now);
+                Some(RunEvent::WaitingForReset {
+                    token: first.unwrap_or(token),
                     span,
-                    index,
-                    len,
                     at,
                     now: said,
                     held: false,
@@ -243,13 +239,14 @@ impl Gateway {
         asked.into_iter()
     }
 
-    /// How full each real token is by now: its provider's label, its place and its windows.
-    pub(crate) fn levels(&self, now: Now) -> Vec<(&'static str, usize, Usage)> {
+    /// How full each real token is by now.
+    pub(crate) fn levels(&self, now: Now) -> Vec<RunEvent> {
         let balancer = self.proxy.shared.balancer();
-        let levels = balancer.report(now);
-        levels
-            .map(|token| (token.provider.label, token.index, token.usage.clone()))
-            .collect()
+        let levels = balancer.report(now).map(|report| RunEvent::Seen {
+            token: report.token,
+            usage: report.usage.clone(),
+        });
+        levels.collect()
     }
 
     /// Keeps what is known of the real tokens.

@@ -4,7 +4,7 @@
 //! carries out. It holds no behaviour beyond what a value says about itself.
 
 use crate::clients::hook_server::HookEvent;
-use crate::events::message::Notice;
+use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
@@ -27,7 +27,7 @@ pub(crate) enum Event {
     /// The monitor of a ring is gone; nothing more will be heard from it.
     MonitorLost { ring: usize },
     /// The proxy has something to say.
-    Proxy(Notice),
+    Proxy(RunEvent),
     /// Something that a thread cannot do; the run goes on without it.
     Warning(String),
     /// The user answered the prompt; the end of input is `END_OF_INPUT`.

@@ -13,10 +13,10 @@ use crate::clients::hook_server::HookEvent;
 use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
+use crate::events::RunEvent;
 use crate::events::console::Console;
-use crate::events::fact::Observer;
-use crate::events::message::Notice;
 use crate::events::reporter::Reporter;
+use crate::events::schema::Ending;
 use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
 use crate::proxy::{Exhausted, Gateway};
@@ -47,7 +47,13 @@ pub(crate) fn supervise(
 ) -> Result<Outcome, Error> {
     let mut supervisor = Supervisor::prepare(config, console, inherited)?;
     let result = supervisor.run();
-    supervisor.reporter.end(&result, now());
+    let ending = match &result {
+        Ok(Outcome::AsChild(how)) => Ending::AsCommand(*how),
+        Ok(Outcome::BySignal(signal)) => Ending::BySignal(*signal as i32),
+        Ok(Outcome::TryAgainLater) => Ending::AgainLater,
+        Err(error) => Ending::Failure(error.to_string()),
+    };
+    supervisor.reporter.end(ending, now());
     result
 }
 
@@ -83,7 +89,7 @@ struct Sources {
     /// What the command says of itself; it says so before it ends.
     hooks: Receiver<HookEvent>,
     /// What the proxy has to say.
-    notices: Receiver<Notice>,
+    notices: Receiver<RunEvent>,
     signals: Receiver<Signal>,
     answers: Receiver<MonitorEvent>,
     /// What the proxy cannot serve.
@@ -156,8 +162,8 @@ impl<'a> Supervisor<'a> {
         let (warning, warnings) = unbounded();
         let (hook_sender, hooks) = unbounded();
         let (answer_here, lines) = unbounded();
-        console.say(&Notice::Starting);
-        console.say(&Notice::Loaded {
+        console.say(&RunEvent::Starting);
+        console.say(&RunEvent::Loaded {
             tokens: config.rings.iter().map(|(pool, _)| pool.len()).sum(),
             providers: config
                 .rings
@@ -190,17 +196,16 @@ impl<'a> Supervisor<'a> {
             )?);
             pools.push(pool);
         }
-        let observer = Observer::new(pools.iter(), config.proxied.is_some());
-        let mut reporter = Reporter::call(
-            observer,
+        let mut reporter = Reporter::open(
+            &pools,
             std::mem::take(&mut config.wishes),
             inherited,
             &config.environment,
-            &warning,
+            warning,
         );
         let mut gateway = None;
         match config.proxied {
-            None => console.say(&Notice::MonitorStarted {
+            None => console.say(&RunEvent::MonitorStarted {
                 interval: config.interval,
             }),
             Some(hold) => {
@@ -215,8 +220,12 @@ impl<'a> Supervisor<'a> {
             }
         }
         let launcher = Launcher::new(&mut config, hook_sender)?;
-        let session = Session::new(pools, config.rules, now());
-        reporter.begin(&session, launcher.shown_first(&session), now());
+        let mut session = Session::new(pools, config.rules, now());
+        if gateway.is_some() {
+            session = session.behind_proxy();
+        }
+        let command = launcher.shown_first(&session);
+        reporter.begin(command, session.threshold(), now());
         Ok(Supervisor {
             session,
             job,
@@ -259,27 +268,28 @@ impl<'a> Supervisor<'a> {
         // Behind a proxy, what the session says of one token is true of all.
         if let Some(gateway) = &self.gateway {
             let decided = turn.action != Action::Nothing;
-            let notices = std::mem::take(&mut turn.say).into_iter();
-            let reworded = notices.filter_map(|said| gateway.reword(said, decided, now()));
-            turn.say = reworded.collect();
+            let events = std::mem::take(&mut turn.events).into_iter();
+            let reworded = events.filter_map(|event| gateway.reword(event, decided, now()));
+            turn.events = reworded.collect();
         }
-        for helper in self.reporter.decided(turn, &self.session, now()) {
-            self.job.exclude(helper);
-        }
+        self.report(&turn.events, now());
         self.console.hold(self.job.has_screen());
-        for notice in &turn.say {
-            self.console.say(notice);
+        for event in &turn.events {
+            self.console.say(event);
         }
     }
 
-    /// What happened goes to the journal and to those who want to be told.
+    /// Tells those who want to be told of the run.
+    fn report(&mut self, events: &[RunEvent], now: Now) {
+        for helper in self.reporter.tell(events, now) {
+            self.job.exclude(helper);
+        }
+    }
+
+    /// A journal without how full the tokens were at its turning points says little.
     fn record(&mut self, event: &Event) {
-        // A record without how full the tokens were at its turning points says little.
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(now());
-        }
-        if let Some(helper) = self.reporter.heard(event, now()) {
-            self.job.exclude(helper);
         }
     }
 
@@ -309,14 +319,14 @@ impl<'a> Supervisor<'a> {
         // What is typed from here on is the command's.
         self.prompt = None;
         let line = self.launcher.line(again, &self.session);
-        self.console.say(&Notice::Launching {
+        self.console.say(&RunEvent::Launching {
             command: line.shown.clone(),
             first: !again,
         });
         let start = self.launcher.start(&line, again, &self.session);
         if self.job.launch(start)? && again {
             self.console.hold(self.job.has_screen());
-            self.console.say(&Notice::SessionResumed);
+            self.console.say(&RunEvent::SessionResumed);
         }
         Ok(())
     }
@@ -409,9 +419,8 @@ impl<'a> Supervisor<'a> {
         let Some(gateway) = &self.gateway else {
             return;
         };
-        for (provider, index, usage) in gateway.levels(now) {
-            self.reporter.seen(provider, index, &usage, now);
-        }
+        let levels = gateway.levels(now);
+        self.report(&levels, now);
     }
 
     // ---- sources ----
@@ -435,18 +444,11 @@ impl<'a> Supervisor<'a> {
         let Some(gateway) = &self.gateway else {
             return Event::Probed { token, answer };
         };
-        self.reporter.answered(token, &answer, now());
-        let (say, placeholder, answer) = gateway.heard(token, answer, now());
-        for notice in &say {
-            self.console.say(notice);
+        let (events, placeholder, answer) = gateway.heard(token, answer, now());
+        for event in &events {
+            self.console.say(event);
         }
-        let told = Turn {
-            say,
-            action: Action::Nothing,
-        };
-        for helper in self.reporter.decided(&told, &self.session, now()) {
-            self.job.exclude(helper);
-        }
+        self.report(&events, now());
         Event::Probed {
             token: placeholder,
             answer,
@@ -489,6 +491,6 @@ fn heard<T>(
 /// Says what a thread could not do, when no event will be waited for.
 fn say_warnings(warnings: &Receiver<Warning>, console: &Console) {
     for Warning(what) in warnings.try_iter() {
-        console.say(&Notice::Warning { what });
+        console.say(&RunEvent::Warning { what });
     }
 }

@@ -9,8 +9,8 @@ use super::tally::{Tally, tally};
 use crate::cli::config;
 use crate::cli::{Args, StateFile};
 use crate::common::error::Error;
+use crate::events::RunEvent;
 use crate::events::console::Console;
-use crate::events::message::Notice;
 use crate::providers::by_name;
 use crate::supervisor;
 use crate::supervisor::event::Outcome;
@@ -81,7 +81,7 @@ pub(crate) fn play(
         open,
         repeated,
     } = tally(&text, NIGHT_UNITS);
-    console.say(&Notice::WorkUnits {
+    console.say(&RunEvent::WorkUnits {
         done,
         open,
         finished: outcome == Outcome::AsChild(ExitStatus::Code(0)),

@@ -2,7 +2,7 @@
 
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
 use crate::common::json::{Object, list};
-use crate::events::fact::{Ending, Level, Millis, stamp, time};
+use crate::events::schema::{Ending, Level, Millis, stamp, time};
 
 /// One object: `report` is the version of this schema; times in seconds are under `seconds`.
 pub(crate) fn json(timeline: &Timeline) -> String {

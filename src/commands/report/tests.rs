@@ -2,7 +2,7 @@
 
 use super::timeline::{Activity, End, Entry};
 use super::*;
-use crate::events::fact::{Ending, Fact, Level, Millis, Ring, Run, Verdict, Who};
+use crate::events::schema::{Ending, Level, Millis, Record, Ring, Run, Verdict, Who};
 use crate::system::exit_status::ExitStatus;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ fn who(token: usize) -> Who {
     }
 }
 
-fn head(tokens: usize) -> Fact {
-    Fact::Run(Run {
+fn head(tokens: usize) -> Record {
+    Record::Run(Run {
         schema: 1,
         version: "0.3.0".into(),
         pid: 7,
@@ -39,8 +39,8 @@ fn head(tokens: usize) -> Fact {
     })
 }
 
-fn used(token: usize, used: f64) -> Fact {
-    Fact::Usage {
+fn used(token: usize, used: f64) -> Record {
+    Record::Usage {
         who: who(token),
         finding: Verdict::Served,
         why: None,
@@ -55,22 +55,22 @@ fn used(token: usize, used: f64) -> Fact {
     }
 }
 
-fn near(token: usize, minute: Millis) -> Fact {
-    Fact::Limit {
+fn near(token: usize, minute: Millis) -> Record {
+    Record::Limit {
         who: who(token),
-        cause: crate::events::fact::Cause::Near,
+        cause: crate::events::schema::Cause::Near,
         used: Some(0.96),
         until: Some(EVENING + minute * MINUTE),
     }
 }
 
 /// Two tokens: an hour with each, then half an hour of waiting, then half an hour of work.
-fn night() -> Vec<(Millis, Fact)> {
-    let launch = |again, token| Fact::Launch {
+fn night() -> Vec<(Millis, Record)> {
+    let launch = |again, token| Record::Launch {
         again,
         tokens: vec![token],
     };
-    let exit = Fact::Exit {
+    let exit = Record::Exit {
         how: ExitStatus::Signal(15),
         asked: true,
     };
@@ -81,11 +81,11 @@ fn night() -> Vec<(Millis, Fact)> {
         (1, used(2, 0.2)),
         (60, used(1, 0.96)),
         (60, near(1, 300)),
-        (60, Fact::Stop),
+        (60, Record::Stop),
         (61, exit),
         (
             62,
-            Fact::Rotate {
+            Record::Rotate {
                 who: who(2),
                 from: 1,
             },
@@ -96,29 +96,29 @@ fn night() -> Vec<(Millis, Fact)> {
         (120, near(2, 150)),
         (
             120,
-            Fact::Wait {
+            Record::Wait {
                 provider: "anthropic".into(),
                 token: Some(2),
                 until: EVENING + 150 * MINUTE,
                 held: false,
             },
         ),
-        (120, Fact::Pause),
+        (120, Record::Pause),
         (151, used(2, 0.0)),
-        (151, Fact::Resume),
+        (151, Record::Resume),
         (
             180,
-            Fact::Exit {
+            Record::Exit {
                 how: ExitStatus::Code(0),
                 asked: false,
             },
         ),
-        (180, Fact::End(Ending::AsCommand(ExitStatus::Code(0)))),
+        (180, Record::End(Ending::AsCommand(ExitStatus::Code(0)))),
     ]
 }
 
-fn lines(facts: &[(Millis, Fact)]) -> String {
-    let line = |(minute, fact): &(Millis, Fact)| fact.json(EVENING + minute * MINUTE) + "\n";
+fn lines(facts: &[(Millis, Record)]) -> String {
+    let line = |(minute, fact): &(Millis, Record)| fact.json(EVENING + minute * MINUTE) + "\n";
     facts.iter().map(line).collect()
 }
 
@@ -239,11 +239,11 @@ fn what_is_no_journal_is_said_to_be_none() {
 #[test]
 fn a_week_of_rotations_is_read_once() {
     let (again, tokens) = (false, vec![1]);
-    let mut facts = vec![(0, head(3)), (0, Fact::Launch { again, tokens })];
+    let mut facts = vec![(0, head(3)), (0, Record::Launch { again, tokens })];
     for minute in 1..50_000 {
         facts.push((minute, near(1, minute + 5)));
         let (who, from) = (who(3), 2);
-        facts.push((minute, Fact::Rotate { who, from }));
+        facts.push((minute, Record::Rotate { who, from }));
     }
     let lines = lines(&facts);
     let began = Instant::now();
@@ -255,17 +255,17 @@ fn a_week_of_rotations_is_read_once() {
 /// A line of some kilobytes must not become gigabytes.
 #[test]
 fn a_head_that_claims_more_tokens_than_anyone_has_costs_little() {
-    let Fact::Run(mut run) = head(10_000) else {
+    let Record::Run(mut run) = head(10_000) else {
         unreachable!("a head is a run");
     };
     run.providers = vec![run.providers[0].clone(); 20];
-    let night = Timeline::read(&lines(&[(0, Fact::Run(run))]), None).unwrap();
+    let night = Timeline::read(&lines(&[(0, Record::Run(run))]), None).unwrap();
     assert_eq!(night.tracks.len(), 1000);
 }
 
 #[test]
 fn a_child_that_fails_and_waits_is_not_said_to_work() {
-    let exit = Fact::Exit {
+    let exit = Record::Exit {
         how: ExitStatus::Code(1),
         asked: false,
     };
@@ -273,7 +273,7 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
         (0, head(1)),
         (
             0,
-            Fact::Launch {
+            Record::Launch {
                 again: false,
                 tokens: vec![1],
             },
@@ -281,7 +281,7 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
         (10, exit),
         (
             10,
-            Fact::Wait {
+            Record::Wait {
                 provider: "anthropic".into(),
                 token: None,
                 until: EVENING + 12 * MINUTE,
@@ -290,12 +290,12 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
         ),
         (
             15,
-            Fact::Launch {
+            Record::Launch {
                 again: true,
                 tokens: vec![1],
             },
         ),
-        (20, Fact::End(Ending::AgainLater)),
+        (20, Record::End(Ending::AgainLater)),
     ];
     let night = Timeline::read(&lines(&facts), None).unwrap();
     assert_eq!(night.time(Activity::Working), 15 * MINUTE);
@@ -313,7 +313,7 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
 #[test]
 fn a_rotation_behind_a_proxy_is_no_restart() {
     let seen = |token, share: f64| match used(token, share) {
-        Fact::Usage {
+        Record::Usage {
             who,
             why,
             group,
@@ -321,7 +321,7 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
             ..
         } => {
             windows[0].resets = Some(EVENING + 100 * MINUTE);
-            Fact::Usage {
+            Record::Usage {
                 who,
                 finding: Verdict::Seen,
                 why,
@@ -331,17 +331,17 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         }
         other => other,
     };
-    let limit = Fact::Limit {
+    let limit = Record::Limit {
         who: who(1),
-        cause: crate::events::fact::Cause::Near,
+        cause: crate::events::schema::Cause::Near,
         used: Some(0.96),
         until: None,
     };
-    let rotate = Fact::Rotate {
+    let rotate = Record::Rotate {
         who: who(2),
         from: 1,
     };
-    let launch = Fact::Launch {
+    let launch = Record::Launch {
         again: false,
         tokens: vec![1],
     };
@@ -352,7 +352,7 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         (40, limit),
         (40, rotate),
         (50, seen(2, 0.1)),
-        (60, Fact::End(Ending::AgainLater)),
+        (60, Record::End(Ending::AgainLater)),
     ];
     let night = Timeline::read(&lines(&facts), None).unwrap();
     assert_eq!((night.starts, night.rotations, night.checks), (1, 1, 0));
@@ -375,19 +375,19 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
 }
 
 /// Requests for token 1 that a proxy held; in minutes.
-fn holds(facts: &[(Millis, Fact)]) -> Timeline {
-    let launch = Fact::Launch {
+fn holds(facts: &[(Millis, Record)]) -> Timeline {
+    let launch = Record::Launch {
         again: false,
         tokens: vec![1],
     };
     let mut all = vec![(0, head(1)), (0, launch)];
     all.extend_from_slice(facts);
-    all.push((60, Fact::End(Ending::AgainLater)));
+    all.push((60, Record::End(Ending::AgainLater)));
     Timeline::read(&lines(&all), None).unwrap()
 }
 
-fn hold(until: Millis) -> Fact {
-    Fact::Wait {
+fn hold(until: Millis) -> Record {
+    Record::Wait {
         provider: "anthropic".into(),
         token: Some(1),
         until: EVENING + until * MINUTE,
@@ -395,8 +395,8 @@ fn hold(until: Millis) -> Fact {
     }
 }
 
-fn release(token: Option<usize>) -> Fact {
-    Fact::Release {
+fn release(token: Option<usize>) -> Record {
+    Record::Release {
         provider: "anthropic".into(),
         token,
     }
@@ -437,13 +437,13 @@ fn requests_that_a_proxy_holds_are_a_wait() {
 /// The reset turned out to be too far away: the command is paused while its requests are held.
 #[test]
 fn a_hold_that_becomes_a_pause_is_one_wait() {
-    let Fact::Wait {
+    let Record::Wait {
         provider, token, ..
     } = hold(0)
     else {
         unreachable!("a hold is a wait");
     };
-    let wait = Fact::Wait {
+    let wait = Record::Wait {
         provider,
         token,
         until: EVENING + 40 * MINUTE,
@@ -452,9 +452,9 @@ fn a_hold_that_becomes_a_pause_is_one_wait() {
     let night = holds(&[
         (10, hold(15)),
         (12, wait),
-        (12, Fact::Pause),
+        (12, Record::Pause),
         (40, release(Some(1))),
-        (41, Fact::Resume),
+        (41, Record::Resume),
     ]);
     let [wait] = &night.waits[..] else {
         panic!("{:?}", night.waits);
@@ -474,14 +474,14 @@ fn the_journal_of_an_earlier_ddollar_reads_as_before() {
         (0, head(1)),
         (
             0,
-            Fact::Launch {
+            Record::Launch {
                 again: false,
                 tokens: vec![1],
             },
         ),
     ]) + &earlier
         + "\n"
-        + &lines(&[(60, Fact::End(Ending::AgainLater))]);
+        + &lines(&[(60, Record::End(Ending::AgainLater))]);
     let night = Timeline::read(&text, None).unwrap();
     assert_eq!((night.waits.len(), night.unknown, night.damaged), (0, 0, 0));
     assert_eq!(night.time(Activity::Working), 60 * MINUTE);
@@ -503,7 +503,7 @@ fn the_json_names_what_the_text_tells() {
 fn the_svg_escapes_what_it_quotes() {
     let mut facts = night();
     let text = "<script>&\"'\u{ffff}".to_owned();
-    facts.insert(3, (1, Fact::Note { text }));
+    facts.insert(3, (1, Record::Note { text }));
     let night = Timeline::read(&lines(&facts), None).unwrap();
     let svg = svg(&night, TimeZone::UTC);
     assert!(
@@ -517,7 +517,7 @@ fn the_svg_escapes_what_it_quotes() {
 proptest! {
     #[test]
     fn any_facts_in_any_order_make_a_night(
-        facts in proptest::collection::vec((0..10_000i64, crate::events::fact::tests::fact()), 0..60),
+        facts in proptest::collection::vec((0..10_000i64, crate::events::schema::tests::fact()), 0..60),
         tokens in 0..20usize,
         width in 20usize..=80,
         utf8 in any::<bool>(),

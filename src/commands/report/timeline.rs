@@ -5,8 +5,8 @@
 //! events are counted and skipped, times that run backwards stand still, and a run without an end is
 //! told as far as it goes. Pure.
 
-use crate::events::fact::{
-    Cause, Ending, Fact, Level, Millis, Run, SCHEMA, Unread, Verdict, Who, read,
+use crate::events::schema::{
+    Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::system::exit_status::ExitStatus;
 
@@ -158,7 +158,7 @@ impl Timeline {
         let mut strange = 0;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             match (read(line), &mut night) {
-                (Ok((at, Fact::Run(run))), _) => night = Some(Builder::new(at, run)),
+                (Ok((at, Record::Run(run))), _) => night = Some(Builder::new(at, run)),
                 (Ok((at, fact)), Some(builder)) => builder.add(at, fact),
                 (Err(Unread::Unknown), Some(builder)) => builder.night.unknown += 1,
                 (Err(Unread::Damaged), Some(builder)) => builder.night.damaged += 1,
@@ -286,22 +286,22 @@ impl Builder {
         }
     }
 
-    fn add(&mut self, at: Millis, fact: Fact) {
+    fn add(&mut self, at: Millis, fact: Record) {
         // A clock that was set back must not make a stretch of time negative.
         let at = at.max(self.night.to);
         self.night.to = at;
         match fact {
             // The caller makes a new night of it.
-            Fact::Run(_) => {}
-            Fact::Launch { again, tokens } => self.launch(at, again, tokens),
-            Fact::Usage {
+            Record::Run(_) => {}
+            Record::Launch { again, tokens } => self.launch(at, again, tokens),
+            Record::Usage {
                 who,
                 finding,
                 group,
                 windows,
                 ..
             } => self.usage(at, &who, finding, group, windows),
-            Fact::Limit {
+            Record::Limit {
                 who,
                 cause,
                 used,
@@ -330,7 +330,7 @@ impl Builder {
                 };
                 self.night.story.push((at, chapter));
             }
-            Fact::Rotate { who, from } => {
+            Record::Rotate { who, from } => {
                 self.night.rotations += 1;
                 if self.doing == Activity::Restarting {
                     self.rotated.push((who, from));
@@ -338,7 +338,7 @@ impl Builder {
                     self.rotate_in_place(at, who, from);
                 }
             }
-            Fact::Wait {
+            Record::Wait {
                 provider,
                 token,
                 until,
@@ -354,7 +354,7 @@ impl Builder {
                     self.wait(at, held);
                 }
             }
-            Fact::Release { provider, token } => {
+            Record::Release { provider, token } => {
                 self.held.retain(|held| *held != provider);
                 if self.doing == Activity::Waiting && !self.paused && self.held.is_empty() {
                     if let (Some(_), Some(wait)) = (token, self.night.waits.last_mut()) {
@@ -363,30 +363,30 @@ impl Builder {
                     self.turn(at, Activity::Working);
                 }
             }
-            Fact::Pause => {
+            Record::Pause => {
                 self.paused = true;
                 self.wait(at, false);
             }
-            Fact::Resume => {
+            Record::Resume => {
                 self.paused = false;
                 if self.held.is_empty() {
                     self.turn(at, Activity::Working);
                 }
             }
-            Fact::Stop => {
+            Record::Stop => {
                 self.stopped = Some(at);
                 self.turn(at, Activity::Restarting);
             }
-            Fact::Exit { how, asked } => {
+            Record::Exit { how, asked } => {
                 self.stopped.get_or_insert(at);
                 self.turn(at, Activity::Restarting);
                 if !asked {
                     self.night.story.push((at, Entry::Exited(how)));
                 }
             }
-            Fact::Note { text } => self.night.story.push((at, Entry::Note(text))),
-            Fact::Lost { lines } => self.night.damaged = self.night.damaged.saturating_add(lines),
-            Fact::End(ending) => self.ended = Some(ending),
+            Record::Note { text } => self.night.story.push((at, Entry::Note(text))),
+            Record::Lost { lines } => self.night.damaged = self.night.damaged.saturating_add(lines),
+            Record::End(ending) => self.ended = Some(ending),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 struct Night {
     balancer: Balancer,
     now: Now,
-    said: Vec<Notice>,
+    said: Vec<RunEvent>,
 }
 
 fn night(strategy: Strategy, tokens: &[&str]) -> Night {
@@ -98,7 +98,7 @@ impl Night {
     fn switches(&self) -> Vec<usize> {
         let said = self.said.iter();
         said.filter_map(|notice| match notice {
-            Notice::Switched { index, .. } => Some(*index),
+            RunEvent::Switched { token } => Some(token.id.index),
             _ => None,
         })
         .collect()
@@ -119,7 +119,8 @@ fn sticky_stays_until_a_limit_and_then_stays_with_the_next() {
     night.pass(Duration::from_secs(700));
     night.request(1, Finding::Served);
     let switches = night.said.iter();
-    let switches = switches.filter(|notice| matches!(notice, Notice::Switched { index: 1, .. }));
+    let switches = switches
+        .filter(|notice| matches!(notice, RunEvent::Switched { token } if token.id.index == 1));
     assert_eq!(switches.count(), 1);
 }
 
@@ -146,22 +147,22 @@ fn a_hold_is_said_once_and_so_is_its_end() {
     // What was under way before the limit lifts none.
     night.answer(0, early, Finding::Served);
     night.is_held(true);
-    let said = |night: &Night, is_meant: fn(&Notice) -> bool| {
+    let said = |night: &Night, is_meant: fn(&RunEvent) -> bool| {
         night.said.iter().filter(|notice| is_meant(notice)).count()
     };
-    assert_eq!(said(&night, |n| matches!(n, Notice::AllExhausted)), 1);
-    let waits = |n: &Notice| matches!(n, Notice::WaitingForReset { held: true, .. });
+    assert_eq!(said(&night, |n| matches!(n, RunEvent::AllExhausted)), 1);
+    let waits = |n: &RunEvent| matches!(n, RunEvent::WaitingForReset { held: true, .. });
     assert_eq!(said(&night, waits), 1);
-    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 0);
+    assert_eq!(said(&night, |n| matches!(n, RunEvent::HoldOver { .. })), 0);
 
     night.pass(Duration::from_secs(600));
     for _ in 0..TRIAL_REQUESTS {
         let _ = night.goes_with(0);
         night.is_let_go();
     }
-    let over = |n: &Notice| matches!(n, Notice::HoldOver { index: Some(0), .. });
+    let over = |n: &RunEvent| matches!(n, RunEvent::HoldOver { token, abandoned: false } if token.id.index == 0);
     assert_eq!(said(&night, over), 1);
-    assert_eq!(said(&night, |n| matches!(n, Notice::HoldOver { .. })), 1);
+    assert_eq!(said(&night, |n| matches!(n, RunEvent::HoldOver { .. })), 1);
 
     // It was no more than a promise: they are held again.
     let asked = night.now.tick;
@@ -174,7 +175,10 @@ fn a_hold_is_said_once_and_so_is_its_end() {
     assert_eq!(
         said(&night, |n| matches!(
             n,
-            Notice::HoldOver { index: None, .. }
+            RunEvent::HoldOver {
+                abandoned: true,
+                ..
+            }
         )),
         1
     );
@@ -188,7 +192,7 @@ fn a_hold_that_somebody_else_tells_of_has_no_end_of_its_own() {
     night.pass(Duration::from_secs(600));
     let _ = night.goes_with(0);
     night.is_let_go();
-    let is_over = |notice: &Notice| matches!(notice, Notice::HoldOver { .. });
+    let is_over = |notice: &RunEvent| matches!(notice, RunEvent::HoldOver { .. });
     assert!(!night.said.iter().any(is_over));
 }
 
@@ -294,7 +298,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
         let said = night.balancer.learn(0, index, answer, night.now);
         night.said.extend(said);
     }
-    let one_quota = |notice: &Notice| matches!(notice, Notice::Quotas { quotas: 1, .. });
+    let one_quota = |notice: &RunEvent| matches!(notice, RunEvent::Quotas { quotas: 1, .. });
     assert!(night.said.iter().any(one_quota));
     night.pass(Duration::from_secs(1));
     let asked = night.goes_with(0);
@@ -308,7 +312,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
     }
     let told = night.said.iter();
     assert_eq!(
-        told.filter(|n| matches!(n, Notice::AllExhausted)).count(),
+        told.filter(|n| matches!(n, RunEvent::AllExhausted)).count(),
         1
     );
 }

@@ -12,7 +12,7 @@ mod waiting;
 use crate::clients::hook_server::HookEvent;
 use crate::common::error::OWN_FAILURE;
 use crate::common::time::{Now, Until};
-use crate::events::message::{Limit, Notice};
+use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::schedule::backoff;
 use crate::providers::{Answer, Finding, Reading};
 use crate::supervisor::event::{Action, Event, Outcome};
@@ -52,7 +52,7 @@ const SLICE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 #[must_use = "a turn that is not carried out leaves the child behind"]
 pub(crate) struct Turn {
-    pub(crate) say: Vec<Notice>,
+    pub(crate) events: Vec<RunEvent>,
     pub(crate) action: Action,
 }
 
@@ -119,6 +119,8 @@ impl Ring {
 pub(crate) struct Session {
     rings: Vec<Ring>,
     rules: Rules,
+    /// Whether each ring's one token is a placeholder for those that a proxy chooses among.
+    proxied: bool,
     phase: Phase,
     /// Questions that are under way, and when they were put.
     asking: Vec<(TokenId, Instant)>,
@@ -159,6 +161,7 @@ impl Session {
         Session {
             rings,
             rules,
+            proxied: false,
             phase: Phase::Running { recheck: None },
             asking: Vec::new(),
             heard: false,
@@ -173,6 +176,12 @@ impl Session {
         }
     }
 
+    /// The same, of a command whose tokens a proxy chooses: each ring has one placeholder.
+    pub(crate) fn behind_proxy(mut self) -> Session {
+        self.proxied = true;
+        self
+    }
+
     /// Whether something new may be known of a token since the last call.
     pub(crate) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.has_news)
@@ -183,16 +192,14 @@ impl Session {
         let several = self.rings.len() > 1;
         let mut say = Vec::new();
         let mut ready = true;
-        for ring in &mut self.rings {
+        for (place, ring) in self.rings.iter_mut().enumerate() {
             match policy::first(&ring.pool, &self.rules, now) {
                 Some(index) if index == ring.pool.current_index() => {}
                 Some(index) => {
                     ring.pool.start_at(index);
-                    say.push(Notice::StartsWith {
-                        provider: several.then_some(ring.pool.current().provider.label),
-                        index,
-                        len: ring.pool.len(),
-                    });
+                    let id = TokenId { ring: place, index };
+                    let token = TokenRef::new(&ring.pool, id, several);
+                    say.push(RunEvent::StartsWith { token });
                 }
                 None => ready = false,
             }
@@ -203,7 +210,7 @@ impl Session {
             self.phase = Phase::Waiting(Waiting::new(Held::NotStarted, now));
             self.apply_decision(now)
         };
-        turn.say.splice(..0, say);
+        turn.events.splice(..0, say);
         turn
     }
 
@@ -220,11 +227,6 @@ impl Session {
     /// Whether the child runs and is to go on, so that its token is worth watching.
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running { .. })
-    }
-
-    /// Whether a child that has not ended is being stopped.
-    pub(crate) fn is_stopping_child(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { how: None, .. })
     }
 
     /// How long to wait for an event before [`Event::Deadline`]; `None`: for ever.
@@ -257,10 +259,11 @@ impl Session {
                 if let Some(ring) = self.rings.get_mut(ring) {
                     ring.blind = true;
                 }
-                self.apply_decision(now).and_say_first(Notice::MonitorLost)
+                self.apply_decision(now)
+                    .and_say_first(RunEvent::MonitorLost)
             }
             Event::Proxy(notice) => Turn::nothing().and_say(notice),
-            Event::Warning(what) => Turn::nothing().and_say(Notice::Warning { what }),
+            Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
             Event::Line(line) => self.on_line(&line, now),
             Event::Deadline => self.on_deadline(now),
         }
@@ -280,7 +283,9 @@ impl Session {
     fn on_job(&mut self, event: JobEvent, now: Now) -> Turn {
         match event {
             JobEvent::Unchanged => Turn::nothing(),
-            JobEvent::Exited { how, asked } => self.on_exit(how, asked, now),
+            JobEvent::Exited { how, asked } => self
+                .on_exit(how, asked, now)
+                .and_say_first(RunEvent::Exited { how, asked }),
             JobEvent::Cleared => match self.phase {
                 Phase::Stopping {
                     then,
@@ -290,13 +295,13 @@ impl Session {
                 _ => Turn::nothing(),
             },
             JobEvent::Unkillable { left } => self.on_unkillable(left, now),
-            JobEvent::ForcingKill => Turn::nothing().and_say(Notice::ForcingKill),
+            JobEvent::ForcingKill => Turn::nothing().and_say(RunEvent::ForcingKill),
             JobEvent::Paused => self.on_paused(),
             JobEvent::Continued => self.on_continued(),
-            JobEvent::StoppedByHand => Turn::nothing().and_say(Notice::StoppedByHand),
-            JobEvent::NeedsTerminal => Turn::nothing().and_say(Notice::NeedsTerminal),
+            JobEvent::StoppedByHand => Turn::nothing().and_say(RunEvent::StoppedByHand),
+            JobEvent::NeedsTerminal => Turn::nothing().and_say(RunEvent::NeedsTerminal),
             JobEvent::NotStarted { why } => self.on_not_started(why, now),
-            JobEvent::Warning(what) => Turn::nothing().and_say(Notice::Warning { what }),
+            JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
         }
     }
 
@@ -342,7 +347,7 @@ impl Session {
     /// Nothing is started beside what cannot be killed: two of a kind at work on one session would be
     /// worse than none. Whoever wants to leave can.
     fn on_unkillable(&mut self, left: usize, now: Now) -> Turn {
-        let notice = Notice::Unkillable { left };
+        let notice = RunEvent::Unkillable { left };
         match self.phase {
             Phase::Stopping {
                 then,
@@ -367,7 +372,7 @@ impl Session {
             ..Waiting::new(held, now)
         });
         self.ready_at = now.tick + backoff(0);
-        Turn::nothing().and_say(Notice::NotStarted { why })
+        Turn::nothing().and_say(RunEvent::NotStarted { why })
     }
 
     fn on_own_end(&mut self, how: ExitStatus, now: Now) -> Turn {
@@ -387,7 +392,7 @@ impl Session {
             self.short_lives = 0;
         }
         if self.short_lives >= SHORT_LIVES {
-            return self.finish(how).and_say_first(Notice::ShortLives);
+            return self.finish(how).and_say_first(RunEvent::ShortLives);
         }
         // A client that was paused in the middle of its own refusal gives up when it goes on.
         let resumed = self.resumed.take();
@@ -417,7 +422,7 @@ impl Session {
         }
         let turn = self.apply_decision(now);
         match reported {
-            Reported::All => turn.and_say_first(Notice::Failed { how }),
+            Reported::All => turn.and_say_first(RunEvent::Failed { how }),
             _ => turn,
         }
     }
@@ -427,6 +432,7 @@ impl Session {
     fn on_answer(&mut self, token: TokenId, answer: &Answer, now: Now) -> Turn {
         self.asking
             .retain(|(asked, put)| *asked != token || answer.asked < *put);
+        let several = self.rings.len() > 1;
         let Some(ring) = self.rings.get_mut(token.ring) else {
             return Turn::nothing();
         };
@@ -454,27 +460,27 @@ impl Session {
         }
 
         let mut say = Vec::new();
-        let provider = ring.pool.token(token.index).provider.label;
-        if let Ok(reading) = &answer.reading {
-            say.push(Notice::Monitor {
-                provider,
-                index: token.index,
-                served: reading.finding == Finding::Served,
-                usage: reading.usage.clone(),
+        let provider = ring.pool.token(token.index).provider;
+        // What a placeholder stands for was told by the gateway.
+        if !self.proxied {
+            say.push(RunEvent::Checked {
+                token: TokenRef::new(&ring.pool, token, several),
+                reading: answer.reading.clone(),
             });
-            if let (Finding::Unclear { why }, false) = (&reading.finding, ring.said_unclear) {
-                ring.said_unclear = true;
-                say.push(Notice::Unclear {
-                    provider,
-                    why: why.to_string(),
-                });
-            }
+        }
+        let finding = answer.reading.as_ref().map(|reading| &reading.finding);
+        if let (Ok(Finding::Unclear { why }), false) = (finding, ring.said_unclear) {
+            ring.said_unclear = true;
+            say.push(RunEvent::Unclear {
+                provider,
+                why: why.to_string(),
+            });
         }
         match (state.silence(), ring.said_silent) {
             (Some((silence, _)), false) => {
                 ring.said_silent = true;
                 let why = answer.reading.as_ref().err().cloned();
-                say.push(Notice::Silent {
+                say.push(RunEvent::Silent {
                     provider,
                     silence,
                     why,
@@ -482,32 +488,36 @@ impl Session {
             }
             (None, true) => {
                 ring.said_silent = false;
-                say.push(Notice::AnswersAgain { provider });
+                say.push(RunEvent::AnswersAgain { provider });
             }
             _ => {}
         }
-        say.extend(Notice::quotas(&ring.pool, &mut ring.said_quotas));
+        say.extend(RunEvent::quotas(&ring.pool, &mut ring.said_quotas));
         if is_current {
             say.extend(self.set_aside(token.ring, now));
         }
         let mut turn = self.apply_decision(now);
-        say.append(&mut turn.say);
-        Turn { say, ..turn }
+        say.append(&mut turn.events);
+        Turn {
+            events: say,
+            ..turn
+        }
     }
 
     /// Says once that a ring is out of the question, if the child is not to end for it.
-    fn set_aside(&mut self, ring: usize, now: Now) -> Vec<Notice> {
+    fn set_aside(&mut self, ring: usize, now: Now) -> Vec<RunEvent> {
         if self.may_live_on(ring, now) {
             return Vec::new();
         }
-        let (why, provider) = (self.reason(ring, now), self.label(ring));
+        let why = self.reason(ring, now);
         let Some(own) = self.rings.get_mut(ring) else {
             return Vec::new();
         };
+        let provider = own.pool.current().provider;
         if !own.is_hopeless(now) || std::mem::replace(&mut own.said_aside, true) {
             return Vec::new();
         }
-        vec![why, Notice::SetAside { provider }]
+        vec![why, RunEvent::SetAside { provider }]
     }
 
     /// The child's turn has failed for want of a provider. Some clients end on that; others wait
@@ -647,16 +657,15 @@ impl Session {
         self.ready_at = now.tick + BETWEEN_STARTS;
         let mut turn = Turn::action(Action::Launch { again });
         let several = self.rings.len() > 1;
-        for ring in &mut self.rings {
+        for (place, ring) in self.rings.iter_mut().enumerate() {
             if std::mem::take(&mut ring.switched) {
-                turn.say.push(Notice::Switched {
-                    provider: several.then_some(ring.pool.current().provider.label),
-                    index: ring.pool.current_index(),
-                    len: ring.pool.len(),
-                });
+                let index = ring.pool.current_index();
+                let id = TokenId { ring: place, index };
+                let token = TokenRef::new(&ring.pool, id, several);
+                turn.events.push(RunEvent::Switched { token });
             }
         }
-        turn
+        turn.and_say(RunEvent::Launched { again })
     }
 
     /// Ends the child with this signal.
@@ -666,21 +675,22 @@ impl Session {
             then,
             how: None,
         };
-        Turn::action(Action::Stop(signal))
+        Turn::action(Action::Stop(signal)).and_say(RunEvent::Stopping)
     }
 
     fn give_up(&mut self, ring: usize, decision: Decision, now: Now) -> Turn {
-        let notice = match decision {
-            Decision::ExceedsMaxWait { until, index } => Notice::TooLong {
+        let why = match (decision, self.token(ring, None)) {
+            (Decision::ExceedsMaxWait { until, index }, _) => RunEvent::TooLong {
                 index,
                 at: until.wall,
                 now: now.wall,
             },
-            _ => Notice::NoneLeft {
-                provider: self.label(ring),
+            (_, Some(token)) => RunEvent::NoneLeft {
+                provider: token.provider,
             },
+            (_, None) => RunEvent::AllExhausted,
         };
-        self.stop_for_later().and_say(notice)
+        self.stop_for_later().and_say_first(why)
     }
 
     /// Ends the run before the command has finished.
@@ -695,8 +705,8 @@ impl Session {
 
     fn finish(&self, how: ExitStatus) -> Turn {
         Turn::action(Action::Exit(Outcome::AsChild(how))).and_say(match how {
-            ExitStatus::Code(0) => Notice::Completed,
-            how => Notice::Failed { how },
+            ExitStatus::Code(0) => RunEvent::Completed,
+            how => RunEvent::Failed { how },
         })
     }
 
@@ -750,37 +760,35 @@ impl Session {
 
     // ---- words ----
 
-    fn label(&self, ring: usize) -> &'static str {
-        self.rings
-            .get(ring)
-            .map_or("", |ring| ring.pool.current().provider.label)
-    }
-
-    /// A provider's name where there are several.
-    fn named(&self, provider: &'static str) -> Option<&'static str> {
-        (self.rings.len() > 1).then_some(provider)
+    /// A ring's token in use, or another one of it, as it is told of; `None`: there is no such ring.
+    fn token(&self, ring: usize, index: Option<usize>) -> Option<TokenRef> {
+        let pool = &self.rings.get(ring)?.pool;
+        let index = index.unwrap_or(pool.current_index());
+        let id = TokenId { ring, index };
+        Some(TokenRef::new(pool, id, self.rings.len() > 1))
     }
 
     /// Why the token in use will not do.
-    fn reason(&self, ring: usize, now: Now) -> Notice {
-        let provider = self.label(ring);
-        let Some(ring) = self.rings.get(ring) else {
-            return Notice::AllExhausted;
+    fn reason(&self, ring: usize, now: Now) -> RunEvent {
+        let (Some(token), Some(ring)) = (self.token(ring, None), self.rings.get(ring)) else {
+            return RunEvent::AllExhausted;
         };
-        let index = ring.pool.current_index();
-        let state = ring.pool.state(index);
-        let limit = Limit::of(state.condition(now), state.used());
+        let state = ring.pool.state(token.id.index);
+        let condition = state.condition(now);
+        let limit = Limit::of(condition, state.used());
         if let (Limit::Reached, Some((silence, _))) = (limit, state.silence()) {
-            return Notice::Silent {
-                provider,
+            return RunEvent::Silent {
+                provider: token.provider,
                 silence,
                 why: None,
             };
         }
-        Notice::Limit {
-            provider: self.named(provider),
-            index,
+        // Which of the tokens behind a placeholder will be first is not known here.
+        let until = condition.until().filter(|_| !self.proxied);
+        RunEvent::Limit {
+            token,
             limit,
+            until: until.map(|until| until.wall),
         }
     }
 }
@@ -804,7 +812,7 @@ fn urgency(decision: Decision, held: Suspension) -> u8 {
 impl Turn {
     fn action(action: Action) -> Turn {
         Turn {
-            say: Vec::new(),
+            events: Vec::new(),
             action,
         }
     }
@@ -813,18 +821,18 @@ impl Turn {
         Turn::action(Action::Nothing)
     }
 
-    fn and_say(mut self, notice: Notice) -> Turn {
-        self.say.push(notice);
+    fn and_say(mut self, notice: RunEvent) -> Turn {
+        self.events.push(notice);
         self
     }
 
-    fn and_say_first(mut self, notice: Notice) -> Turn {
-        self.say.insert(0, notice);
+    fn and_say_first(mut self, notice: RunEvent) -> Turn {
+        self.events.insert(0, notice);
         self
     }
 
-    fn and_say_all_first(mut self, notices: Vec<Notice>) -> Turn {
-        self.say.splice(0..0, notices);
+    fn and_say_all_first(mut self, notices: Vec<RunEvent>) -> Turn {
+        self.events.splice(0..0, notices);
         self
     }
 }

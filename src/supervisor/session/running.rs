@@ -39,13 +39,13 @@ impl Session {
             return Turn::nothing();
         }
         let reason = match trouble {
-            Trouble::Overloaded => Notice::TurnFailed,
+            Trouble::Overloaded => RunEvent::TurnFailed,
             Trouble::Limited | Trouble::Account => {
                 self.reason(self.consult(Suspension::No, now).0, now)
             }
         };
         self.stop(Signal::SIGTERM, AfterStop::Recover)
-            .and_say(reason)
+            .and_say_first(reason)
     }
 
     /// Each token is asked once soon after the start, after the first answer for the one in use.
@@ -73,7 +73,7 @@ impl Session {
             Phase::Running { .. } => Some(self.reason(ring, now)),
             _ => None,
         };
-        let mut reasons: Vec<Notice> = reason.into_iter().collect();
+        let mut reasons: Vec<RunEvent> = reason.into_iter().collect();
         self.switch(ring, index);
         // One restart is enough for all rings that have to move.
         for other in (0..self.rings.len()).filter(|other| *other != ring) {
@@ -84,7 +84,7 @@ impl Session {
         }
         self.stop(Signal::SIGTERM, AfterStop::Restart)
             .and_say_all_first(reasons)
-            .and_say(Notice::AutoRotating)
+            .and_say(RunEvent::AutoRotating)
     }
 
     /// The token that a ring is to move to.
@@ -104,12 +104,13 @@ impl Session {
         // A reset within the patience is not worth a question either.
         let asks = self.rules.interactive && !self.is_brief(until, now);
         let mut turn = Turn::action(Action::Pause);
-        turn.say = self.exhausted(ring, until, index, now);
+        turn.events = self.exhausted(ring, until, index, now);
         if !asks {
-            turn.say.push(Notice::Pausing {
+            turn.events.push(RunEvent::Pausing {
                 span: until.remaining(now),
             });
         }
+        turn.events.push(RunEvent::Paused);
         self.phase = Phase::Waiting(Waiting {
             wake: Some(until),
             question: asks.then_some(Question::Exhausted),
@@ -126,6 +127,8 @@ impl Session {
             question: Some(Question::Rotate { ring }),
             ..Waiting::new(Held::Paused { complete: false }, now)
         });
-        Turn::action(Action::Pause).and_say(self.reason(ring, now))
+        Turn::action(Action::Pause)
+            .and_say(self.reason(ring, now))
+            .and_say(RunEvent::Paused)
     }
 }

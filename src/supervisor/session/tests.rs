@@ -57,11 +57,11 @@ impl Night {
         let clears = matches!(self.session.phase, Phase::Stopping { how: Some(_), .. });
         if clears && (is_end || matches!(turn.action, Action::Stop(_))) {
             let then = self.session.handle(Event::Job(JobEvent::Cleared), self.now);
-            turn.say.extend(then.say);
+            turn.events.extend(then.events);
             turn.action = then.action;
         }
         if turn.action == Action::Ask {
-            turn.say.extend(self.session.question(self.now));
+            turn.events.extend(self.session.question(self.now));
         }
         turn
     }
@@ -147,9 +147,10 @@ fn found(finding: Finding) -> Result<Reading, String> {
 
 fn words(reply: &Turn) -> String {
     reply
-        .say
+        .events
         .iter()
-        .map(|notice| notice.words().1)
+        .filter_map(RunEvent::message)
+        .map(|message| message.text)
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -1297,8 +1298,8 @@ fn the_countdown_is_to_the_time_that_was_promised() {
         retry_after: Some(seconds(20)),
     };
     let reply = night.answer(0, found(limited));
-    let promised = reply.say.iter().find_map(|notice| match notice {
-        Notice::WaitingForReset { at, .. } => Some(*at),
+    let promised = reply.events.iter().find_map(|notice| match notice {
+        RunEvent::WaitingForReset { at, .. } => Some(*at),
         _ => None,
     });
     let shown = night.session.waits_until().map(|until| until.wall);

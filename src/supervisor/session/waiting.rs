@@ -125,13 +125,13 @@ impl Session {
     }
 
     /// The open question, in words; `None`: nobody is asked.
-    pub(crate) fn question(&self, now: Now) -> Option<Notice> {
+    pub(crate) fn question(&self, now: Now) -> Option<RunEvent> {
         match self.phase {
             Phase::Waiting(waiting) if waiting.is_asking() => Some(match waiting.question? {
-                Question::Rotate { .. } => Notice::AskRotate {
+                Question::Rotate { .. } => RunEvent::AskRotate {
                     span: waiting.left(now),
                 },
-                Question::Exhausted => Notice::AskExhausted,
+                Question::Exhausted => RunEvent::AskExhausted,
             }),
             _ => None,
         }
@@ -187,12 +187,12 @@ impl Session {
             // It was paused after it had given up.
             Held::Paused { .. } if self.gave_up.is_some() => self
                 .stop(Signal::SIGTERM, AfterStop::Restart)
-                .and_say(Notice::Resuming),
+                .and_say(RunEvent::Resuming),
             Held::Paused { .. } => {
                 self.resumed = Some(now.tick);
                 self.resume()
-                    .and_say(Notice::Resuming)
-                    .and_say(Notice::SessionContinued)
+                    .and_say(RunEvent::Resuming)
+                    .and_say(RunEvent::SessionContinued)
             }
             Held::Ended {
                 how,
@@ -201,9 +201,9 @@ impl Session {
             } => {
                 let mut say = Vec::new();
                 if reported == Reported::Nothing {
-                    say.push(Notice::Failed { how });
+                    say.push(RunEvent::Failed { how });
                     let is_busy = matches!(self.gave_up, None | Some((_, Trouble::Overloaded)));
-                    say.extend(is_busy.then_some(Notice::TurnFailed));
+                    say.extend(is_busy.then_some(RunEvent::TurnFailed));
                 }
                 self.start_again(waiting, how, now).and_say_all_first(say)
             }
@@ -226,7 +226,7 @@ impl Session {
             Held::Ended { how, reported, .. } => {
                 let mut say = self.cause(reported, how, ring, now);
                 if reported != Reported::All {
-                    say.push(Notice::AutoRotating);
+                    say.push(RunEvent::AutoRotating);
                 }
                 self.switch(ring, index);
                 self.start_again(waiting, how, now).and_say_all_first(say)
@@ -265,7 +265,7 @@ impl Session {
         };
         self.phase = Phase::Waiting(next);
         Turn {
-            say,
+            events: say,
             action: match next.question {
                 Some(_) => Action::Ask,
                 None => Action::Nothing,
@@ -283,7 +283,7 @@ impl Session {
     ) -> Turn {
         let waited = now.tick.saturating_duration_since(waiting.since.tick);
         if index.is_none() && !self.heard && waited >= NEVER_HEARD {
-            return self.finish(how).and_say_first(Notice::NeverHeard);
+            return self.finish(how).and_say_first(RunEvent::NeverHeard);
         }
         let mut say = Vec::new();
         if reported != Reported::All {
@@ -302,7 +302,7 @@ impl Session {
             ..waiting.blamed(Reported::All)
         });
         Turn {
-            say,
+            events: say,
             action: Action::Nothing,
         }
     }
@@ -321,7 +321,7 @@ impl Session {
     /// Lets a paused child go on.
     fn resume(&mut self) -> Turn {
         self.phase = Phase::Running { recheck: None };
-        Turn::action(Action::Resume)
+        Turn::action(Action::Resume).and_say(RunEvent::Resumed)
     }
 
     /// Starts the failed child again, as soon as that may be: what it had started is ended first.
@@ -357,8 +357,8 @@ impl Session {
             ..waiting.blamed(Reported::All)
         });
         Turn::nothing()
-            .and_say(Notice::Failed { how })
-            .and_say(Notice::Retrying {
+            .and_say(RunEvent::Failed { how })
+            .and_say(RunEvent::Retrying {
                 number: self.retries,
                 of: self.rules.retries,
                 span: pause,
@@ -385,7 +385,7 @@ impl Session {
     pub(super) fn on_continued(&mut self) -> Turn {
         match self.phase {
             Phase::Waiting(waiting) if waiting.is_paused() => {
-                self.resume().and_say(Notice::ContinuedByHand)
+                self.resume().and_say(RunEvent::ContinuedByHand)
             }
             _ => Turn::nothing(),
         }
@@ -414,7 +414,7 @@ impl Session {
             (Question::Rotate { .. }, "2") => {
                 self.answered(true, now);
                 match is_paused {
-                    true => Turn::nothing().and_say(Notice::Pausing { span }),
+                    true => Turn::nothing().and_say(RunEvent::Pausing { span }),
                     false => self.apply_decision(now),
                 }
             }
@@ -429,23 +429,23 @@ impl Session {
                     },
                     _ => self.resume(),
                 };
-                turn.and_say_first(Notice::KeepingOn)
+                turn.and_say_first(RunEvent::KeepingOn)
             }
             (Question::Exhausted, "" | "1") => {
                 let turn = self.apply_decision(now);
                 if span.is_zero() || !is_paused {
                     return turn;
                 }
-                turn.and_say_first(Notice::Pausing { span })
+                turn.and_say_first(RunEvent::Pausing { span })
             }
             (Question::Rotate { .. }, "3") | (Question::Exhausted, "2") => {
-                self.stop_for_later().and_say(Notice::Saved)
+                self.stop_for_later().and_say(RunEvent::Saved)
             }
             (question, _) => {
                 waiting.question = Some(question);
                 Turn::action(Action::Ask).and_say(match line {
-                    END_OF_INPUT => Notice::NoAnswer,
-                    _ => Notice::NoSuchChoice,
+                    END_OF_INPUT => RunEvent::NoAnswer,
+                    _ => RunEvent::NoSuchChoice,
                 })
             }
         }
@@ -466,9 +466,9 @@ impl Session {
     // ---- words ----
 
     /// What is still to be said of a failure: how the child ended, and why.
-    fn cause(&self, reported: Reported, how: ExitStatus, ring: usize, now: Now) -> Vec<Notice> {
+    fn cause(&self, reported: Reported, how: ExitStatus, ring: usize, now: Now) -> Vec<RunEvent> {
         match reported {
-            Reported::Nothing => vec![Notice::Failed { how }, self.reason(ring, now)],
+            Reported::Nothing => vec![RunEvent::Failed { how }, self.reason(ring, now)],
             Reported::Cause | Reported::All => Vec::new(),
         }
     }
@@ -480,16 +480,16 @@ impl Session {
         until: Until,
         index: Option<usize>,
         now: Now,
-    ) -> Vec<Notice> {
+    ) -> Vec<RunEvent> {
         let single = self
             .rings
             .get(ring)
             .is_some_and(|ring| ring.pool.len() == 1);
         let mut say = vec![self.reason(ring, now)];
         if single {
-            say.push(Notice::NoNextToken);
+            say.push(RunEvent::NoNextToken);
         } else if !self.is_brief(until, now) {
-            say.push(Notice::AllExhausted);
+            say.push(RunEvent::AllExhausted);
         }
         say.push(self.waiting(ring, until, index, now));
         say
@@ -499,20 +499,22 @@ impl Session {
         until.remaining(now) <= self.rules.patience
     }
 
-    fn waiting(&self, ring: usize, until: Until, index: Option<usize>, now: Now) -> Notice {
+    fn waiting(&self, ring: usize, until: Until, index: Option<usize>, now: Now) -> RunEvent {
+        let Some(token) = self.token(ring, index) else {
+            return RunEvent::AllExhausted;
+        };
         match index {
-            Some(index) => Notice::WaitingForReset {
-                provider: self.named(self.label(ring)),
+            Some(_) => RunEvent::WaitingForReset {
+                token,
                 span: until.remaining(now),
-                index,
-                len: self.rings.get(ring).map_or(1, |ring| ring.pool.len()),
                 at: until.wall,
                 now: now.wall,
                 held: false,
             },
-            None => Notice::WaitingForProvider {
-                provider: self.label(ring),
+            None => RunEvent::WaitingForProvider {
+                provider: token.provider,
                 span: until.remaining(now),
+                at: until.wall,
                 // One that was never reached is given up after a while.
                 at_most: (!self.heard && self.has_failed()).then_some(LAST_TRY),
             },

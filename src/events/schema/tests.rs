@@ -61,16 +61,16 @@ fn run() -> impl Strategy<Value = Run> {
     )
 }
 
-pub(crate) fn fact() -> impl Strategy<Value = Fact> {
+pub(crate) fn fact() -> impl Strategy<Value = Record> {
     let windows = proptest::collection::vec(level(), 0..3);
     let verdict = proptest::sample::select(VERDICTS).prop_map(|(verdict, _)| verdict);
     let cause = proptest::sample::select(CAUSES).prop_map(|(cause, _)| cause);
     let tokens = proptest::collection::vec(0..100usize, 0..4);
     prop_oneof![
-        run().prop_map(Fact::Run),
-        (any::<bool>(), tokens).prop_map(|(again, tokens)| Fact::Launch { again, tokens }),
+        run().prop_map(Record::Run),
+        (any::<bool>(), tokens).prop_map(|(again, tokens)| Record::Launch { again, tokens }),
         (who(), verdict, of(text()), of(text()), windows).prop_map(
-            |(who, finding, why, group, windows)| Fact::Usage {
+            |(who, finding, why, group, windows)| Record::Usage {
                 who,
                 finding,
                 why,
@@ -79,33 +79,33 @@ pub(crate) fn fact() -> impl Strategy<Value = Fact> {
             }
         ),
         (who(), cause, of(fraction()), of(at())).prop_map(|(who, cause, used, until)| {
-            Fact::Limit {
+            Record::Limit {
                 who,
                 cause,
                 used,
                 until,
             }
         }),
-        (who(), 1..100usize).prop_map(|(who, from)| Fact::Rotate { who, from }),
+        (who(), 1..100usize).prop_map(|(who, from)| Record::Rotate { who, from }),
         (text(), of(1..100usize), at(), any::<bool>()).prop_map(
-            |(provider, token, until, held)| Fact::Wait {
+            |(provider, token, until, held)| Record::Wait {
                 provider,
                 token,
                 until,
                 held,
             }
         ),
-        (text(), of(1..100usize)).prop_map(|(provider, token)| Fact::Release { provider, token }),
-        Just(Fact::Pause),
-        Just(Fact::Resume),
-        Just(Fact::Stop),
-        (how(), any::<bool>()).prop_map(|(how, asked)| Fact::Exit { how, asked }),
-        text().prop_map(|text| Fact::Note { text }),
-        any::<u64>().prop_map(|lines| Fact::Lost { lines }),
-        how().prop_map(|how| Fact::End(Ending::AsCommand(how))),
-        (1..65i32).prop_map(|signal| Fact::End(Ending::BySignal(signal))),
-        Just(Fact::End(Ending::AgainLater)),
-        text().prop_map(|text| Fact::End(Ending::Failure(text))),
+        (text(), of(1..100usize)).prop_map(|(provider, token)| Record::Release { provider, token }),
+        Just(Record::Pause),
+        Just(Record::Resume),
+        Just(Record::Stop),
+        (how(), any::<bool>()).prop_map(|(how, asked)| Record::Exit { how, asked }),
+        text().prop_map(|text| Record::Note { text }),
+        any::<u64>().prop_map(|lines| Record::Lost { lines }),
+        how().prop_map(|how| Record::End(Ending::AsCommand(how))),
+        (1..65i32).prop_map(|signal| Record::End(Ending::BySignal(signal))),
+        Just(Record::End(Ending::AgainLater)),
+        text().prop_map(|text| Record::End(Ending::Failure(text))),
     ]
 }
 
@@ -154,12 +154,12 @@ fn an_event_of_a_later_version_is_unknown_and_not_damaged() {
     let no_time = r#"{"event":"teleport"}"#;
     assert_eq!(read(no_time), Err(Unread::Damaged));
     let more = r#"{"at":"2027-01-01T00:00:00Z","event":"pause","mood":"calm"}"#;
-    assert_eq!(read(more), Ok((1_798_761_600_000, Fact::Pause)));
+    assert_eq!(read(more), Ok((1_798_761_600_000, Record::Pause)));
 }
 
 #[test]
 fn words_from_a_file_cannot_drive_a_terminal() {
     let line = r#"{"at":"2027-01-01T00:00:00Z","event":"note","text":"a\u001b[2Jb\n\u009bc"}"#;
     let text = "a\u{fffd}[2Jb\u{fffd}\u{fffd}c".to_owned();
-    assert_eq!(read(line), Ok((1_798_761_600_000, Fact::Note { text })));
+    assert_eq!(read(line), Ok((1_798_761_600_000, Record::Note { text })));
 }

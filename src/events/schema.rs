@@ -1,9 +1,9 @@
-//! What a run's record tells: one [`Fact`] for each thing that happened, one JSON line for each fact.
+//! The journal's lines: one [`Record`] for each thing that happened, and its JSON.
 //!
 //! Owns the schema of the journal, in both directions. It promises that what it writes it can read,
 //! that no line makes it panic, and that a text which was read holds no control characters: a
-//! journal may come from anywhere, and its words end up on a terminal. Pure. `observed` says which
-//! facts an event and a reply amount to; `report/` says what they mean.
+//! journal may come from anywhere, and its words end up on a terminal. Pure. `recorder` says which
+//! record an event becomes, and `report/` what a journal means.
 //!
 //! The schema, version 1. Each line has `at` (RFC 3339, UTC, milliseconds) and `event`; tokens and
 //! rings are counted from 1; times are as `at`, fractions 0.0 to 1.0 and above. A reader skips events
@@ -26,12 +26,9 @@
 //! | `lost` | `lines`: so many could not be kept, because the disk was slower than the run |
 //! | `end` | `outcome` (`as-command by-signal again-later failure`), `code` or `signal`, `text` |
 
-mod observed;
-
-pub(crate) use observed::{Observer, level};
-
 use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
 use crate::common::json::{Object, list};
+use crate::providers::usage::Window;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -46,9 +43,9 @@ pub(crate) type Millis = i64;
 /// No text that is read is longer, in characters. The longest that is written has 300 and a bit.
 const LONGEST_TEXT: usize = 1000;
 
-/// One thing that happened in a run.
+/// One line of a journal.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Fact {
+pub(crate) enum Record {
     /// A run begins.
     Run(Run),
     /// The command was started with these tokens, one of each ring, from 1.
@@ -222,6 +219,17 @@ impl Cause {
     }
 }
 
+/// A window as a record has it.
+pub(crate) fn level(window: &Window) -> Level {
+    Level {
+        name: window.name.clone(),
+        used: window.utilization,
+        limit: window.limit,
+        remaining: window.remaining,
+        resets: window.resets_at.map(millis),
+    }
+}
+
 /// A wall-clock time as records have it; one beyond what an i64 holds is the nearest that it does.
 pub(crate) fn millis(at: SystemTime) -> Millis {
     Timestamp::try_from(at).map_or(Millis::MAX, Timestamp::as_millisecond)
@@ -235,24 +243,24 @@ pub(crate) fn stamp(at: Millis) -> String {
 
 // ---- writing ----
 
-impl Fact {
+impl Record {
     /// Its name in a record.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Fact::Run(_) => "run",
-            Fact::Launch { .. } => "launch",
-            Fact::Usage { .. } => "usage",
-            Fact::Limit { .. } => "limit",
-            Fact::Rotate { .. } => "rotate",
-            Fact::Wait { .. } => "wait",
-            Fact::Release { .. } => "release",
-            Fact::Pause => "pause",
-            Fact::Resume => "resume",
-            Fact::Stop => "stop",
-            Fact::Exit { .. } => "exit",
-            Fact::Note { .. } => "note",
-            Fact::Lost { .. } => "lost",
-            Fact::End(_) => "end",
+            Record::Run(_) => "run",
+            Record::Launch { .. } => "launch",
+            Record::Usage { .. } => "usage",
+            Record::Limit { .. } => "limit",
+            Record::Rotate { .. } => "rotate",
+            Record::Wait { .. } => "wait",
+            Record::Release { .. } => "release",
+            Record::Pause => "pause",
+            Record::Resume => "resume",
+            Record::Stop => "stop",
+            Record::Exit { .. } => "exit",
+            Record::Note { .. } => "note",
+            Record::Lost { .. } => "lost",
+            Record::End(_) => "end",
         }
     }
 
@@ -269,7 +277,7 @@ impl Fact {
             object.maybe(token, |object, token| object.raw("token", token))
         };
         match self {
-            Fact::Run(run) => {
+            Record::Run(run) => {
                 let providers = run.providers.iter().map(|ring| {
                     let object = Object::new().text("name", &ring.name);
                     let object = object.text("label", &ring.label);
@@ -283,10 +291,10 @@ impl Fact {
                     .fraction("threshold", run.threshold)
                     .raw("providers", list(providers))
             }
-            Fact::Launch { again, tokens } => object
+            Record::Launch { again, tokens } => object
                 .raw("again", again)
                 .raw("tokens", list(tokens.iter().map(ToString::to_string))),
-            Fact::Usage {
+            Record::Usage {
                 who: token,
                 finding,
                 why,
@@ -299,7 +307,7 @@ impl Fact {
                     object.text("group", group)
                 })
                 .raw("windows", list(windows.iter().map(Level::json))),
-            Fact::Limit {
+            Record::Limit {
                 who: token,
                 cause,
                 used,
@@ -308,8 +316,8 @@ impl Fact {
                 .text("cause", cause.word())
                 .maybe(*used, |object, used| object.fraction("used", used))
                 .maybe(*until, |object, until| time(object, "until", until)),
-            Fact::Rotate { who: token, from } => who(object, token).raw("from", from),
-            Fact::Wait {
+            Record::Rotate { who: token, from } => who(object, token).raw("from", from),
+            Record::Wait {
                 provider,
                 token,
                 until,
@@ -318,12 +326,12 @@ impl Fact {
                 .maybe(held.then_some(true), |object, held| {
                     object.raw("held", held)
                 }),
-            Fact::Release { provider, token } => place(object, provider, *token),
-            Fact::Pause | Fact::Resume | Fact::Stop => object,
-            Fact::Exit { how, asked } => how_json(object, *how).raw("asked", asked),
-            Fact::Note { text } => object.text("text", text),
-            Fact::Lost { lines } => object.raw("lines", lines),
-            Fact::End(ending) => ending.json(object),
+            Record::Release { provider, token } => place(object, provider, *token),
+            Record::Pause | Record::Resume | Record::Stop => object,
+            Record::Exit { how, asked } => how_json(object, *how).raw("asked", asked),
+            Record::Note { text } => object.text("text", text),
+            Record::Lost { lines } => object.raw("lines", lines),
+            Record::End(ending) => ending.json(object),
         }
         .end()
     }
@@ -381,7 +389,7 @@ fn how_json(object: Object, how: ExitStatus) -> Object {
 
 // ---- reading ----
 
-/// Why a line gives no fact.
+/// Why a line is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unread {
     /// It is no JSON object, or a field that its event needs is missing or of another kind.
@@ -393,8 +401,8 @@ pub(crate) enum Unread {
 /// Reads a line.
 ///
 /// # Errors
-/// What keeps it from being a fact.
-pub(crate) fn read(line: &str) -> Result<(Millis, Fact), Unread> {
+/// What keeps it from being a record.
+pub(crate) fn read(line: &str) -> Result<(Millis, Record), Unread> {
     let fields: Value = serde_json::from_str(line).map_err(|_| Unread::Damaged)?;
     let line = Fields(&fields);
     let at = line.time("at").ok_or(Unread::Damaged)?;
@@ -406,14 +414,14 @@ pub(crate) fn read(line: &str) -> Result<(Millis, Fact), Unread> {
     if !known.contains(&event) {
         return Err(Unread::Unknown);
     }
-    fact(event, &line)
-        .map(|fact| (at, fact))
+    record(event, &line)
+        .map(|record| (at, record))
         .ok_or(Unread::Damaged)
 }
 
-fn fact(event: &str, line: &Fields<'_>) -> Option<Fact> {
+fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
     Some(match event {
-        "run" => Fact::Run(Run {
+        "run" => Record::Run(Run {
             schema: line.number("journal")?,
             version: line.text("ddollar")?,
             pid: u32::try_from(line.number("pid")?).ok()?,
@@ -430,14 +438,14 @@ fn fact(event: &str, line: &Fields<'_>) -> Option<Fact> {
                 })
                 .collect::<Option<_>>()?,
         }),
-        "launch" => Fact::Launch {
+        "launch" => Record::Launch {
             again: line.0.get("again")?.as_bool()?,
             tokens: line
                 .items("tokens")
                 .map(|token| usize::try_from(token.0.as_u64()?).ok())
                 .collect::<Option<_>>()?,
         },
-        "usage" => Fact::Usage {
+        "usage" => Record::Usage {
             who: line.who()?,
             finding: value(VERDICTS, line.str("finding")?)?,
             why: line.text("why"),
@@ -455,40 +463,40 @@ fn fact(event: &str, line: &Fields<'_>) -> Option<Fact> {
                 })
                 .collect::<Option<_>>()?,
         },
-        "limit" => Fact::Limit {
+        "limit" => Record::Limit {
             who: line.who()?,
             cause: value(CAUSES, line.str("cause")?)?,
             used: line.fraction("used"),
             until: line.time("until"),
         },
-        "rotate" => Fact::Rotate {
+        "rotate" => Record::Rotate {
             who: line.who()?,
             from: line.count("from")?,
         },
-        "wait" => Fact::Wait {
+        "wait" => Record::Wait {
             provider: line.text("provider")?,
             token: line.count("token"),
             until: line.time("until")?,
             held: line.0.get("held").and_then(Value::as_bool) == Some(true),
         },
-        "release" => Fact::Release {
+        "release" => Record::Release {
             provider: line.text("provider")?,
             token: line.count("token"),
         },
-        "pause" => Fact::Pause,
-        "resume" => Fact::Resume,
-        "stop" => Fact::Stop,
-        "exit" => Fact::Exit {
+        "pause" => Record::Pause,
+        "resume" => Record::Resume,
+        "stop" => Record::Stop,
+        "exit" => Record::Exit {
             how: line.how()?,
             asked: line.0.get("asked")?.as_bool()?,
         },
-        "note" => Fact::Note {
+        "note" => Record::Note {
             text: line.text("text")?,
         },
-        "lost" => Fact::Lost {
+        "lost" => Record::Lost {
             lines: line.number("lines")?,
         },
-        "end" => Fact::End(match line.str("outcome")? {
+        "end" => Record::End(match line.str("outcome")? {
             "as-command" => Ending::AsCommand(line.how()?),
             "by-signal" => Ending::BySignal(line.signal()?),
             "again-later" => Ending::AgainLater,

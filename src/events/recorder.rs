@@ -1,0 +1,238 @@
+//! From the events of a run to the lines of its journal.
+//!
+//! Most lines say what one event says. What a line needs besides (the token that was left, the
+//! tokens in use at a start) is kept here, so that those who emit events need not know it. Pure.
+
+use super::schema::{Cause, Level, Record, Ring, Run, SCHEMA, Verdict, Who, level, millis};
+use super::{Limit, RunEvent, Severity, TokenRef};
+use crate::providers::{Finding, Reading};
+use crate::tokens::{TokenId, TokenPool};
+
+/// What a journal tells of one event: its line, and words for people who see nothing else of the
+/// run (empty: there are none).
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) record: Record,
+    pub(crate) words: String,
+}
+
+/// Follows one run.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    rings: Vec<Ring>,
+    /// The token of each ring that is in use.
+    in_use: Vec<TokenRef>,
+    /// What was last seen in the command's traffic.
+    seen: Vec<(TokenId, Vec<Level>)>,
+}
+
+impl Recorder {
+    /// Before the run: `pools` are all tokens that there are, also those behind a proxy.
+    pub(crate) fn new(pools: &[TokenPool]) -> Recorder {
+        let in_use = pools.iter().enumerate().map(|(ring, pool)| {
+            let index = pool.current_index();
+            TokenRef::new(pool, TokenId { ring, index }, pools.len() > 1)
+        });
+        Recorder {
+            rings: pools.iter().map(ring).collect(),
+            in_use: in_use.collect(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// The head of the journal of a run of `command`; `threshold` is 0.0 to 1.0.
+    pub(crate) fn head(&self, command: String, threshold: f64, pid: u32) -> Record {
+        Record::Run(Run {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid,
+            command,
+            threshold,
+            providers: self.rings.clone(),
+        })
+    }
+
+    /// What the journal tells of an event, if it does.
+    pub(crate) fn news(&mut self, event: &RunEvent) -> Option<News> {
+        let words = || {
+            event
+                .message()
+                .map_or(String::new(), |message| message.text)
+        };
+        let silent = |record| News {
+            record,
+            words: String::new(),
+        };
+        let told = |record| News {
+            record,
+            words: words(),
+        };
+        Some(match event {
+            RunEvent::StartsWith { token } | RunEvent::Switched { token } => {
+                let in_use = self.in_use.get_mut(token.id.ring)?;
+                let from = std::mem::replace(in_use, *token).number();
+                if from == token.number() {
+                    return None;
+                }
+                News {
+                    record: Record::Rotate {
+                        who: self.who(*token)?,
+                        from,
+                    },
+                    words: format!("Switched to {}", named(*token)),
+                }
+            }
+            RunEvent::Launched { again } => {
+                let in_use: Vec<String> = self.in_use.iter().copied().map(named).collect();
+                News {
+                    record: Record::Launch {
+                        again: *again,
+                        tokens: self.in_use.iter().map(|token| token.number()).collect(),
+                    },
+                    words: format!("Running with {}", in_use.join(", ")),
+                }
+            }
+            RunEvent::Checked { token, reading } => silent(checked(self.who(*token)?, reading)),
+            RunEvent::Seen { token, usage } => {
+                let windows: Vec<Level> = usage.windows.iter().map(level).collect();
+                if windows.is_empty() || !self.is_new(token.id, &windows) {
+                    return None;
+                }
+                silent(Record::Usage {
+                    who: self.who(*token)?,
+                    finding: Verdict::Seen,
+                    why: None,
+                    group: None,
+                    windows,
+                })
+            }
+            RunEvent::Limit {
+                token,
+                limit,
+                until,
+            } => {
+                let (cause, used) = match limit {
+                    Limit::Near { used } => (Cause::Near, Some(*used)),
+                    Limit::Reached => (Cause::Reached, None),
+                    Limit::SpendCap => (Cause::SpendCap, None),
+                    Limit::Rejected => (Cause::Rejected, None),
+                };
+                told(Record::Limit {
+                    who: self.who(*token)?,
+                    cause,
+                    used,
+                    until: until.map(millis),
+                })
+            }
+            RunEvent::WaitingForReset {
+                token, at, held, ..
+            } => {
+                let Who { provider, token } = self.who(*token)?;
+                told(Record::Wait {
+                    provider,
+                    token: Some(token),
+                    until: millis(*at),
+                    held: *held,
+                })
+            }
+            RunEvent::WaitingForProvider { provider, at, .. } => told(Record::Wait {
+                provider: provider.name.into(),
+                token: None,
+                until: millis(*at),
+                held: false,
+            }),
+            RunEvent::HoldOver { token, abandoned } => {
+                let Who { provider, token } = self.who(*token)?;
+                told(Record::Release {
+                    provider,
+                    token: (!abandoned).then_some(token),
+                })
+            }
+            RunEvent::Paused => silent(Record::Pause),
+            RunEvent::Resumed => News {
+                record: Record::Resume,
+                words: "Session continued".into(),
+            },
+            RunEvent::Stopping => silent(Record::Stop),
+            RunEvent::Exited { how, asked } => silent(Record::Exit {
+                how: *how,
+                asked: *asked,
+            }),
+            // Told by other lines, or meant for the one who is asked.
+            RunEvent::AllExhausted
+            | RunEvent::Failed { .. }
+            | RunEvent::NoSuchChoice
+            | RunEvent::NoAnswer
+            | RunEvent::Saved
+            | RunEvent::AskRotate { .. }
+            | RunEvent::AskExhausted => return None,
+            event if event.severity() == Severity::Warning => told(Record::Note { text: words() }),
+            _ => return None,
+        })
+    }
+
+    /// How the journal names a token; `None`: it has no such ring.
+    fn who(&self, token: TokenRef) -> Option<Who> {
+        Some(Who {
+            provider: self.rings.get(token.id.ring)?.name.clone(),
+            token: token.number(),
+        })
+    }
+
+    /// Whether these levels of a token are other ones than those that were last seen.
+    fn is_new(&mut self, token: TokenId, windows: &[Level]) -> bool {
+        match self.seen.iter_mut().find(|(known, _)| *known == token) {
+            Some((_, last)) if last == windows => return false,
+            Some((_, last)) => *last = windows.to_vec(),
+            None => self.seen.push((token, windows.to_vec())),
+        }
+        true
+    }
+}
+
+/// A token for people who see nothing else of the run.
+fn named(token: TokenRef) -> String {
+    let label = token.provider.label;
+    format!("{label} token {}/{}", token.number(), token.of)
+}
+
+/// A ring as the journal's head has it: called as its provider, if it has one only.
+fn ring(pool: &TokenPool) -> Ring {
+    let first = pool.current().provider;
+    let is_one = pool
+        .tokens()
+        .all(|token| std::ptr::eq(token.provider, first));
+    let (name, label) = if is_one {
+        (first.name, first.label)
+    } else {
+        ("mixed", "Mixed")
+    };
+    Ring {
+        name: name.into(),
+        label: label.into(),
+        tokens: pool.len(),
+    }
+}
+
+fn checked(who: Who, reading: &Result<Reading, String>) -> Record {
+    let (finding, why) = match reading {
+        Err(why) => (Verdict::Silent, Some(why.clone())),
+        Ok(reading) => match &reading.finding {
+            Finding::Served => (Verdict::Served, None),
+            Finding::Limited { .. } => (Verdict::Limited, None),
+            Finding::SpendCapped { .. } => (Verdict::SpendCapped, None),
+            Finding::Rejected => (Verdict::Rejected, None),
+            Finding::Overloaded { .. } => (Verdict::Overloaded, None),
+            Finding::Unclear { why } => (Verdict::Unclear, Some(why.to_string())),
+        },
+    };
+    let reading = reading.as_ref().ok();
+    let windows = reading.map_or(&[][..], |reading| &reading.usage.windows);
+    Record::Usage {
+        who,
+        finding,
+        why,
+        group: reading.and_then(|reading| reading.quota_group.clone()),
+        windows: windows.iter().map(level).collect(),
+    }
+}

@@ -40,9 +40,19 @@ impl Shelf {
             return Vec::new();
         };
         let file: Value = serde_json::from_str(&text).expect("never half a file");
-        assert_eq!(file["version"], 1);
-        let entries = file["tokens"].as_object().unwrap().values();
-        let conditions = entries.map(|entry| entry["condition"].as_str().unwrap().to_owned());
+        assert!(matches!(file["version"].as_u64(), Some(1 | 2)), "{file}");
+        let entries = file["tokens"].as_object().unwrap();
+        let condition = |key: &str| entries[key]["condition"].as_str().unwrap().to_owned();
+        // What holds in every scope stands at a token's own name, and goes first.
+        let tokens = entries.keys().filter(|key| !key.contains('/'));
+        let conditions = tokens.map(|token| {
+            let in_scope = format!("{token}/");
+            let mut scopes = entries.keys().filter(|key| key.starts_with(&in_scope));
+            match (condition(token).as_str(), scopes.next()) {
+                ("usable", Some(scope)) => condition(scope),
+                (condition, _) => condition.to_owned(),
+            }
+        });
         conditions.collect()
     }
 
@@ -160,10 +170,11 @@ fn killed_while_waiting_and_started_again_it_waits_for_the_same_reset() {
     run.end().expect(137);
     eventually("the child is gone", || proc::is_gone(child).then_some(()));
 
-    let again = seconds();
     let mut run = shelf.run(&provider).options(&["--resume", "false"]).agent();
     run.stderr.wait("Waiting for limits to reset");
-    assert!(seconds() < reset - 0.5, "started again in time");
+    // Each token was asked once before that.
+    let again = seconds();
+    assert!(again < reset - 0.5, "started again in time");
     run.wait_ready_with(2);
     assert!(seconds() > reset - 0.1, "not before the reset");
     assert_no_question(&mut provider, again, reset - 0.1);
@@ -181,26 +192,40 @@ fn killed_while_waiting_and_started_again_it_waits_for_the_same_reset() {
 }
 
 #[test]
-fn a_reset_that_did_not_come_is_waited_for_again_before_the_first_start() {
+fn what_the_provider_says_now_counts_more_than_what_it_said_to_another_run() {
     let shelf = Shelf::new();
-    let mut provider = a_night_that_ran_dry(&shelf);
-    let end = shelf.ends_in(6);
+    let provider = a_night_that_ran_dry(&shelf);
+    shelf.ends_in(600);
     // The provider has changed its mind.
-    provider.control(all_spent("90s", "16s"));
-    let reset = seconds() + 16.0;
+    provider.control(all_spent("90s", "6s"));
+    let reset = seconds() + 6.0;
     let mut run = shelf.run(&provider).agent();
     run.stderr.wait("Waiting for limits to reset");
-    let asked = provider.wait_for("a question after the end of the rest", |line| {
-        line["token_label"] == "anthropic#2" && line["at"].as_f64() > Some(end - 0.1)
-    });
-    assert_eq!(asked["status"], 429);
     run.wait_ready_with(2);
     assert!(seconds() > reset - 0.1, "not before the reset");
     run.finish().says_once("Launching");
 }
 
+/// Somebody has paid, or a reset was named in a wrong unit: no run waits for years, or gives up, without
+/// a question.
 #[test]
-fn what_max_wait_ends_the_next_run_knows_at_once() {
+fn a_limit_of_years_that_is_over_is_found_out_by_the_next_run() {
+    let shelf = Shelf::new();
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    provider.control(json!({"answer": {"fault": "429", "retry_after": 99_999_999}}));
+    let options = ["--patience", "0s", "--max-wait", "1s"];
+    let run = shelf.run(&provider).options(&options);
+    run.start(&["sleep", "60"]).end().expect(75);
+    provider.clear_faults();
+    for more in [&[][..], &["--proxy"]] {
+        let run = shelf.run(&provider).options(&options).options(more);
+        run.start(&["true"]).end().expect(0).says_once("Launching");
+    }
+    assert!(provider.served().iter().any(|line| line["status"] == 200));
+}
+
+#[test]
+fn what_max_wait_ends_the_next_run_knows_after_a_question_about_each_token() {
     let shelf = Shelf::new();
     let mut provider = a_night_that_ran_dry(&shelf);
     let before = seconds();
@@ -212,7 +237,12 @@ fn what_max_wait_ends_the_next_run_knows_at_once() {
         .expect(75)
         .says(&["✗ The earliest reset (token 2) is ", "beyond --max-wait"])
         .never_says("Launching");
-    assert_no_question(&mut provider, before, f64::MAX);
+    let served = provider.served();
+    let asked = served
+        .iter()
+        .filter(|line| line["at"].as_f64() > Some(before))
+        .map(|line| line["token_label"].as_str().unwrap());
+    assert_eq!(asked.collect::<Vec<_>>(), ["anthropic#1", "anthropic#2"]);
 }
 
 #[test]
@@ -253,8 +283,8 @@ fn interactive_mode_asks_before_the_first_start() {
     screen.line("$D true");
     question(&screen.wait("Choice [1]: "));
     assert_eq!(screen.interrupt(CTRL_C), 130);
-    provider.set("org-1", 0.1);
-    let end = shelf.ends_in(8);
+    provider.control(all_spent("90s", "8s"));
+    let end = seconds() + 8.0;
     screen.line("$D echo DONE-IT");
     question(&screen.wait("Choice [1]: "));
     screen.line("");
@@ -375,11 +405,6 @@ fn a_file_that_cannot_be_read_is_set_aside() {
         ("", "is damaged", ".damaged"),
         (&now[..20], "is damaged", ".damaged"),
         ("not a state\n\u{0}", "is damaged", ".damaged"),
-        (
-            "{\"version\":2,\"more\":[]}",
-            "is of a newer version",
-            ".newer",
-        ),
     ] {
         let shelf = Shelf::new();
         shelf.put(text);
@@ -389,6 +414,60 @@ fn a_file_that_cannot_be_read_is_set_aside() {
         let aside = format!("{}{aside}", shelf.file().display());
         assert_eq!(fs::read_to_string(aside).unwrap(), text);
         assert_eq!(shelf.conditions(), ["usable"]);
+    }
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_left_where_it_is() {
+    let shelf = Shelf::new();
+    let text = "{\"version\":3,\"more\":[]}";
+    shelf.put(text);
+    let mut provider = Provider::anthropic(&[0.1]);
+    let run = shelf.run(&provider);
+    goes_on_and_says(&mut provider, run, "is of a newer version");
+    assert_eq!(fs::read_to_string(shelf.file()).unwrap(), text);
+}
+
+#[test]
+fn a_file_of_version_1_is_read_and_what_an_older_program_moved_aside_is_taken_back() {
+    let shelf = Shelf::new();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(1);
+    provider.control(spent_at("org-1", "10m"));
+    run.wait_ready_with(2);
+    run.finish();
+    // As an older program leaves it: its own file, and this one aside.
+    let aside = format!("{}.newer", shelf.file().display());
+    fs::rename(shelf.file(), &aside).unwrap();
+    shelf.put("{\"version\":1,\"tokens\":{}}");
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(2);
+    run.finish().says(&["Starting with token 2/2"]);
+    assert!(!Path::new(&aside).exists());
+    assert_eq!(shelf.conditions().len(), 2);
+}
+
+/// Three at once: each token is held by one run, and a run that was killed holds none.
+#[test]
+fn runs_that_share_the_state_start_on_different_tokens() {
+    let shelf = Shelf::new();
+    let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let start = || shelf.run(&provider).agent();
+    let mut runs: Vec<Run> = (0..3).map(|_| start()).collect();
+    let mut tokens: Vec<usize> = runs.iter_mut().map(|run| run.wait_ready().1).collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, [1, 2, 3]);
+    let mut killed = start();
+    let (_, first) = killed.wait_ready();
+    assert_eq!(first, 1, "the first of those that one run holds");
+    killed.signal(Signal::SIGKILL);
+    killed.end().expect(137);
+    let mut next = start();
+    assert_eq!(next.wait_ready().1, 1);
+    next.finish();
+    for run in runs {
+        run.finish();
     }
 }
 

@@ -133,6 +133,26 @@ fn regained_at(message: &str, clock: Clock) -> Option<SystemTime> {
     reset(&format!("{date}T{time}Z"), clock)
 }
 
+/// Limits hold for a class of models: those of Fable 5 share one bucket, as do Opus 4.5 to 4.8 and
+/// Sonnet 4.5 and 4.6 (the vendor's page on rate limits, 2026-08). Others stand for themselves. A date
+/// at the end names a snapshot of the same model.
+pub(super) fn model_class(model: &str) -> &str {
+    let name = match model.rsplit_once('-') {
+        Some((name, date)) if date.len() == 8 && date.bytes().all(|byte| byte.is_ascii_digit()) => {
+            name
+        }
+        _ => model,
+    };
+    match name {
+        "claude-opus-4-5" | "claude-opus-4-6" | "claude-opus-4-7" | "claude-opus-4-8" => {
+            "claude-opus-4-5"
+        }
+        "claude-sonnet-4-5" | "claude-sonnet-4-6" => "claude-sonnet-4-5",
+        _ if name.starts_with("claude-fable-5-") => "claude-fable-5",
+        _ => name,
+    }
+}
+
 /// The organization alone. Limits are per organization; a workspace can only have lower ones of its
 /// own, and two workspaces still share the organization's bucket (facts/providers.md §1.2). The
 /// price: when only a workspace's lower limit is spent, its sibling is not tried.

@@ -16,6 +16,7 @@ mod gemini;
 pub(crate) mod monitor;
 mod openai; // and all that speak like it
 pub(crate) mod schedule;
+pub(crate) mod scope;
 mod table;
 pub(crate) mod tls;
 pub(crate) mod usage; // who they are
@@ -30,6 +31,7 @@ use flate2::read::{GzDecoder, ZlibDecoder};
 use http::Method;
 use serde_json::Value;
 
+use crate::providers::scope::EndpointKind;
 use crate::providers::usage::{Clock, Usage};
 
 pub(crate) use table::PROVIDERS;
@@ -94,6 +96,19 @@ pub(crate) enum ProbeTarget {
     Model,
     /// The token or its account: [`Free`].
     Account,
+    /// Whatever the command has asked for: a refusal may be about that.
+    Traffic,
+}
+
+/// How far a refusal proves what it says of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Testimony {
+    /// It does, or nothing was refused.
+    Clear,
+    /// The token may be to blame, or the request: with a token of another quota group it shows.
+    Ambiguous,
+    /// What was asked for is not there; it may belong to another organization.
+    Absent,
 }
 
 /// The row of that name (exact, lower case).
@@ -214,7 +229,7 @@ impl fmt::Debug for Reply {
 }
 
 /// The answer to one question, as the monitor brings it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Answer {
     /// When the request was sent.
     pub(crate) asked: Instant,
@@ -265,6 +280,23 @@ pub(crate) enum Finding {
 }
 
 impl Reading {
+    /// How far the answer with this status to a request of `kind` proves what it says of the token.
+    pub(crate) fn testimony(&self, status: u16, kind: EndpointKind) -> Testimony {
+        let is_spent = || {
+            let binding = self.usage.binding();
+            binding.is_some_and(|window| window.utilization >= 1.0)
+        };
+        match (&self.finding, status) {
+            // No window that is spent and no time: maybe the request is larger than the limit.
+            (Finding::Limited { retry_after: None }, _) if !is_spent() => Testimony::Ambiguous,
+            (Finding::Unclear { .. }, 404) => Testimony::Absent,
+            // Google says so of a file of another project.
+            (Finding::Unclear { .. }, 403) if kind == EndpointKind::Other => Testimony::Absent,
+            (Finding::Unclear { .. }, 401..=403 | 413) => Testimony::Ambiguous,
+            _ => Testimony::Clear,
+        }
+    }
+
     /// This one, completed by the answer to a second question about the same token.
     pub(crate) fn and(mut self, mut second: Reading) -> Reading {
         let known = self.usage.windows;
@@ -355,7 +387,21 @@ impl Provider {
             (ProbeTarget::Model, Dialect::Anthropic) => Some(anthropic::probe(model, attempt)),
             (ProbeTarget::Model, Dialect::Chat(chat)) => Some(openai::probe(&chat, model, attempt)),
             (ProbeTarget::Model, Dialect::Gemini) => gemini::probe(model),
+            (ProbeTarget::Traffic, _) => None,
         }
+    }
+
+    /// Whether a 403 of this provider's own is about the token: Google says so of one that was reported
+    /// as leaked, and of a project that was denied.
+    fn rejects_with_403(&self, reply: &Reply) -> bool {
+        matches!(self.dialect, Dialect::Gemini)
+            && ErrorBody::of(reply).text("/error/status") == "PERMISSION_DENIED"
+    }
+
+    /// Whether a 401 is about what was asked for: OpenAI's tokens may be restricted to some endpoints
+    /// ("Missing scopes: model.request", without a code).
+    fn is_restricted(&self, reply: &Reply) -> bool {
+        self.name == "openai" && !openai::rejects(reply)
     }
 
     /// The form to try next, at once, when the provider refused this one for its form. `None`: the
@@ -411,7 +457,20 @@ impl Provider {
                 .windows
                 .retain(|window| !window.name.ends_with("second"));
         }
-        let finding = particular.unwrap_or_else(|| common_finding(reply, &usage, clock));
+        let is_traffic = subject == ProbeTarget::Traffic;
+        let finding = match (particular, reply.status) {
+            (Some(finding), _) => finding,
+            // A probe asks for next to nothing, and for no file: it is the token that is refused.
+            (None, 403) if self.rejects_with_403(reply) && !is_traffic => Finding::Rejected,
+            // OpenRouter says so of a request that costs more than is left.
+            (None, 402) if is_traffic => Finding::Unclear {
+                why: "nothing is left to pay for this request",
+            },
+            (None, 401) if self.is_restricted(reply) => Finding::Unclear {
+                why: "the token may not ask this",
+            },
+            (None, _) => common_finding(reply, &usage, clock),
+        };
         Reading {
             usage,
             finding,
@@ -968,7 +1027,11 @@ mod tests {
             };
             assert_eq!(read(200), Finding::Served);
             assert_eq!(read(204), Finding::Served);
-            assert_eq!(read(401), Finding::Rejected);
+            match name {
+                // A restricted token gets one without a code as well.
+                "openai" => assert!(matches!(read(401), Finding::Unclear { .. })),
+                _ => assert_eq!(read(401), Finding::Rejected),
+            }
             assert_eq!(read(402), Finding::SpendCapped { until: None });
             assert_eq!(
                 read(429),

@@ -57,6 +57,20 @@ const NO_MONEY: [&str; 7] = [
     "blocked_api_access",
 ];
 
+/// `error.code` of a 401 that is about the token and not about what was asked for: the ones that
+/// OpenAI's reference of errors names for its authentication, and the one of a closed account.
+const NOT_ACCEPTED: [&str; 4] = [
+    "invalid_api_key",
+    "account_deactivated",
+    "invalid_organization",
+    "ip_not_authorized",
+];
+
+/// Whether the token of a 401 is rejected.
+pub(super) fn rejects(reply: &Reply) -> bool {
+    NOT_ACCEPTED.contains(&ErrorBody::of(reply).text("/error/code"))
+}
+
 /// A minimal completion, not streamed: streams often come without limits (facts/providers.md §2).
 pub(super) fn probe(chat: &Chat, model: &str, attempt: ProbeForm) -> ProbeRequest {
     let mut body = json!({

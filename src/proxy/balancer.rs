@@ -1,71 +1,113 @@
 //! Which token a request goes out with, and what each answer teaches.
 //!
-//! One brain for all requests of all applications. What a token's answers mean is `policy`'s to
-//! say; here is what to do with many requests at once. It promises that no request goes out with a
-//! token that is known to be spent or rejected, or that shares its quota with a spent one; that a
-//! token that is new, or comes back from a limit, gets a few requests first; and that a limit seen
-//! by many requests at once counts once. It decides and does not act: no socket, no clock. Pure.
+//! One balancer for all requests of all applications, over the run's ledger. What a token's answers
+//! mean is `policy`'s to say; here is what to do with many requests at once. It promises that no
+//! request goes out with a token that is known to be spent or rejected in its scope, or that shares
+//! its quota with a spent one, but for a look now and then; that a token that is new, or comes back
+//! from a limit, gets a few requests first; and that a limit seen by many requests at once counts
+//! once. It decides and does not act: no socket, no clock. Pure.
 
 use crate::common::time::{Now, Until};
 use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::Answer;
-use crate::providers::Finding;
+use crate::providers::scope::Scope;
 use crate::providers::usage::Usage;
+use crate::providers::{Finding, Reading, Testimony};
 use crate::tokens::condition::{Condition, is_same_end};
+use crate::tokens::ledger::{Ledger, Outlook, Place, first_reset};
 use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{TokenId, TokenPool};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-/// So many requests go first with a token that has not proven itself (trap T14).
+/// So many requests go first with a token that has not proven itself: a burst that was refused with one
+/// token must not meet the next one as a whole.
 const TRIAL_REQUESTS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
 const REVIEW: Duration = Duration::from_secs(600);
+/// Files and stored answers whose owner is remembered, for each provider.
+const MOST_OWNERS: usize = 1024;
 
 /// What a request is to do.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[must_use = "a choice that is not followed counts as a request under way"]
+#[must_use = "a pick that is not followed counts as a request under way"]
 pub(crate) enum Pick {
-    /// Go out with this token; the brain hears of it again.
+    /// Go out with this token; the balancer hears of it again.
     Go { index: usize },
     /// The token to use has its first requests under way: not before one of them is answered.
     Queue,
     /// No token is usable before then; the one that is first is at `index`.
     Hold { until: Until, index: usize },
+    /// Each usable token was tried for this request.
+    Tried,
     /// No token of this provider can recover by waiting.
     Hopeless,
 }
 
-/// All that is known of the tokens.
+/// The ledger, and what many requests at once need beside it.
 #[derive(Debug)]
 pub(crate) struct Balancer {
+    ledger: Ledger,
     rings: Vec<Ring>,
     rules: Rules,
     strategy: Strategy,
 }
 
 /// The tokens of one provider.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Ring {
-    pool: TokenPool,
-    /// Its place among the rings, and whether there are others.
-    place: usize,
+    /// In the order of the ledger's scopes.
+    lanes: Vec<Lane>,
+    /// For each token.
+    counts: Vec<Count>,
+    /// The paths of things that belong to one organization, and a token of it; the newest last.
+    owners: VecDeque<(String, usize)>,
+    /// What was said and holds on.
+    said_silent: bool,
+    said_quotas: bool,
+}
+
+/// What happened to a token's requests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// Requests that have not been answered.
+    under_way: usize,
+    served: u64,
+    refused: u64,
+}
+
+/// Which ring tokens belong to, and whether there are others.
+#[derive(Clone, Copy, Debug)]
+struct RingName {
+    ring: usize,
     several: bool,
+}
+
+impl RingName {
+    /// A token of the ring, as it is told of.
+    fn token(self, pool: &TokenPool, index: usize) -> TokenRef {
+        let ring = self.ring;
+        TokenRef::new(pool, TokenId { ring, index }, self.several)
+    }
+}
+
+/// The requests of one scope.
+#[derive(Debug)]
+struct Lane {
     loads: Vec<TokenLoad>,
     /// The token after the one that round-robin chose last.
     turn: usize,
     /// The token that sticky requests go out with; for some seconds it may be another than the pool's.
     in_play: usize,
-    /// Requests that wait for a reset, and the wait that was told of.
+    /// Requests that wait for a reset.
     held: usize,
+    /// The wait that was told of.
     hold: Option<Hold>,
-    /// What was said and holds on.
     said_exhausted: bool,
-    said_silent: bool,
-    said_quotas: bool,
 }
 
-/// A wait that all held requests of a ring share.
+/// A wait that all held requests of a scope share.
 #[derive(Clone, Copy, Debug)]
 struct Hold {
     /// As promised last.
@@ -74,7 +116,7 @@ struct Hold {
     told: bool,
 }
 
-/// What the proxy knows of a token beside its standing.
+/// What the proxy knows of a token in a scope, beside its condition.
 #[derive(Clone, Debug, Default)]
 struct TokenLoad {
     /// A request was served since it was taken up or came back.
@@ -83,9 +125,9 @@ struct TokenLoad {
     under_way: usize,
     /// Since when it is known that its requests are refused, as long as they are.
     learned: Option<Instant>,
+    /// When a request was last let through all the same, to see.
+    looked: Option<Instant>,
     usage: Usage,
-    served: u64,
-    refused: u64,
 }
 
 /// One token, for those who ask how things stand.
@@ -94,6 +136,7 @@ pub(crate) struct Report<'a> {
     pub(crate) token: TokenRef,
     /// Whether it is the one that sticky requests use.
     pub(crate) in_use: bool,
+    /// In the scope that was used last.
     pub(crate) condition: Condition,
     pub(crate) group: Option<&'a str>,
     pub(crate) usage: &'a Usage,
@@ -104,187 +147,300 @@ pub(crate) struct Report<'a> {
 }
 
 /// A token as a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fitness {
     Good,
-    /// Above the threshold: when nothing better is there.
+    /// Above the threshold, or due for a look: when nothing better is there.
     Near,
     /// Not now.
     Bad,
 }
 
 impl Balancer {
-    /// A brain that knows nothing yet.
-    pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, strategy: Strategy) -> Balancer {
-        let several = pools.len() > 1;
-        let rings = pools
-            .into_iter()
-            .enumerate()
-            .map(|(place, pool)| Ring {
-                place,
-                several,
-                loads: vec![TokenLoad::default(); pool.len()],
-                in_play: pool.current_index(),
-                pool,
-                turn: 0,
-                held: 0,
-                hold: None,
-                said_exhausted: false,
-                said_silent: false,
-                said_quotas: false,
-            })
-            .map(|mut ring| {
-                // A start is no switch: nothing has happened that a herd could follow.
-                if let Some(first) = ring.loads.first_mut() {
-                    first.proven = true;
+    /// A balancer over these tokens.
+    pub(crate) fn new(mut ledger: Ledger, rules: Rules, strategy: Strategy, now: Now) -> Balancer {
+        let mut rings = Vec::new();
+        for ring in 0..ledger.len() {
+            let mut count = 0;
+            if let Some(pool) = ledger.pool_mut(Place::checked(ring)) {
+                count = pool.len();
+                if let Some(first) = policy::first(pool, &rules, now) {
+                    pool.start_at(first);
                 }
-                ring
-            })
-            .collect();
+            }
+            let mut own = Ring {
+                counts: vec![Count::default(); count],
+                ..Ring::default()
+            };
+            own.lanes
+                .extend(ledger.scopes(ring).map(|(_, pool)| Lane::new(pool)));
+            rings.push(own);
+        }
         Balancer {
+            ledger,
             rings,
             rules,
             strategy,
         }
     }
 
-    /// The token for the next request to this provider. One that is not `patient` has waited long
-    /// enough for the first requests of a new token.
+    /// The place of a request in the ledger, by what it asks for; `None` without such a ring.
+    pub(crate) fn enter(&mut self, ring: usize, scope: &Scope, now: Now) -> Option<Place> {
+        let place = self.ledger.enter(ring, scope, now)?;
+        self.add_lanes(ring);
+        Some(place)
+    }
+
+    /// The token for the next request in this place, but none of a quota group that was `tried` for it.
+    /// One that is not `patient` has waited long enough for the first requests of a new token.
     pub(crate) fn choose(
         &mut self,
-        ring: usize,
+        place: Place,
+        tried: &[usize],
         patient: bool,
         now: Now,
         say: &mut Vec<RunEvent>,
     ) -> Pick {
-        let Some(ring) = self.rings.get_mut(ring) else {
+        let named = self.named(place.ring);
+        let (strategy, rules) = (self.strategy, &self.rules);
+        let (Some(pool), Some(Ring { lanes, counts, .. })) =
+            (self.ledger.pool_mut(place), self.rings.get_mut(place.ring))
+        else {
             return Pick::Hopeless;
         };
-        let chosen = ring.candidate(self.strategy, &self.rules, now);
-        let Some(index) = chosen else {
-            return ring.earliest(now, say);
+        let Some(lane) = lanes.get_mut(place.scope) else {
+            return Pick::Hopeless;
         };
-        let current = ring.pool.current_index();
-        if self.strategy == Strategy::Sticky && index != current && ring.is_left(&self.rules, now) {
-            ring.pool.next(index);
+        let Some(index) = lane.candidate(pool, strategy, rules, tried, now) else {
+            let is_usable = |index| lane.fitness(pool, index, rules, now) != Fitness::Bad;
+            if (0..pool.len()).any(is_usable) {
+                return Pick::Tried;
+            }
+            return lane.earliest(pool, named, now, say);
+        };
+        let current = pool.current_index();
+        if strategy == Strategy::Sticky && index != current && is_left(pool, rules, now) {
+            pool.next(index);
             // A token that was left rests; one that is taken up is tried with a few requests first.
-            ring.loads[index].proven = false;
+            if let Some(load) = lane.loads.get_mut(index) {
+                load.proven = false;
+            }
         }
-        let choice = ring.set_out(index, patient, now);
-        if let Pick::Go { .. } = choice {
-            if self.strategy == Strategy::Sticky {
-                ring.bring_into_play(index, now, say);
+        let pick = lane.set_out(pool, index, patient, now);
+        if let Pick::Go { .. } = pick {
+            if let Some(count) = counts.get_mut(index) {
+                count.under_way += 1;
+            }
+            let is_aside = index != current && pool.state(current).condition(now).is_good();
+            if strategy == Strategy::Sticky && !is_aside {
+                lane.bring_into_play(pool, index, named, now, say);
             }
             // Whoever goes first ends the wait of all.
-            say.extend(ring.end_hold(Some(index)));
+            say.extend(lane.end_hold(pool, named, Some(index)));
         }
-        choice
+        pick
     }
 
-    /// One more request waits for a reset. `told`: what `choose` had to say of it was said.
-    pub(crate) fn hold(&mut self, ring: usize, is_new: bool, told: bool) {
+    /// The token of the organization that owns what this path names, as was found out before, if it is
+    /// usable now.
+    pub(crate) fn owner(&mut self, place: Place, path: &str, now: Now) -> Option<Pick> {
+        let rules = &self.rules;
+        let pool = self.ledger.pool(place)?;
+        let ring = self.rings.get_mut(place.ring)?;
+        let (_, index) = *ring.owners.iter().rev().find(|(known, _)| known == path)?;
+        let lane = ring.lanes.get_mut(place.scope)?;
+        if lane.fitness(pool, index, rules, now) == Fitness::Bad {
+            return None;
+        }
+        let pick = lane.set_out(pool, index, false, now);
+        ring.goes_out(index);
+        Some(pick)
+    }
+
+    /// What this path names belongs to the organization of the token at `index`.
+    pub(crate) fn remember_owner(&mut self, ring: usize, path: &str, index: usize) {
         let Some(ring) = self.rings.get_mut(ring) else {
             return;
         };
-        ring.held += usize::from(is_new);
-        if let Some(hold) = &mut ring.hold {
-            hold.told |= told;
+        ring.owners.retain(|(known, _)| known != path);
+        if ring.owners.len() >= MOST_OWNERS {
+            ring.owners.pop_front();
+        }
+        ring.owners.push_back((path.to_owned(), index));
+    }
+
+    /// One more request waits for a reset. `told`: what `choose` had to say of it was said.
+    pub(crate) fn hold(&mut self, place: Place, is_new: bool, told: bool) {
+        if let Some(lane) = self.lane(place) {
+            lane.held += usize::from(is_new);
+            if let Some(hold) = &mut lane.hold {
+                hold.told |= told;
+            }
         }
     }
 
     /// A request waits no longer, because it goes out or because its client is gone.
     #[must_use = "a wait whose end is not said never ends in the record"]
-    pub(crate) fn dequeue(&mut self, ring: usize) -> Vec<RunEvent> {
-        let Some(ring) = self.rings.get_mut(ring) else {
-            return Vec::new();
-        };
-        ring.held = ring.held.saturating_sub(1);
-        let over = (ring.held == 0).then(|| ring.end_hold(None));
-        over.flatten().into_iter().collect()
+    pub(crate) fn dequeue(&mut self, place: Place) -> Option<RunEvent> {
+        let named = self.named(place.ring);
+        let pool = self.ledger.pool(place)?;
+        let lane = self.rings.get_mut(place.ring)?.lanes.get_mut(place.scope)?;
+        lane.held = lane.held.saturating_sub(1);
+        if lane.held > 0 {
+            return None;
+        }
+        lane.end_hold(pool, named, None)
     }
 
-    /// Another good token than this one, for one more try when the provider is in trouble; nothing
-    /// when there is none. Its first requests go first there as well.
+    /// A usable token of a quota group that was not `tried`: for one more try when the provider is in
+    /// trouble, and to learn whether a token or the request is to blame for a refusal. Nothing when
+    /// there is none. A new token's first requests go first there as well.
     pub(crate) fn another(
         &mut self,
-        ring: usize,
-        than: usize,
+        place: Place,
+        tried: &[usize],
         patient: bool,
         now: Now,
     ) -> Option<Pick> {
-        let ring = self.rings.get_mut(ring)?;
-        let len = ring.pool.len();
-        let index = (1..len)
-            .map(|steps| (than + steps) % len)
-            .find(|index| matches!(ring.fitness(*index, &self.rules, now), Fitness::Good))?;
-        Some(ring.set_out(index, patient, now))
+        let rules = &self.rules;
+        let pool = self.ledger.pool(place)?;
+        let ring = self.rings.get_mut(place.ring)?;
+        let lane = ring.lanes.get_mut(place.scope)?;
+        let from = tried.last().copied().unwrap_or_default();
+        let ahead = (1..pool.len()).map(|steps| (from + steps) % pool.len());
+        let untried: Vec<usize> = ahead.filter(|i| !was_tried(pool, *i, tried)).collect();
+        let of = |fitness| {
+            let mut all = untried.iter().copied();
+            all.find(|index| lane.fitness(pool, *index, rules, now) == fitness)
+        };
+        let index = of(Fitness::Good).or_else(|| of(Fitness::Near))?;
+        let pick = lane.set_out(pool, index, patient, now);
+        if let Pick::Go { .. } = pick {
+            ring.goes_out(index);
+        }
+        Some(pick)
     }
 
-    /// Takes in the answer to a request that went out with this token.
+    /// Takes in the answer to a request that went out with this token. What is not proven changes
+    /// nothing but what is known of its quota group.
     pub(crate) fn answered(
         &mut self,
-        ring: usize,
+        place: Place,
         index: usize,
-        answer: Answer,
+        mut answer: Answer,
+        testimony: Testimony,
         now: Now,
     ) -> Vec<RunEvent> {
-        let Some(load) = self.load(ring, index) else {
-            return Vec::new();
-        };
-        load.under_way = load.under_way.saturating_sub(1);
-        if let Ok(reading) = &answer.reading {
-            match reading.finding {
-                Finding::Served => {
-                    load.served += 1;
-                    load.proven = true;
-                }
-                Finding::Limited { .. } | Finding::SpendCapped { .. } | Finding::Rejected => {
-                    load.refused += 1;
-                    load.proven = false;
-                }
-                Finding::Overloaded { .. } | Finding::Unclear { .. } => {}
+        self.gave_up(place, index);
+        if let (Ok(reading), Some(ring)) = (&mut answer.reading, self.rings.get_mut(place.ring)) {
+            let is_served = reading.finding == Finding::Served;
+            let is_refused = matches!(
+                reading.finding,
+                Finding::Limited { .. } | Finding::SpendCapped { .. } | Finding::Rejected
+            );
+            if let Some(count) = ring.counts.get_mut(index) {
+                count.served += u64::from(is_served);
+                count.refused += u64::from(is_refused);
+            }
+            if testimony != Testimony::Clear {
+                reading.finding = Finding::Unclear {
+                    why: "it may be the request that is refused",
+                };
+            } else if let Some(load) = ring.load(place, index)
+                && (is_served || is_refused)
+            {
+                load.proven = is_served;
             }
         }
-        self.learn(ring, index, answer, now)
+        self.learn(place, index, answer, now)
     }
 
-    /// Takes in what a probe found.
-    pub(crate) fn learn(
+    /// The token at `index` was refused a request, put at `asked`, that another one was then served:
+    /// that was its own limit, whatever it said.
+    pub(crate) fn blame(
+        &mut self,
+        place: Place,
+        index: usize,
+        asked: Instant,
+        mut reading: Reading,
+        now: Now,
+    ) -> Vec<RunEvent> {
+        if let Some(load) = self
+            .rings
+            .get_mut(place.ring)
+            .and_then(|ring| ring.load(place, index))
+        {
+            load.proven = false;
+        }
+        if !matches!(reading.finding, Finding::Limited { .. }) {
+            // Whether it is accepted at all, or can pay, is a check's to say.
+            self.ledger.suspend(place, index, asked, now);
+            reading.finding = Finding::Unclear {
+                why: "another token was served",
+            };
+        }
+        let answer = Answer {
+            asked,
+            reading: Ok(reading),
+        };
+        self.learn(place, index, answer, now)
+    }
+
+    /// Takes in what a probe of this ring found.
+    pub(crate) fn probed(
         &mut self,
         ring: usize,
         index: usize,
         answer: Answer,
         now: Now,
     ) -> Vec<RunEvent> {
-        let Some(ring) = self.rings.get_mut(ring) else {
+        self.learn(Place::checked(ring), index, answer, now)
+    }
+
+    fn learn(&mut self, place: Place, index: usize, answer: Answer, now: Now) -> Vec<RunEvent> {
+        let named = self.named(place.ring);
+        let Some(pool) = self.ledger.pool(place) else {
             return Vec::new();
         };
         let mut say = Vec::new();
-        let token = ring.told(index);
+        let token = named.token(pool, index);
         let provider = token.provider;
-        let before = ring.pool.state(index).condition(now);
+        let before = pool.state(index).condition(now);
+        let Some(ring) = self.rings.get_mut(place.ring) else {
+            return Vec::new();
+        };
         // What went out before the limit was known meets the same limit; that is no second one.
-        let learned = ring.loads[index].learned;
-        let is_echo = before.is_refused() && learned.is_some_and(|at| answer.asked < at);
+        let learned = ring.load(place, index).and_then(|load| load.learned);
+        let was_found_here = pool.state(index).seen().is_some();
+        let is_echo =
+            before.is_refused() && was_found_here && learned.is_some_and(|at| answer.asked < at);
         // Not every endpoint tells limits, and what does not tell them does not lift one.
         let is_mute = matches!(before, Condition::NearLimit { .. })
             && answer.reading.as_ref().is_ok_and(|reading| {
                 reading.finding == Finding::Served && reading.usage.windows.is_empty()
             });
         if !is_echo && !is_mute {
-            policy::record(&mut ring.pool, index, &answer, &self.rules, now);
+            self.ledger.record(place, index, &answer, &self.rules, now);
         }
-        ring.note_refusals(now);
-        let standing = ring.pool.state(index);
-        let after = standing.condition(now);
+        for (scope, lane) in ring.lanes.iter_mut().enumerate() {
+            if let Some(pool) = self.ledger.pool(Place { scope, ..place }) {
+                lane.note_refusals(pool, now);
+            }
+        }
+        let Some(pool) = self.ledger.pool(place) else {
+            return Vec::new();
+        };
+        let state = pool.state(index);
+        let after = state.condition(now);
         // Above the threshold is no surprise for every request that still goes there.
         if before.is_good() && !after.is_good() {
             say.push(RunEvent::Limit {
                 token,
-                limit: Limit::of(after, standing.used()),
+                limit: Limit::of(after, state.used()),
                 until: None,
             });
         }
-        match (standing.silence(), ring.said_silent) {
+        match (state.silence(), ring.said_silent) {
             (Some((silence, _)), false) => {
                 ring.said_silent = true;
                 say.push(RunEvent::Silent {
@@ -299,137 +455,188 @@ impl Balancer {
             }
             _ => {}
         }
-        if let Ok(reading) = answer.reading {
+        say.extend(RunEvent::quotas(pool, &mut ring.said_quotas));
+        if let (Ok(reading), Some(lane)) = (answer.reading, ring.lanes.get_mut(place.scope)) {
             if reading.finding == Finding::Served {
-                ring.said_exhausted = false;
+                lane.said_exhausted = false;
             }
-            if !reading.usage.windows.is_empty() {
-                ring.loads[index].usage = reading.usage;
+            if let (false, Some(load)) =
+                (reading.usage.windows.is_empty(), lane.loads.get_mut(index))
+            {
+                load.usage = reading.usage;
             }
         }
-        say.extend(RunEvent::quotas(&ring.pool, &mut ring.said_quotas));
         say
     }
 
     /// A request that went out with this token will bring no answer: its client is gone.
-    pub(crate) fn gave_up(&mut self, ring: usize, index: usize) {
-        if let Some(load) = self.load(ring, index) {
-            load.under_way = load.under_way.saturating_sub(1);
+    pub(crate) fn gave_up(&mut self, place: Place, index: usize) {
+        if let Some(ring) = self.rings.get_mut(place.ring) {
+            if let Some(count) = ring.counts.get_mut(index) {
+                count.under_way = count.under_way.saturating_sub(1);
+            }
+            if let Some(load) = ring.load(place, index) {
+                load.under_way = load.under_way.saturating_sub(1);
+            }
         }
     }
 
-    /// How things stand for someone who needs any token of this provider: what a question about
-    /// one that stands for all would be answered with.
-    pub(crate) fn outlook(&mut self, ring: usize, now: Now) -> Finding {
-        let Some(ring) = self.rings.get_mut(ring) else {
-            return Finding::Rejected;
-        };
-        if ring.candidate(self.strategy, &self.rules, now).is_some() {
-            return Finding::Served;
-        }
-        match ring.first_reset(now) {
-            Some((until, _)) => Finding::Limited {
-                retry_after: Some(until.remaining(now)),
-            },
-            None => Finding::SpendCapped { until: None },
-        }
+    /// All that is known of the tokens.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
-    /// Whom to ask when somebody needs to know: everyone who has never been asked, and the token
-    /// that is or will be the next to use.
-    pub(crate) fn whom_to_ask(&mut self, ring: usize, now: Now) -> Vec<usize> {
-        let Some(ring) = self.rings.get_mut(ring) else {
-            return Vec::new();
-        };
-        let next = ring
-            .candidate(self.strategy, &self.rules, now)
-            .or_else(|| Some(ring.first_reset(now)?.1))
-            .unwrap_or(ring.pool.current_index());
-        (0..ring.pool.len())
-            .filter(|index| *index == next || ring.pool.state(*index).is_unasked())
-            .collect()
-    }
-
-    /// The token of this ring that is good again first.
-    pub(crate) fn first_reset(&self, ring: usize, now: Now) -> Option<TokenRef> {
-        let ring = self.rings.get(ring)?;
-        Some(ring.told(ring.first_reset(now)?.1))
-    }
-
-    /// A token as it is told of; `None`: there is no such ring.
-    pub(crate) fn told(&self, token: TokenId) -> Option<TokenRef> {
-        Some(self.rings.get(token.ring)?.told(token.index))
-    }
-
-    /// The pools, in ring order.
-    pub(crate) fn pools(&self) -> impl Iterator<Item = &TokenPool> {
-        self.rings.iter().map(|ring| &ring.pool)
+    /// Whether a command that uses this provider can go on.
+    pub(crate) fn outlook(&self, ring: usize, now: Now) -> Outlook {
+        self.ledger.outlook(ring, now)
     }
 
     /// How each token stands.
     pub(crate) fn report(&self, now: Now) -> impl Iterator<Item = Report<'_>> {
-        self.rings.iter().flat_map(move |ring| {
-            ring.loads.iter().enumerate().map(move |(index, load)| {
-                let standing = ring.pool.state(index);
-                Report {
-                    token: ring.told(index),
-                    in_use: index == ring.in_play,
-                    condition: standing.condition(now),
-                    group: standing.group(),
-                    usage: &load.usage,
-                    under_way: load.under_way,
-                    served: load.served,
-                    refused: load.refused,
-                }
+        let several = self.rings.len() > 1;
+        self.rings.iter().enumerate().flat_map(move |(at, ring)| {
+            let place = self.ledger.last_used(at);
+            let lane = ring.lanes.get(place.scope);
+            let known = self.ledger.pool(place).zip(lane);
+            known.into_iter().flat_map(move |(pool, lane)| {
+                let tokens = ring.counts.iter().zip(&lane.loads).enumerate();
+                tokens.map(move |(index, (count, load))| {
+                    let state = pool.state(index);
+                    Report {
+                        token: TokenRef::new(pool, TokenId { ring: at, index }, several),
+                        in_use: index == lane.in_play,
+                        condition: state.condition(now),
+                        group: state.group(),
+                        usage: &load.usage,
+                        under_way: count.under_way,
+                        served: count.served,
+                        refused: count.refused,
+                    }
+                })
             })
         })
     }
 
-    fn load(&mut self, ring: usize, index: usize) -> Option<&mut TokenLoad> {
-        self.rings.get_mut(ring)?.loads.get_mut(index)
+    fn lane(&mut self, place: Place) -> Option<&mut Lane> {
+        self.rings.get_mut(place.ring)?.lanes.get_mut(place.scope)
+    }
+
+    /// A lane for each scope that the ledger knows.
+    fn add_lanes(&mut self, ring: usize) {
+        let Some(own) = self.rings.get_mut(ring) else {
+            return;
+        };
+        let known = own.lanes.len();
+        let new = self.ledger.scopes(ring).skip(known);
+        own.lanes.extend(new.map(|(_, pool)| Lane::new(pool)));
+    }
+
+    /// How a ring is told of.
+    fn named(&self, ring: usize) -> RingName {
+        RingName {
+            ring,
+            several: self.rings.len() > 1,
+        }
     }
 }
 
 impl Ring {
-    fn fitness(&self, index: usize, rules: &Rules, now: Now) -> Fitness {
-        match self.pool.state(index).condition(now) {
+    fn load(&mut self, place: Place, index: usize) -> Option<&mut TokenLoad> {
+        self.lanes.get_mut(place.scope)?.loads.get_mut(index)
+    }
+
+    /// One more request goes out with this token.
+    fn goes_out(&mut self, index: usize) {
+        if let Some(count) = self.counts.get_mut(index) {
+            count.under_way += 1;
+        }
+    }
+}
+
+impl Lane {
+    fn new(pool: &TokenPool) -> Lane {
+        let mut loads = vec![TokenLoad::default(); pool.len()];
+        // The first token needs no trial requests: no other one was left for it.
+        if let Some(first) = loads.get_mut(pool.current_index()) {
+            first.proven = true;
+        }
+        Lane {
+            loads,
+            turn: 0,
+            in_play: pool.current_index(),
+            held: 0,
+            hold: None,
+            said_exhausted: false,
+        }
+    }
+
+    fn fitness(&self, pool: &TokenPool, index: usize, rules: &Rules, now: Now) -> Fitness {
+        let condition = pool.state(index).condition(now);
+        match condition {
             Condition::Unknown | Condition::Usable => Fitness::Good,
             Condition::NearLimit { until } if until.remaining(now) <= rules.patience => {
                 Fitness::Good
             }
             Condition::NearLimit { .. } => Fitness::Near,
-            Condition::Limited { .. } | Condition::SpendCapped { until: Some(_) } => Fitness::Bad,
-            Condition::SpendCapped { until: None } | Condition::Rejected => {
-                let learned = self.loads[index].learned;
-                match learned.map(|at| now.tick.saturating_duration_since(at)) {
-                    Some(ago) if ago >= REVIEW => Fitness::Near,
-                    _ => Fitness::Bad,
-                }
-            }
+            _ if self.is_due(index, condition, now) => Fitness::Near,
+            _ => Fitness::Bad,
         }
     }
 
+    /// Whether a token that is refused is to be looked at again. What it promised is a prediction.
+    fn is_due(&self, index: usize, condition: Condition, now: Now) -> bool {
+        let Some(load) = self.loads.get(index) else {
+            return false;
+        };
+        let Some(learned) = load.learned else {
+            return false;
+        };
+        let due = match condition.is_hopeless() {
+            true => {
+                let ago = now
+                    .tick
+                    .saturating_duration_since(load.looked.unwrap_or(learned));
+                return ago >= REVIEW;
+            }
+            false => policy::last_look(learned, now.tick),
+        };
+        due.is_some_and(|due| load.looked.is_none_or(|looked| looked < due))
+    }
+
     /// The token to use, if one is usable now.
-    fn candidate(&mut self, strategy: Strategy, rules: &Rules, now: Now) -> Option<usize> {
-        let len = self.pool.len();
+    fn candidate(
+        &mut self,
+        pool: &TokenPool,
+        strategy: Strategy,
+        rules: &Rules,
+        tried: &[usize],
+        now: Now,
+    ) -> Option<usize> {
+        let len = pool.len();
         let first = match strategy {
             Strategy::RoundRobin => self.turn,
-            Strategy::Sticky | Strategy::Headroom => self.pool.current_index(),
+            Strategy::Sticky | Strategy::Headroom => pool.current_index(),
         };
-        let ring = || (0..len).map(|steps| (first + steps) % len);
-        let used = |index: usize| self.pool.state(index).used().unwrap_or(0.0);
-        let is_good = |index: &usize| matches!(self.fitness(*index, rules, now), Fitness::Good);
-        let is_near = |index: &usize| matches!(self.fitness(*index, rules, now), Fitness::Near);
+        let used = |index: usize| pool.state(index).used().unwrap_or(0.0);
         let least = |a: &usize, b: &usize| used(*a).total_cmp(&used(*b));
+        let own = &*self;
+        let of = |wanted: Fitness| {
+            (0..len)
+                .map(move |steps| (first + steps) % len)
+                .filter(move |index| !was_tried(pool, *index, tried))
+                .filter(move |index| own.fitness(pool, *index, rules, now) == wanted)
+        };
         let good = match strategy {
-            Strategy::Headroom => ring().filter(is_good).min_by(least),
-            Strategy::Sticky | Strategy::RoundRobin => ring().find(is_good),
+            Strategy::Headroom => of(Fitness::Good).min_by(least),
+            Strategy::Sticky | Strategy::RoundRobin => of(Fitness::Good).next(),
         };
         // Nothing is lost by running into the limit: the request then goes to another token, or
         // waits. So what is left of a token is used before anyone waits.
         let near = || match strategy {
-            Strategy::Sticky if is_near(&first) => Some(first),
-            _ => ring().filter(is_near).min_by(least),
+            Strategy::Sticky => of(Fitness::Near)
+                .find(|index| *index == first)
+                .or_else(|| of(Fitness::Near).min_by(least)),
+            _ => of(Fitness::Near).min_by(least),
         };
         let chosen = good.or_else(near)?;
         self.turn = (chosen + 1) % len;
@@ -437,10 +644,11 @@ impl Ring {
     }
 
     /// Notes which tokens are refused from now on. An answer may tell of all of a quota group.
-    fn note_refusals(&mut self, now: Now) {
+    fn note_refusals(&mut self, pool: &TokenPool, now: Now) {
         for (index, load) in self.loads.iter_mut().enumerate() {
-            if !self.pool.state(index).condition(now).is_refused() {
+            if !pool.state(index).condition(now).is_refused() {
                 load.learned = None;
+                load.looked = None;
             } else if load.learned.is_none() {
                 load.learned = Some(now.tick);
                 load.proven = false;
@@ -448,37 +656,37 @@ impl Ring {
         }
     }
 
-    /// Whether the token in use is to be left for good, and not only for a few seconds.
-    fn is_left(&self, rules: &Rules, now: Now) -> bool {
-        match self.pool.state(self.pool.current_index()).condition(now) {
-            Condition::Limited { until } => until.remaining(now) > rules.patience,
-            _ => true,
-        }
-    }
-
     /// One more request goes out with this token, unless its first ones are still under way.
-    fn set_out(&mut self, index: usize, patient: bool, now: Now) -> Pick {
-        let hopeless = self.pool.state(index).condition(now).is_hopeless();
-        let load = &mut self.loads[index];
+    fn set_out(&mut self, pool: &TokenPool, index: usize, patient: bool, now: Now) -> Pick {
+        let is_refused = pool.state(index).condition(now).is_refused();
+        let Some(load) = self.loads.get_mut(index) else {
+            return Pick::Hopeless;
+        };
         if patient && !load.proven && load.under_way >= TRIAL_REQUESTS {
             return Pick::Queue;
         }
-        if hopeless {
-            // A look at what is hopeless is one request.
-            load.learned = Some(now.tick);
+        if is_refused {
+            // A look at a token that is refused is one request.
+            load.looked = Some(now.tick);
         }
         load.under_way += 1;
         Pick::Go { index }
     }
 
     /// No token is usable now: when one will be.
-    fn earliest(&mut self, now: Now, say: &mut Vec<RunEvent>) -> Pick {
-        let first = self.first_reset(now);
+    fn earliest(
+        &mut self,
+        pool: &TokenPool,
+        named: RingName,
+        now: Now,
+        say: &mut Vec<RunEvent>,
+    ) -> Pick {
+        let first = first_reset(pool, now);
         let news = !std::mem::replace(&mut self.said_exhausted, true);
         let Some((until, index)) = first else {
             if news {
                 say.push(RunEvent::NoneLeft {
-                    provider: self.pool.current().provider,
+                    provider: pool.current().provider,
                 });
             }
             return Pick::Hopeless;
@@ -494,7 +702,7 @@ impl Ring {
                 told: self.hold.is_some_and(|hold| hold.told),
             });
             say.push(RunEvent::WaitingForReset {
-                token: self.told(index),
+                token: named.token(pool, index),
                 span: until.remaining(now),
                 at: until.wall,
                 now: now.wall,
@@ -505,45 +713,57 @@ impl Ring {
     }
 
     /// A sticky request goes out with this token.
-    fn bring_into_play(&mut self, index: usize, now: Now, say: &mut Vec<RunEvent>) {
+    fn bring_into_play(
+        &mut self,
+        pool: &TokenPool,
+        index: usize,
+        named: RingName,
+        now: Now,
+        say: &mut Vec<RunEvent>,
+    ) {
         let last = std::mem::replace(&mut self.in_play, index);
         if last == index {
             return;
         }
         // One that was passed over for some seconds is gone back to without a limit.
-        if !self.pool.state(last).condition(now).is_good() {
+        if !pool.state(last).condition(now).is_good() {
             say.push(RunEvent::AutoRotating);
         }
-        let token = self.told(index);
-        say.push(RunEvent::Switched { token });
+        say.push(RunEvent::Switched {
+            token: named.token(pool, index),
+        });
     }
 
     /// Nobody is held any longer: requests go out with the token at `index`, or are all gone.
-    fn end_hold(&mut self, index: Option<usize>) -> Option<RunEvent> {
+    fn end_hold(
+        &mut self,
+        pool: &TokenPool,
+        named: RingName,
+        index: Option<usize>,
+    ) -> Option<RunEvent> {
         let hold = self.hold.take()?;
         hold.told.then(|| RunEvent::HoldOver {
-            token: self.told(index.unwrap_or(self.in_play)),
+            token: named.token(pool, index.unwrap_or(self.in_play)),
             abandoned: index.is_none(),
         })
     }
+}
 
-    /// A token as it is told of.
-    fn told(&self, index: usize) -> TokenRef {
-        let ring = self.place;
-        TokenRef::new(&self.pool, TokenId { ring, index }, self.several)
+/// Whether the token in use is to be left for good, and not only for a few seconds.
+fn is_left(pool: &TokenPool, rules: &Rules, now: Now) -> bool {
+    match pool.state(pool.current_index()).condition(now) {
+        // It is good, and was only tried before for the same request.
+        condition if condition.is_good() => false,
+        Condition::Limited { until } => until.remaining(now) > rules.patience,
+        _ => true,
     }
+}
 
-    /// When the first of the spent tokens is good again, and which one it is.
-    fn first_reset(&self, now: Now) -> Option<(Until, usize)> {
-        (0..self.pool.len())
-            .filter_map(|index| match self.pool.state(index).condition(now) {
-                Condition::Limited { until } | Condition::SpendCapped { until: Some(until) } => {
-                    Some((until, index))
-                }
-                _ => None,
-            })
-            .min_by_key(|(until, _)| until.wall)
-    }
+/// Whether a token, or another one of its quota group, is among those that were tried.
+fn was_tried(pool: &TokenPool, index: usize, tried: &[usize]) -> bool {
+    let group = |index: usize| pool.state(index).group();
+    let shares = |other: usize| group(index).is_some() && group(index) == group(other);
+    tried.iter().any(|other| *other == index || shares(*other))
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::stream::is_late;
 use crate::events::RunEvent;
 use crate::providers::Answer;
-use crate::providers::{Dialect, ProbeTarget, Reading, Reply};
+use crate::providers::scope::{EndpointKind, Scope};
+use crate::providers::{Dialect, ProbeTarget, Reading, Reply, Testimony};
+use crate::tokens::ledger::{Outlook, Place};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -142,14 +144,20 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             let Some(upstream) = shared.upstreams.get(ring) else {
                 return Err(Gone);
             };
+            let scope = Scope::of_request(upstream.provider, request.method(), path, &body);
+            let Some(place) = shared.balancer().enter(ring, &scope, now()) else {
+                return Err(Gone);
+            };
             let mut exchange = Exchange {
                 client,
                 shared,
                 upstream,
-                ring,
+                place,
+                kind: scope.kind,
                 request,
                 path: Request::path(&upstream.base_path, path, |given| shared.key.is(given)),
                 body,
+                last: None,
             };
             match exchange.run()? {
                 Sent::Answer(kept) => return Ok(kept),
@@ -205,31 +213,53 @@ struct Exchange<'a> {
     client: &'a mut Client,
     shared: &'a Shared,
     upstream: &'a Upstream,
-    ring: usize,
+    /// Where the ledger keeps what is learned of it.
+    place: Place,
+    kind: EndpointKind,
     request: &'a Request,
     /// The path and query at the provider.
     path: String,
     body: Vec<u8>,
+    /// What came last, and with which token, until the request goes out again.
+    last: Option<(Result<UpstreamResponse, UpstreamError>, usize)>,
+}
+
+/// What a request is to do.
+enum Choice<'a> {
+    /// Go out with this token.
+    Go(Ticket<'a>),
+    /// Be answered with this.
+    Own(LocalResponse),
+    /// Be answered with what came last: each token was tried.
+    Tried,
+}
+
+/// A refusal that another token's answer is to explain.
+struct FirstAnswer {
+    came: Result<UpstreamResponse, UpstreamError>,
+    index: usize,
+    asked: Instant,
+    reading: Reading,
 }
 
 /// A token that a request is out with. Dropped without an answer, it is told to the balancer as well.
 struct Ticket<'a> {
     shared: &'a Shared,
-    ring: usize,
+    place: Place,
     index: usize,
     asked: Instant,
     open: bool,
 }
 
 impl Ticket<'_> {
-    fn answered(mut self, reading: Result<Reading, String>) {
+    fn answered(mut self, reading: Result<Reading, String>, testimony: Testimony) {
         self.open = false;
         let answer = Answer {
             asked: self.asked,
             reading,
         };
         let mut balancer = self.shared.balancer();
-        let say = balancer.answered(self.ring, self.index, answer, now());
+        let say = balancer.answered(self.place, self.index, answer, testimony, now());
         // Under the lock, so that what follows from it is said after it.
         self.shared.say(say);
         drop(balancer);
@@ -240,7 +270,7 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.shared.balancer().gave_up(self.ring, self.index);
+            self.shared.balancer().gave_up(self.place, self.index);
             self.shared.wake();
         }
     }
@@ -249,14 +279,14 @@ impl Drop for Ticket<'_> {
 /// A request that waits for a reset. Dropped, it is told to the balancer.
 struct Held<'a> {
     shared: &'a Shared,
-    ring: usize,
+    place: Place,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut balancer = self.shared.balancer();
-        let say = balancer.dequeue(self.ring);
-        self.shared.say(say);
+        let say = balancer.dequeue(self.place);
+        self.shared.say(say.into_iter().collect());
     }
 }
 
@@ -289,6 +319,13 @@ impl UpstreamResponse {
             body,
         }
     }
+
+    /// Its status, or that of the failure in its place.
+    fn status(&self) -> u16 {
+        self.failure
+            .as_ref()
+            .map_or(self.response.status, |(status, _)| *status)
+    }
 }
 
 /// What a read from upstream came to.
@@ -311,51 +348,162 @@ impl<'a> Exchange<'a> {
     fn run(&mut self) -> Result<Sent, Gone> {
         let hold_until = Instant::now() + self.shared.hold;
         let mut attempts = Attempts::default();
-        let mut next = None;
+        let mut first: Option<FirstAnswer> = None;
+        let mut next = self.ticket_of_owner();
         loop {
             let ticket = match next.take() {
                 Some(ticket) => ticket,
-                None => match self.ticket(hold_until)? {
-                    Ok(ticket) => ticket,
-                    Err(own) => return Ok(Sent::Nothing(own)),
+                None => match self.ticket(&mut attempts, hold_until)? {
+                    Choice::Go(ticket) => ticket,
+                    Choice::Own(own) => return Ok(Sent::Nothing(own)),
+                    Choice::Tried => match self.last.take() {
+                        Some((came, index)) => return self.pass_on(came, index),
+                        None => {
+                            let own = LocalResponse::exhausted(self.upstream.provider, None);
+                            return Ok(Sent::Nothing(own));
+                        }
+                    },
                 },
             };
-            let index = ticket.index;
+            self.let_go();
+            let (index, asked) = (ticket.index, ticket.asked);
             let came = self.attempt(index)?;
             let reading = came
                 .as_ref()
                 .map(|came| self.reading(came))
                 .map_err(|silent| silent.why.clone());
-            let finding = reading.as_ref().ok().map(|reading| reading.finding.clone());
-            ticket.answered(reading);
-            let after = attempts.after(match (&finding, &came) {
-                (Some(finding), _) => Attempt::Answered(finding),
-                (None, Err(UpstreamError { began: true, .. })) => Attempt::Spoilt,
-                (None, _) => Attempt::Unreached,
-            });
+            let testimony = match (&reading, &came) {
+                (Ok(reading), Ok(came)) => reading.testimony(came.status(), self.kind),
+                _ => Testimony::Clear,
+            };
+            let after = match (&reading, &came) {
+                (Ok(reading), _) => {
+                    attempts.after(index, Attempt::Answered(&reading.finding, testimony))
+                }
+                (Err(_), Err(UpstreamError { began: true, .. })) => {
+                    attempts.after(index, Attempt::Spoilt)
+                }
+                (Err(_), _) => attempts.after(index, Attempt::Unreached),
+            };
+            let kept = (after == After::Witness && first.is_none()).then(|| reading.clone().ok());
+            ticket.answered(reading, testimony);
             match after {
-                After::PassOn => return self.pass_on(came, index),
-                After::Again => {}
+                After::PassOn => {
+                    return self.pass_on_after(came, index, &attempts, first);
+                }
+                After::Again => self.last = Some((came, index)),
                 After::Pause(pause) => {
+                    self.last = Some((came, index));
+                    self.let_go();
                     self.pause(pause)?;
                 }
-                After::Hop => match self.hop(index)? {
-                    Some(other) => next = Some(other),
+                After::Hop => match self.another(attempts.tried())? {
+                    Some(other) => {
+                        next = Some(other);
+                        self.last = Some((came, index));
+                    }
                     None => return self.pass_on(came, index),
                 },
-            }
-            // What came is dropped, and its connection with it, unless the body was read to its end.
-            if let Ok(came) = came {
-                self.reuse(came);
+                After::Witness => {
+                    match kept.flatten() {
+                        Some(reading) => {
+                            first = Some(FirstAnswer {
+                                came,
+                                index,
+                                asked,
+                                reading,
+                            });
+                        }
+                        None => self.last = Some((came, index)),
+                    }
+                    match (self.another(attempts.tried())?, first.take()) {
+                        (Some(other), kept) => {
+                            next = Some(other);
+                            first = kept;
+                        }
+                        (None, Some(first)) => return self.pass_on(first.came, first.index),
+                        (None, None) => {
+                            let own = LocalResponse::exhausted(self.upstream.provider, None);
+                            return Ok(Sent::Nothing(own));
+                        }
+                    }
+                }
             }
             self.shared.counters.retries.fetch_add(1, Relaxed);
         }
     }
 
+    /// The last answer goes to the client, and what it tells of an earlier one to the balancer.
+    fn pass_on_after(
+        &mut self,
+        came: Result<UpstreamResponse, UpstreamError>,
+        index: usize,
+        attempts: &Attempts,
+        first: Option<FirstAnswer>,
+    ) -> Result<Sent, Gone> {
+        let Some(first) = first else {
+            return self.pass_on(came, index);
+        };
+        match &came {
+            Ok(answer) if answer.status() < 300 => {
+                let mut balancer = self.shared.balancer();
+                if attempts.blamed().is_some() {
+                    let FirstAnswer {
+                        index,
+                        asked,
+                        reading,
+                        ..
+                    } = first;
+                    let say = balancer.blame(self.place, index, asked, reading, now());
+                    self.shared.say(say);
+                }
+                if attempts.was_absent() && self.kind == EndpointKind::Other {
+                    balancer.remember_owner(self.place.ring, self.thing(), index);
+                }
+                drop(balancer);
+                self.last = Some((first.came, first.index));
+                self.let_go();
+                self.pass_on(came, index)
+            }
+            Ok(_) => self.pass_on(came, index),
+            // The witness could not be heard.
+            Err(_) => self.pass_on(first.came, first.index),
+        }
+    }
+
+    /// What the path names, without the query.
+    fn thing(&self) -> &str {
+        self.path.split('?').next().unwrap_or_default()
+    }
+
+    /// The response before the next one is dropped, and its connection with it, unless the body was read
+    /// to its end.
+    fn let_go(&mut self) {
+        if let Some((Ok(came), _)) = self.last.take() {
+            self.reuse(came);
+        }
+    }
+
+    /// A thing of which the owner is known is asked for with the owner's token.
+    fn ticket_of_owner(&self) -> Option<Ticket<'a>> {
+        if self.kind != EndpointKind::Other {
+            return None;
+        }
+        let pick = self
+            .shared
+            .balancer()
+            .owner(self.place, self.thing(), now());
+        match pick {
+            Some(Pick::Go { index }) => Some(self.out_with(index)),
+            _ => None,
+        }
+    }
+
     /// The token to go out with, as soon as there is one; or what to say instead.
-    fn ticket(&mut self, hold_until: Instant) -> Result<Result<Ticket<'a>, LocalResponse>, Gone> {
+    fn ticket(&mut self, attempts: &mut Attempts, hold_until: Instant) -> Result<Choice<'a>, Gone> {
         let queue_until = Instant::now() + QUEUE;
-        // Dropped after the brain, which it asks for.
+        let provider = self.upstream.provider;
+        // Dropped after the balancer, which it asks for.
         let mut held = None;
         loop {
             let mut say = Vec::new();
@@ -363,51 +511,67 @@ impl<'a> Exchange<'a> {
             let mut balancer = shared.balancer();
             let now = now();
             let patient = now.tick < queue_until;
-            let wait = match balancer.choose(self.ring, patient, now, &mut say) {
+            let tried = attempts.tried();
+            let wait = match balancer.choose(self.place, tried, patient, now, &mut say) {
                 Pick::Go { index } => {
                     shared.say(say);
                     drop(balancer);
-                    return Ok(Ok(self.out_with(index)));
+                    return Ok(Choice::Go(self.out_with(index)));
+                }
+                Pick::Tried => {
+                    drop(balancer);
+                    return Ok(Choice::Tried);
                 }
                 Pick::Hopeless => {
+                    let outlook = balancer.outlook(self.place.ring, now);
                     drop(balancer);
-                    match shared.waits_for_ever {
-                        true => shared.hopeless(self.ring),
-                        false => shared.say(say),
+                    match (shared.waits_for_ever, outlook) {
+                        (true, Outlook::Hopeless) => shared.exhausted(),
+                        (true, _) => {}
+                        (false, _) => shared.say(say),
                     }
-                    return Ok(Err(LocalResponse::exhausted(self.upstream.provider, None)));
+                    return Ok(Choice::Own(LocalResponse::exhausted(provider, None)));
                 }
                 Pick::Queue => LOOK,
                 Pick::Hold { until, .. } => {
                     let left = until.remaining(now);
                     if left > hold_until.saturating_duration_since(now.tick) {
-                        if !shared.waits_for_ever {
-                            drop(balancer);
-                            shared.say(say);
-                            let own = LocalResponse::exhausted(self.upstream.provider, Some(left));
-                            return Ok(Err(own));
+                        let outlook = balancer.outlook(self.place.ring, now);
+                        match (shared.waits_for_ever, outlook) {
+                            // The supervisor pauses the command, and says so.
+                            (true, Outlook::Until { .. }) => {
+                                say.clear();
+                                shared.exhausted();
+                            }
+                            (waits, _) => {
+                                // What else the command uses goes on: its limit has been told.
+                                if !waits {
+                                    shared.say(say);
+                                }
+                                drop(balancer);
+                                let own = LocalResponse::exhausted(provider, Some(left));
+                                return Ok(Choice::Own(own));
+                            }
                         }
-                        // The supervisor pauses the command, and says so.
-                        say.clear();
-                        shared.exhausted(self.ring, left);
                     }
-                    balancer.hold(self.ring, held.is_none(), !say.is_empty());
-                    let ring = self.ring;
+                    balancer.hold(self.place, held.is_none(), !say.is_empty());
+                    let place = self.place;
                     held.get_or_insert_with(|| {
                         shared.counters.held.fetch_add(1, Relaxed);
-                        Held { shared, ring }
+                        Held { shared, place }
                     });
+                    attempts.was_held();
                     left.clamp(Duration::from_millis(1), LOOK)
                 }
             };
             // Said before what ends the wait is. Under the same lock, so that no change is missed.
             shared.say(say);
             drop(shared.wait(balancer, wait));
+            self.let_go();
             if shared.is_stopping() {
                 let why = "the proxy is being shut down";
-                let dialect = self.upstream.provider.dialect;
-                return Ok(Err(LocalResponse::error(
-                    Some(dialect),
+                return Ok(Choice::Own(LocalResponse::error(
+                    Some(provider.dialect),
                     503,
                     "overloaded_error",
                     why,
@@ -417,14 +581,14 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Goes out with another token than this one, as soon as its first requests let it.
-    fn hop(&mut self, than: usize) -> Result<Option<Ticket<'a>>, Gone> {
+    /// Goes out with a token of a quota group that was not tried, as soon as its first requests let it.
+    fn another(&mut self, tried: &[usize]) -> Result<Option<Ticket<'a>>, Gone> {
         let queue_until = Instant::now() + QUEUE;
         let shared = self.shared;
         while !shared.is_stopping() {
             let mut balancer = shared.balancer();
             let now = now();
-            match balancer.another(self.ring, than, now.tick < queue_until, now) {
+            match balancer.another(self.place, tried, now.tick < queue_until, now) {
                 Some(Pick::Go { index }) => {
                     drop(balancer);
                     return Ok(Some(self.out_with(index)));
@@ -440,7 +604,7 @@ impl<'a> Exchange<'a> {
     fn out_with(&self, index: usize) -> Ticket<'a> {
         Ticket {
             shared: self.shared,
-            ring: self.ring,
+            place: self.place,
             index,
             asked: Instant::now(),
             open: true,
@@ -686,7 +850,7 @@ impl<'a> Exchange<'a> {
     fn reading(&self, came: &UpstreamResponse) -> Reading {
         self.upstream
             .provider
-            .read(ProbeTarget::Model, &came.reply(), SystemTime::now())
+            .read(ProbeTarget::Traffic, &came.reply(), SystemTime::now())
     }
 
     /// Keeps the connection of a response that is not passed on, if nothing is left on it.

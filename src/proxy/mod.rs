@@ -39,7 +39,9 @@ use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
+use crate::providers::scope::Scope;
 use crate::system::signals;
+use crate::tokens::ledger::Ledger;
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
@@ -65,7 +67,7 @@ const LAST_WORDS: Duration = Duration::from_secs(30);
 
 /// What all connections share.
 pub(crate) struct Shared {
-    /// In the order of the brain's rings.
+    /// In the order of the balancer's rings.
     upstreams: Vec<Upstream>,
     providers: Vec<&'static Provider>,
     balancer: Mutex<Balancer>,
@@ -104,12 +106,10 @@ struct Counters {
     circle: AtomicBool,
 }
 
-/// No token of this ring is usable, for so long or, without a time, until somebody mends one.
-#[derive(Debug)]
-pub(crate) struct Exhausted {
-    pub(crate) ring: usize,
-    pub(crate) wait: Option<Duration>,
-}
+/// No token is usable for a request for longer than it may be held, nor for anything else that the
+/// command uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exhausted;
 
 impl Shared {
     fn balancer(&self) -> MutexGuard<'_, Balancer> {
@@ -154,13 +154,9 @@ impl Shared {
         }
     }
 
-    fn exhausted(&self, ring: usize, wait: Duration) {
-        let wait = Some(wait);
-        let _ = self.exhausted.send(Exhausted { ring, wait });
-    }
-
-    fn hopeless(&self, ring: usize) {
-        let _ = self.exhausted.send(Exhausted { ring, wait: None });
+    /// Tells the supervisor that the command cannot go on, as the ledger says.
+    fn exhausted(&self) {
+        let _ = self.exhausted.send(Exhausted);
     }
 
     fn stop(&self) -> BorrowedFd<'_> {
@@ -186,9 +182,23 @@ fn now() -> Now {
     }
 }
 
+/// The ledger of these rings, as other runs have left it.
+fn ledger(rings: &[(TokenPool, Endpoint)], store: &Store, threshold: f64) -> Ledger {
+    let checked = |(pool, endpoint): &(TokenPool, Endpoint)| {
+        let model = endpoint.models.first().map_or("", String::as_str);
+        let scope = Scope::of_model(endpoint.provider, model);
+        // The cheapest model is asked about where nobody has said which one is used.
+        let is_named = endpoint.models.len() == 1 && model != endpoint.provider.cheapest_model;
+        (pool.clone(), scope, is_named)
+    };
+    let mut ledger = Ledger::new(rings.iter().map(checked), now());
+    store.recall_scopes(&mut ledger, threshold, now());
+    ledger
+}
+
 /// Where a proxy listens, and how it chooses and holds.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Setup {
     listen: SocketAddr,
     strategy: Strategy,
     hold: Duration,
@@ -210,11 +220,12 @@ impl Proxy {
     /// Listens, in front of the providers of these rings.
     fn start(
         rings: Vec<(TokenPool, Endpoint)>,
+        ledger: Ledger,
         rules: Rules,
-        place: Place,
+        setup: Setup,
         key: AccessKey,
     ) -> Result<Proxy, Error> {
-        let listen = place.listen;
+        let listen = setup.listen;
         let failed = |what| move |why: String| Error::System { what, why };
         let listener = TcpListener::bind(listen)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
@@ -234,18 +245,17 @@ impl Proxy {
             .map(|(pool, endpoint)| Upstream::new(pool, endpoint))
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed("cannot connect to a provider"))?;
-        let pools = rings.into_iter().map(|(pool, _)| pool).collect();
         let shared = Arc::new(Shared {
             providers: upstreams.iter().map(|upstream| upstream.provider).collect(),
             upstreams,
-            balancer: Mutex::new(Balancer::new(pools, rules, place.strategy)),
+            balancer: Mutex::new(Balancer::new(ledger, rules, setup.strategy, now())),
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),
             key,
             name: format!("ddollar-{:016x}", RandomState::new().hash_one(address)),
             any_host: !listen.ip().is_loopback(),
-            hold: place.hold,
-            waits_for_ever: place.waits_for_ever,
+            hold: setup.hold,
+            waits_for_ever: setup.waits_for_ever,
             most_connections: listener::most_connections(),
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
@@ -281,7 +291,7 @@ impl Proxy {
     /// Takes in what a probe found.
     fn learn(&self, token: TokenId, answer: Answer) -> Vec<RunEvent> {
         let mut balancer = self.shared.balancer();
-        let say = balancer.learn(token.ring, token.index, answer, now());
+        let say = balancer.probed(token.ring, token.index, answer, now());
         drop(balancer);
         self.shared.wake();
         say
@@ -368,13 +378,14 @@ pub(crate) fn run(
             now(),
         );
     }
-    let place = Place {
+    let setup = Setup {
         listen,
         strategy,
         hold,
         waits_for_ever: false,
     };
-    let mut proxy = Proxy::start(rings.clone(), options.rules.clone(), place, key)?;
+    let known = ledger(&rings, &store, options.rules.threshold);
+    let mut proxy = Proxy::start(rings.clone(), known, options.rules.clone(), setup, key)?;
 
     console.say(&RunEvent::Loaded {
         tokens: rings.iter().map(|(pool, _)| pool.len()).sum(),
@@ -430,7 +441,7 @@ pub(crate) fn run(
                 Ok(MonitorEvent::Answered { ring, index, answer }) => {
                     let say = proxy.learn(TokenId { ring, index }, answer);
                     say.iter().for_each(|notice| console.say(notice));
-                    store.keep(proxy.shared.balancer().pools(), now());
+                    store.keep_all(proxy.shared.balancer().ledger(), now());
                 }
                 Ok(MonitorEvent::Lost { .. }) => {}
                 Err(_) => answers = never(),
@@ -443,7 +454,7 @@ pub(crate) fn run(
             recv(proxy.notices) -> notice => {
                 if let Ok(notice) = notice {
                     console.say(&notice);
-                    store.keep(proxy.shared.balancer().pools(), now());
+                    store.keep_all(proxy.shared.balancer().ledger(), now());
                 }
             }
             // Requests wait, or are answered; there is no command to stop.

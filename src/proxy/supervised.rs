@@ -1,22 +1,19 @@
 //! The proxy of one supervised command: what `supervise --proxy` puts between the command and its
 //! providers.
 //!
-//! The command gets one stand-in for all tokens of a provider, the proxy's secret, and the session
-//! sees one token a provider, which is usable as long as any of them is. So nothing is ever rotated
-//! by a restart, and the command is paused only when a reset is too far away to hold its requests.
-//! It promises that the command sees no limit as long as a token can recover. It decides nothing.
+//! The command gets the proxy's secret in the place of all tokens of a provider. The session reads the
+//! proxy's ledger; nothing is rotated by a restart, and the command is paused only when everything that
+//! it uses is refused for longer than its requests are held. It decides nothing.
 
 use super::access_key::AccessKey;
-use super::{Exhausted, Place, Proxy};
+use super::{Exhausted, Proxy, Setup};
 use crate::clients::{self, Client, CommandLine};
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::usage::Usage;
-use crate::providers::{Finding, Reading};
-use crate::tokens::condition::is_same_end;
+use crate::tokens::ledger::Ledger;
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
@@ -24,13 +21,11 @@ use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// A running proxy for one command.
 pub(crate) struct Gateway {
     proxy: Proxy,
-    /// For each ring, the end of the wait that the session knows of.
-    told: Vec<Option<SystemTime>>,
 }
 
 impl Gateway {
@@ -42,16 +37,22 @@ impl Gateway {
         rings: Vec<(TokenPool, Endpoint)>,
         rules: &Rules,
         hold: Duration,
+        store: &Store,
     ) -> Result<Gateway, Error> {
-        let place = Place {
+        let setup = Setup {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             strategy: Strategy::Sticky,
             hold,
             waits_for_ever: true,
         };
         Ok(Gateway {
-            told: vec![None; rings.len()],
-            proxy: Proxy::start(rings, rules.clone(), place, AccessKey::new()?)?,
+            proxy: Proxy::start(
+                rings.clone(),
+                super::ledger(&rings, store, rules.threshold),
+                rules.clone(),
+                setup,
+                AccessKey::new()?,
+            )?,
         })
     }
 
@@ -60,7 +61,7 @@ impl Gateway {
         self.proxy.notices.clone()
     }
 
-    /// What it cannot serve.
+    /// Says that a request cannot be served before long.
     pub(crate) fn exhausted(&self) -> Receiver<Exhausted> {
         self.proxy.exhausted.clone()
     }
@@ -72,18 +73,18 @@ impl Gateway {
         }
     }
 
-    /// For each pool, one with a single token that stands for all of its own.
-    pub(crate) fn stand_ins(&self, pools: Vec<TokenPool>, client: &Client) -> Vec<TokenPool> {
-        let stand_in = |pool: &TokenPool| {
+    /// What the command gets in the place of the tokens of each pool: the proxy's secret.
+    pub(crate) fn placeholders(&self, pools: &[TokenPool], client: &Client) -> Vec<Token> {
+        let placeholder = |pool: &TokenPool| {
             let mut token: Token = self.proxy.shared.key.stand_in(pool.current());
             let is_hooked = client.has_hooks && token.provider.name == clients::HOOKED_PROVIDER;
             // As an API key it would meet the dialog about keys that the client has not seen.
             if is_hooked && !token.variables.is_empty() {
                 token.variables = vec![clients::HOOKED_TOKEN_VARIABLE];
             }
-            TokenPool::new(vec![token])
+            token
         };
-        pools.iter().filter_map(stand_in).collect()
+        pools.iter().map(placeholder).collect()
     }
 
     /// Leads the command here: base URLs, and what its client wants besides. What was changed is in
@@ -144,99 +145,21 @@ impl Gateway {
         }
     }
 
-    /// What it means for the placeholder of a ring that the proxy cannot serve a request.
-    pub(crate) fn event(&mut self, told: Exhausted, now: Now) -> Option<(TokenId, Answer)> {
-        let Exhausted { ring, wait } = told;
-        let end = now.wall + wait.unwrap_or_default();
-        let known = self.told.get_mut(ring)?;
-        // Each waiting request tells it, again and again.
-        let is_known = known.is_some_and(|known| is_same_end(known, end));
-        if is_known && wait.is_some() {
-            return None;
-        }
-        *known = wait.map(|_| end);
-        let finding = match wait {
-            Some(_) => Finding::Limited { retry_after: wait },
-            None => Finding::SpendCapped { until: None },
-        };
-        let answer = Answer {
-            asked: now.tick,
-            reading: Ok(bare(finding)),
-        };
-        Some((TokenId { ring, index: 0 }, answer))
-    }
-
-    /// Takes in what a probe found about a real token: what there is to say, and what it means for
-    /// the one that stands for all.
-    pub(crate) fn heard(
-        &self,
-        token: TokenId,
-        answer: Answer,
-        now: Now,
-    ) -> (Vec<RunEvent>, TokenId, Answer) {
-        let asked = answer.asked;
-        let kept = match &answer.reading {
-            Err(why) => Some(Err(why.clone())),
-            Ok(reading) => match &reading.finding {
-                finding @ (Finding::Overloaded { .. } | Finding::Unclear { .. }) => {
-                    Some(Ok(bare(finding.clone())))
-                }
-                _ => None,
-            },
-        };
-        let told = self.proxy.shared.balancer().told(token);
-        let checked = told.map(|token| RunEvent::Checked {
-            token,
-            reading: answer.reading.clone(),
-        });
-        let mut say: Vec<RunEvent> = checked.into_iter().collect();
-        say.extend(self.proxy.learn(token, answer));
-        // The session says these itself.
-        say.retain(|notice| {
+    /// Takes in what a probe found: what there is to say of it, beside what the session says.
+    pub(crate) fn learn(&self, token: TokenId, answer: Answer) -> Vec<RunEvent> {
+        let mut say = self.proxy.learn(token, answer);
+        say.retain(|event| {
             !matches!(
-                notice,
+                event,
                 RunEvent::Silent { .. } | RunEvent::AnswersAgain { .. }
             )
         });
-        let reading =
-            kept.unwrap_or_else(|| Ok(bare(self.proxy.shared.balancer().outlook(token.ring, now))));
-        let token = TokenId {
-            ring: token.ring,
-            index: 0,
-        };
-        (say, token, Answer { asked, reading })
+        say
     }
 
-    /// What the session says of the token that stands for all, as it is true of all.
-    pub(crate) fn reword(&self, notice: RunEvent, decided: bool, now: Now) -> Option<RunEvent> {
-        match notice {
-            // The proxy has said which token, and why. Its own words come alone.
-            RunEvent::Limit { .. } if decided => None,
-            RunEvent::NoNextToken => Some(RunEvent::AllExhausted),
-            RunEvent::WaitingForReset {
-                token,
-                span,
-                at,
-                now: said,
-                held: false,
-            } => {
-                let first = self.proxy.shared.balancer().first_reset(token.id.ring, now);
-                Some(RunEvent::WaitingForReset {
-                    token: first.unwrap_or(token),
-                    span,
-                    at,
-                    now: said,
-                    held: false,
-                })
-            }
-            notice => Some(notice),
-        }
-    }
-
-    /// The tokens to ask when the session asks about the one that stands for all.
-    pub(crate) fn whom_to_ask(&self, ring: usize, now: Now) -> impl Iterator<Item = usize> {
-        let asked = self.proxy.shared.balancer().whom_to_ask(ring, now);
-        asked.into_iter()
+    /// All that is known of the tokens by now.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.proxy.shared.balancer().ledger().clone()
     }
 
     /// How full each real token is by now.
@@ -251,16 +174,7 @@ impl Gateway {
 
     /// Keeps what is known of the real tokens.
     pub(crate) fn keep(&self, store: &mut Store, now: Now) {
-        store.keep(self.proxy.shared.balancer().pools(), now);
-    }
-}
-
-/// A reading without windows: those of one token say nothing about all.
-fn bare(finding: Finding) -> Reading {
-    Reading {
-        usage: Usage::default(),
-        finding,
-        quota_group: None,
+        store.keep_all(self.proxy.shared.balancer().ledger(), now);
     }
 }
 

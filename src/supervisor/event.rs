@@ -28,6 +28,8 @@ pub(crate) enum Event {
     MonitorLost { ring: usize },
     /// The proxy has something to say.
     Proxy(RunEvent),
+    /// A request of the child's cannot be served before long, nor can anything else that it uses.
+    Exhausted,
     /// Something that a thread cannot do; the run goes on without it.
     Warning(String),
     /// The user answered the prompt; the end of input is `END_OF_INPUT`.

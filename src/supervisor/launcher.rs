@@ -33,6 +33,8 @@ pub(super) struct Launcher {
     mixed: bool,
     /// Tokens that the child gets whatever happens.
     passthrough: Vec<Token>,
+    /// What the child gets in the place of the tokens in use, behind a proxy.
+    placeholders: Option<Vec<Token>>,
     /// What the command is called in the place of its line.
     name: Option<String>,
 }
@@ -51,7 +53,11 @@ impl Launcher {
     ///
     /// # Errors
     /// The system has no room for a socket or a thread.
-    pub(super) fn new(config: &mut Config, hooks: Sender<HookEvent>) -> Result<Launcher, Error> {
+    pub(super) fn new(
+        config: &mut Config,
+        placeholders: Option<Vec<Token>>,
+        hooks: Sender<HookEvent>,
+    ) -> Result<Launcher, Error> {
         let mut environment = std::mem::take(&mut config.environment);
         let mut hook_server = None;
         if config.calls_back {
@@ -71,6 +77,7 @@ impl Launcher {
             named: None,
             mixed: config.mixed,
             passthrough: std::mem::take(&mut config.passthrough),
+            placeholders,
             name: config.name.take(),
         })
     }
@@ -114,7 +121,11 @@ impl Launcher {
             self.environment.retain(|(name, _)| name != PROVIDER);
             self.environment.extend(named);
         }
-        let in_use = || session.pools().map(TokenPool::current);
+        let in_use = || {
+            let given = self.placeholders.iter().flatten();
+            let own = session.pools().map(TokenPool::current);
+            given.chain(own.filter(|_| self.placeholders.is_none()))
+        };
         if let Some(server) = &self.hook_server {
             let hooked = in_use().find(|token| token.provider.name == clients::HOOKED_PROVIDER);
             server.hand_out(hooked.map(|token| token.secret.clone()));

@@ -113,6 +113,7 @@ impl<'a> Supervisor<'a> {
     /// The loop. A child that has ended goes before an answer that would rotate it; what it said
     /// before it ended goes before its end (`Job::next_change`).
     fn run(&mut self) -> Result<Outcome, Error> {
+        self.look_at_ledger();
         let mut turn = self.session.start(now());
         loop {
             self.tell(&mut turn);
@@ -136,12 +137,13 @@ impl<'a> Supervisor<'a> {
                 recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
                 recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::Signal),
                 recv(sources.answers) -> answer => self.probed(answer),
-                recv(sources.exhausted) -> told => self.exhausted(told),
+                recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |Exhausted| Event::Exhausted),
                 recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
                 recv(sources.warnings) -> what => heard(what, &mut sources.warnings, |what| Event::Warning(what.0)),
                 recv(deadline) -> _ => Event::Deadline,
             };
             self.record(&event);
+            self.look_at_ledger();
             turn = self.session.handle(event, now());
         }
     }
@@ -204,13 +206,15 @@ impl<'a> Supervisor<'a> {
             warning,
         );
         let mut gateway = None;
+        let mut placeholders = None;
         match config.proxied {
             None => console.say(&RunEvent::MonitorStarted {
                 interval: config.interval,
             }),
             Some(hold) => {
-                let opened = Gateway::open(config::by_provider(rings), &config.rules, hold)?;
-                pools = opened.stand_ins(pools, config.command.client());
+                let opened =
+                    Gateway::open(config::by_provider(rings), &config.rules, hold, &store)?;
+                placeholders = Some(opened.placeholders(&pools, config.command.client()));
                 console.say(&opened.notice());
                 console.say(&opened.lead(&mut config.environment, &mut config.command));
                 if let Some(again) = &mut config.again {
@@ -219,11 +223,8 @@ impl<'a> Supervisor<'a> {
                 gateway = Some(opened);
             }
         }
-        let launcher = Launcher::new(&mut config, hook_sender)?;
-        let mut session = Session::new(pools, config.rules, now());
-        if gateway.is_some() {
-            session = session.behind_proxy();
-        }
+        let launcher = Launcher::new(&mut config, placeholders, hook_sender)?;
+        let session = Session::new(pools, config.rules, config.proxied, now());
         let command = launcher.shown_first(&session);
         reporter.begin(command, session.threshold(), now());
         Ok(Supervisor {
@@ -265,12 +266,10 @@ impl<'a> Supervisor<'a> {
         if self.session.take_news() {
             self.keep_state();
         }
-        // Behind a proxy, what the session says of one token is true of all.
-        if let Some(gateway) = &self.gateway {
-            let decided = turn.action != Action::Nothing;
-            let events = std::mem::take(&mut turn.events).into_iter();
-            let reworded = events.filter_map(|event| gateway.reword(event, decided, now()));
-            turn.events = reworded.collect();
+        // The proxy has said which token is limited.
+        if self.gateway.is_some() && turn.action != Action::Nothing {
+            turn.events
+                .retain(|event| !matches!(event, RunEvent::Limit { .. }));
         }
         self.report(&turn.events, now());
         self.console.hold(self.job.has_screen());
@@ -293,6 +292,13 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// Behind a proxy the session decides by the proxy's ledger, as it is now.
+    fn look_at_ledger(&mut self) {
+        if let Some(gateway) = &self.gateway {
+            self.session.see(gateway.ledger());
+        }
+    }
+
     /// Keeps what is known of the tokens for other runs.
     fn keep_state(&mut self) {
         match &self.gateway {
@@ -304,14 +310,8 @@ impl<'a> Supervisor<'a> {
     // ---- actions ----
 
     fn probe(&mut self, token: TokenId) {
-        let Some(monitor) = self.monitors.get(token.ring) else {
-            return;
-        };
-        match &self.gateway {
-            None => monitor.ask(token.index),
-            Some(gateway) => gateway
-                .whom_to_ask(token.ring, now())
-                .for_each(|index| monitor.ask(index)),
+        if let Some(monitor) = self.monitors.get(token.ring) {
+            monitor.ask(token.index);
         }
     }
 
@@ -324,6 +324,7 @@ impl<'a> Supervisor<'a> {
             first: !again,
         });
         let start = self.launcher.start(&line, again, &self.session);
+        self.store.hold(self.session.pools());
         if self.job.launch(start)? && again {
             self.console.hold(self.job.has_screen());
             self.console.say(&RunEvent::SessionResumed);
@@ -425,8 +426,7 @@ impl<'a> Supervisor<'a> {
 
     // ---- sources ----
 
-    /// An answer of a monitor. Behind a proxy, a real token's answer tells how things stand for the one
-    /// that the command has.
+    /// An answer of a monitor. Behind a proxy, it goes to the proxy's ledger.
     fn probed(&mut self, answer: Result<MonitorEvent, RecvError>) -> Event {
         let (ring, index, answer) = match answer {
             Ok(MonitorEvent::Answered {
@@ -441,34 +441,14 @@ impl<'a> Supervisor<'a> {
             }
         };
         let token = TokenId { ring, index };
-        let Some(gateway) = &self.gateway else {
-            return Event::Probed { token, answer };
-        };
-        let (events, placeholder, answer) = gateway.heard(token, answer, now());
-        for event in &events {
-            self.console.say(event);
+        if let Some(gateway) = &self.gateway {
+            let events = gateway.learn(token, answer.clone());
+            for event in &events {
+                self.console.say(event);
+            }
+            self.report(&events, now());
         }
-        self.report(&events, now());
-        Event::Probed {
-            token: placeholder,
-            answer,
-        }
-    }
-
-    /// The proxy cannot serve a request.
-    fn exhausted(&mut self, told: Result<Exhausted, RecvError>) -> Event {
-        let Ok(told) = told else {
-            self.sources.exhausted = never();
-            return Event::Nothing;
-        };
-        let event = self
-            .gateway
-            .as_mut()
-            .and_then(|gateway| gateway.event(told, now()));
-        event.map_or(Event::Nothing, |(token, answer)| Event::Probed {
-            token,
-            answer,
-        })
+        Event::Probed { token, answer }
     }
 }
 

@@ -17,6 +17,9 @@ pub(super) const UNKNOWN_RESET: Duration = Duration::from_secs(60);
 /// tokens near their limits would take turns.
 const HYSTERESIS: f64 = 0.10;
 
+/// What another run has found out is taken for true for so long without a question of one's own: a
+/// limit may have been raised, or paid for, since.
+const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 /// A limit that only the child tells counts as [`UNKNOWN_RESET`] at first, and as twice as long each
 /// time that it turns out to last, up to this: a night is not burnt in restarts, and not much of it is
 /// lost when the limit ends.
@@ -148,6 +151,8 @@ pub(super) struct Refused {
 /// A limit that the child has told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReportedLimit {
+    /// When the child said so first: what it says again while that holds changes nothing.
+    pub(super) at: Instant,
     /// How long it counts: from [`UNKNOWN_RESET`] to [`LONGEST_TOLD`].
     pub(super) span: Duration,
     pub(super) until: Until,
@@ -162,8 +167,11 @@ impl ReportedLimit {
             Some(told) => (told.span * 2).min(LONGEST_TOLD),
             None => UNKNOWN_RESET,
         };
-        let until = Until::after(span, now);
-        ReportedLimit { span, until }
+        ReportedLimit {
+            at: now.tick,
+            span,
+            until: Until::after(span, now),
+        }
     }
 }
 
@@ -176,6 +184,8 @@ pub(super) enum Candidate {
     Resting(Until),
     /// It has been asked, and is not usable before then.
     Bad(Until),
+    /// It will not recover by waiting, as was found before it was needed.
+    Condemned,
     /// It will not recover by waiting.
     Hopeless,
     /// It was asked in vain.
@@ -190,7 +200,9 @@ pub(super) enum Candidate {
 #[derive(Clone, Debug)]
 pub(crate) struct TokenState {
     pub(super) condition: Condition,
-    /// When this run found that condition, on the wall clock; `None`: it did not.
+    /// When the question was put that showed that condition; `None`: none in this run did.
+    pub(super) found: Option<Instant>,
+    /// The same on the wall clock; of a condition from another run, when that one found it.
     pub(super) seen: Option<SystemTime>,
     /// Utilization of its fullest window at the last answer; 1.0 is spent.
     pub(super) used: Option<f64>,
@@ -219,6 +231,7 @@ impl TokenState {
     pub(crate) fn new(label: Option<String>) -> TokenState {
         TokenState {
             condition: Condition::Unknown,
+            found: None,
             seen: None,
             used: None,
             last: Last::Never,
@@ -254,7 +267,7 @@ impl TokenState {
 
     /// When this run found its condition, on the wall clock; `None` when it did not.
     pub(crate) fn seen(&self) -> Option<SystemTime> {
-        self.seen
+        self.seen.filter(|_| self.found.is_some())
     }
 
     /// The quota group that the provider named, not the user.
@@ -269,10 +282,50 @@ impl TokenState {
         }
     }
 
-    /// Takes in a condition from such a run. It has not been asked in this one.
-    pub(crate) fn recall(&mut self, condition: Condition, used: Option<f64>) {
+    /// Takes in a condition from such a run, which found it then. It has not been asked in this one.
+    pub(crate) fn recall(&mut self, condition: Condition, used: Option<f64>, seen: SystemTime) {
         self.condition = condition;
         self.used = used;
+        self.seen = Some(seen);
+    }
+
+    /// What holds of the same token in every scope, for one of which nothing else is known.
+    pub(super) fn elsewhere(&self) -> TokenState {
+        let mut state = TokenState::new(None);
+        state.labelled = self.labelled;
+        state.follow(self);
+        state
+    }
+
+    /// Takes in what another scope has found of the same token and holds in every one: its quota
+    /// group, whether the provider accepts it, and whether its account can pay.
+    pub(super) fn follow(&mut self, other: &TokenState) {
+        self.group.clone_from(&other.group);
+        self.accepted = other.accepted;
+        self.refused = other.refused;
+        let holds_here = match other.condition {
+            // A limit says nothing against it, unless it shows that the token is accepted.
+            Condition::Rejected => other.found >= self.accepted,
+            Condition::SpendCapped { .. } => other.found >= self.found,
+            _ => false,
+        };
+        let held_everywhere = matches!(
+            self.condition,
+            Condition::Rejected | Condition::SpendCapped { .. }
+        );
+        if holds_here {
+            self.condition = other.condition;
+            self.found = other.found;
+            self.seen = other.seen;
+            self.last = other.last;
+            self.bad_since = self.bad_since.or(other.bad_since);
+        } else if held_everywhere && other.accepted > self.found {
+            // Accepted, or paid for, again.
+            self.condition = Condition::Unknown;
+            self.found = other.accepted;
+            self.last = Last::Never;
+            self.bad_since = None;
+        }
     }
 
     /// The quota group that it draws on, if known.
@@ -285,9 +338,12 @@ impl TokenState {
         self.last == Last::Never
     }
 
-    /// Whether it has never been asked, and no earlier run knows it either.
+    /// Whether it has never been asked, and what another run has found out is old, or nothing.
     pub(crate) fn is_unknown(&self, now: Now) -> bool {
-        self.is_unasked() && self.condition(now).until().is_none()
+        let age = self.seen.map(|seen| now.wall.duration_since(seen));
+        // A finding from the future was made before the clock was set back.
+        let is_recent = age.is_some_and(|age| age.unwrap_or_default() < REMEMBERED);
+        self.is_unasked() && !(self.condition(now).until().is_some() && is_recent)
     }
 
     /// Why the last question got no verdict, and how many in a row; `None` when it got one.
@@ -378,7 +434,7 @@ impl TokenState {
                 refused.times = refused.times.saturating_add(1);
                 refused.named |= reading.quota_group.is_some();
                 // Once may be the provider's own trouble.
-                if refused.times == 1 && self.worked() {
+                if refused.times == 1 && (self.worked() || self.accepted.is_some()) {
                     return self.record_failure(answer.asked, ProbeFailure::Doubtful, None, now);
                 }
                 Condition::Rejected
@@ -398,16 +454,16 @@ impl TokenState {
         self.take_on(condition, answer.asked, now);
     }
 
-    /// Takes in what the child says of the token in use.
+    /// Takes in what the child says of the token in use. A check that has seen a limit knows more about
+    /// its end, and what the child says again holds nothing up.
     pub(super) fn tell(&mut self, trouble: Trouble, now: Now) {
         match trouble {
             Trouble::Limited => {
-                let told = ReportedLimit::again(self.told, now);
-                self.told = Some(told);
-                self.last = Last::Verdict(now.tick);
                 if self.condition(now).until().is_none() {
+                    let told = ReportedLimit::again(self.told, now);
+                    self.told = Some(told);
                     let until = told.until;
-                    self.take_on(Condition::Limited { until }, now.tick, now);
+                    self.take_on(Condition::Limited { until }, told.at, now);
                 }
             }
             Trouble::Overloaded => {
@@ -416,6 +472,13 @@ impl TokenState {
             // Its cause may be elsewhere: a probe says whether it is the token.
             Trouble::Account => {}
         }
+    }
+
+    /// It was refused what another token was served, for a reason that is not known.
+    pub(super) fn suspend(&mut self, asked: Instant, now: Now) {
+        let until = Until::after(UNKNOWN_RESET, now);
+        self.last = Last::Verdict(asked);
+        self.take_on(Condition::Limited { until }, asked, now);
     }
 
     /// A token of the same quota group gave this verdict; it holds here too.
@@ -427,6 +490,7 @@ impl TokenState {
 
     fn take_on(&mut self, condition: Condition, asked: Instant, now: Now) {
         self.condition = condition;
+        self.found = Some(asked);
         let ago = now.tick.saturating_duration_since(asked);
         self.seen = now.wall.checked_sub(ago);
         if condition.is_good() {
@@ -475,11 +539,12 @@ impl TokenState {
     }
 
     pub(super) fn outlook(&self, since: Instant, now: Now) -> Candidate {
-        let fresh = self.asked().is_some_and(|asked| asked >= since);
+        let is_told = self.told.is_some_and(|told| told.at >= since);
+        let fresh = is_told || self.asked().is_some_and(|asked| asked >= since);
         match self.condition(now) {
-            // Somebody may have mended it since an earlier run found this.
-            Condition::Rejected | Condition::SpendCapped { until: None } if self.is_unasked() => {
-                Candidate::Unasked
+            // Somebody may have mended it since this was found.
+            Condition::Rejected | Condition::SpendCapped { until: None } if !fresh => {
+                Candidate::Condemned
             }
             Condition::Rejected | Condition::SpendCapped { until: None } => Candidate::Hopeless,
             Condition::NearLimit { until }

@@ -6,6 +6,7 @@
 
 pub(crate) mod condition;
 mod discovery;
+pub(crate) mod ledger;
 pub(crate) mod policy;
 mod pool;
 pub(crate) mod store;

@@ -5,7 +5,7 @@
 //! in), and to name as the next token only one that has answered since it was needed. It knows
 //! nothing of processes.
 
-use super::condition::{Candidate, Condition, Last, Trouble, UNKNOWN_RESET};
+use super::condition::{Candidate, Condition, Trouble, UNKNOWN_RESET};
 use crate::common::time::{Now, SHORTEST_REST, Until};
 use crate::providers::Answer;
 use crate::providers::schedule::backoff;
@@ -19,6 +19,10 @@ const BELIEVED_AFTER: u32 = 8;
 /// The same where none of its provider's was accepted in this run: 15 seconds, because wrong tokens are
 /// then the likelier cause.
 const BELIEVED_AFTER_IF_NEW: u32 = 3;
+/// When tokens are looked at again in a wait, after its begin: so that one bad promise does not cost a
+/// night, and few requests are made in vain. After the last one, each [`HOUR`].
+const LOOKS: [Duration; 2] = [Duration::from_secs(15 * 60), Duration::from_secs(30 * 60)];
+const HOUR: Duration = Duration::from_secs(60 * 60);
 /// A child that has worked so long before it tells of a limit tells of a new one. Longer than a client
 /// goes on trying by itself before it tells (Claude Code: 184 s).
 const HAS_WORKED: Duration = Duration::from_secs(5 * 60);
@@ -112,14 +116,11 @@ pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, worked: Duration, now
     share(pool, index, now.tick, now);
 }
 
-/// What an answer says of a quota holds for all tokens that draw on it.
-fn share(pool: &mut TokenPool, index: usize, answered: Instant, now: Now) {
+/// What was found just now of a quota holds for all tokens that draw on it.
+fn share(pool: &mut TokenPool, index: usize, asked: Instant, now: Now) {
     let state = pool.state(index);
-    let Last::Verdict(asked) = state.last else {
-        return;
-    };
     let condition = state.condition;
-    if asked != answered || !condition.is_of_the_group() {
+    if state.found != Some(asked) || !condition.is_of_the_group() {
         return;
     }
     let Some(group) = state.group.clone() else {
@@ -165,7 +166,9 @@ fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Candidat
     let state = pool.state(index);
     let outlook = state.outlook(since, now);
     match (outlook, state.asked(), state.refused) {
-        (Candidate::Hopeless, Some(asked), Some(refused)) if is_in_doubt(pool, index) => {
+        (Candidate::Hopeless | Candidate::Condemned, Some(asked), Some(refused))
+            if is_in_doubt(pool, index) =>
+        {
             let retry = asked + backoff(refused.times.saturating_sub(1));
             if now.tick < retry {
                 Candidate::Doubtful(retry)
@@ -177,12 +180,14 @@ fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Candidat
     }
 }
 
-/// The token to start with: the first of which nothing is known that a running child would be
-/// taken from it for. `None`: every token is known to be spent or rejected.
+/// The token to start with: of those of which nothing is known that a running child would be taken
+/// from them for, the one that the fewest other runs hold, and of these the first. `None`: every token
+/// is known to be spent or rejected.
 pub(crate) fn first(pool: &TokenPool, rules: &Rules, now: Now) -> Option<usize> {
     let current = pool.current_index();
-    let mut all = std::iter::once(current).chain(pool.peek());
-    all.find(|index| will_do(pool.state(*index).condition(now), rules, now))
+    let all = std::iter::once(current).chain(pool.peek());
+    all.filter(|index| will_do(pool.state(*index).condition(now), rules, now))
+        .min_by_key(|index| pool.holders(*index))
 }
 
 /// Whether a child may run with a token in this condition.
@@ -209,7 +214,12 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now
             match outlook(pool, current, since.tick, now) {
                 Candidate::Good | Candidate::Unclear(_) => return Decision::Keep,
                 Candidate::Unasked => return Decision::Probe { index: current },
-                Candidate::Resting(_) if matches!(held, Suspension::Ended { .. }) => {
+                Candidate::Resting(_) | Candidate::Condemned
+                    if matches!(
+                        held,
+                        Suspension::Ended { .. } | Suspension::Unstarted { .. }
+                    ) =>
+                {
                     return Decision::Probe { index: current };
                 }
                 Candidate::Silent(retry) => return wait(None, Some(retry), rules, held, now),
@@ -227,6 +237,7 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now
                 Candidate::Resting(_)
                 | Candidate::Bad(_)
                 | Candidate::Doubtful(_)
+                | Candidate::Condemned
                 | Candidate::Hopeless => {}
             }
         }
@@ -243,6 +254,37 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now
         Suspension::No | Suspension::Paused { .. } => state.bad_since.unwrap_or(now.tick),
     };
     look_for_another(pool, rules, held, needed_since, now)
+}
+
+/// The token to be looked at again in a long wait. Promised ends are wrong at times, and spend caps are
+/// raised in the evening: each quota group is asked after 15 minutes, after 30, and then hourly, the
+/// one in use first.
+pub(crate) fn due_in_wait(pool: &TokenPool, held: Suspension, now: Now) -> Option<usize> {
+    let look = last_look(held.since()?.tick, now.tick)?;
+    let current = pool.current_index();
+    let mut all = std::iter::once(current).chain(pool.peek());
+    let is_asked = |index: usize| pool.state(index).asked().is_some_and(|asked| asked >= look);
+    all.find(|index| {
+        let state = pool.state(*index);
+        let shares =
+            |other: usize| state.group().is_some() && pool.state(other).group() == state.group();
+        let is_told_by_another = state.condition(now).is_of_the_group()
+            && (0..pool.len()).any(|other| shares(other) && is_asked(other));
+        state.condition(now).is_refused() && !is_asked(*index) && !is_told_by_another
+    })
+}
+
+/// When tokens were last due to be looked at again in a wait that began then, and lasts until now.
+pub(crate) fn last_look(since: Instant, now: Instant) -> Option<Instant> {
+    let waited = now.saturating_duration_since(since);
+    let [first, second] = LOOKS;
+    let hours = waited.saturating_sub(second).as_secs() / HOUR.as_secs();
+    match waited {
+        _ if waited < first => None,
+        _ if waited < second => Some(since + first),
+        // At most as long as the wait itself.
+        _ => Some(since + second + Duration::from_secs(hours * HOUR.as_secs())),
+    }
 }
 
 /// Whether another token is to be asked again, and was asked later than the one in use.
@@ -283,14 +325,15 @@ fn look_for_another(
             _ => {}
         }
     }
-    // A rest is a prediction: before a wait, each resting token is asked once. Before the first
-    // start it was the run before this one that asked.
+    // What was found before is a prediction: before a wait, and before the end of a run, each token is
+    // asked once, also one that was rejected.
     for (index, outlook) in candidates() {
-        if let (Candidate::Resting(_), false) =
-            (&outlook, matches!(held, Suspension::Unstarted { .. }))
-        {
+        if let Candidate::Resting(_) | Candidate::Condemned = outlook {
             return Decision::Probe { index };
         }
+    }
+    if let Some(index) = due_in_wait(pool, held, now) {
+        return Decision::Probe { index };
     }
 
     let mut earliest: Option<(Until, usize)> = None;
@@ -330,7 +373,7 @@ fn look_for_another(
 }
 
 /// A wait for the earlier of a reset and the next try, unless `--max-wait` forbids it.
-fn wait(
+pub(super) fn wait(
     reset: Option<(Until, usize)>,
     retry: Option<Instant>,
     rules: &Rules,

@@ -7,30 +7,30 @@ use super::Token;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::monitor::Credentials;
 use crate::tokens::condition::TokenState;
+use std::sync::Arc;
 
 /// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
 pub(crate) type Ring = (TokenPool, Vec<Endpoint>);
 
-/// A ring of at least one token.
+/// A ring of at least one token, as it stands in one scope.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenPool {
-    entries: Vec<(Token, TokenState)>,
+    tokens: Arc<[Token]>,
+    states: Vec<TokenState>,
     current: usize,
+    /// How many other live runs hold each token; empty where none is known to.
+    holders: Vec<usize>,
 }
 
 impl TokenPool {
     /// A pool that starts at its first token; `None` without one.
     pub(crate) fn new(tokens: Vec<Token>) -> Option<TokenPool> {
-        let entries: Vec<_> = tokens
-            .into_iter()
-            .map(|token| {
-                let state = TokenState::new(token.group.clone());
-                (token, state)
-            })
-            .collect();
-        (!entries.is_empty()).then_some(TokenPool {
-            entries,
+        let label = |token: &Token| TokenState::new(token.group.clone());
+        (!tokens.is_empty()).then(|| TokenPool {
+            states: tokens.iter().map(label).collect(),
+            tokens: tokens.into(),
             current: 0,
+            holders: Vec::new(),
         })
     }
 
@@ -39,6 +39,31 @@ impl TokenPool {
         self.tokens()
             .map(|token| (token.provider, token.secret.clone()))
             .collect()
+    }
+
+    /// The same tokens in another scope, of which nothing is known but what holds in every one.
+    pub(super) fn elsewhere(&self) -> TokenPool {
+        TokenPool {
+            states: self.states.iter().map(TokenState::elsewhere).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes in what another scope of the same tokens has found out and holds in every one.
+    pub(super) fn follow(&mut self, other: &TokenPool) {
+        for (own, other) in self.states.iter_mut().zip(&other.states) {
+            own.follow(other);
+        }
+    }
+
+    /// So many other live runs hold each token.
+    pub(crate) fn set_holders(&mut self, holders: Vec<usize>) {
+        self.holders = holders;
+    }
+
+    /// How many other live runs hold the token at `index`.
+    pub(crate) fn holders(&self, index: usize) -> usize {
+        self.holders.get(index).copied().unwrap_or_default()
     }
 
     /// The token in use.
@@ -53,34 +78,34 @@ impl TokenPool {
 
     /// Begins at the token at `index`; none is left behind.
     pub(crate) fn start_at(&mut self, index: usize) {
-        self.current = index % self.entries.len();
+        self.current = index % self.tokens.len();
     }
 
     /// Moves to the token at `index`, the one that policy chose, and returns it. The token left
     /// behind rests; the one taken up no longer does.
     pub(crate) fn next(&mut self, index: usize) -> &Token {
         self.standing_mut(self.current).leave();
-        self.current = index % self.entries.len();
+        self.current = index % self.tokens.len();
         self.standing_mut(self.current).take_up();
         self.current()
     }
 
     /// The places of the tokens ahead, in ring order after the one in use, without moving.
     pub(crate) fn peek(&self) -> impl Iterator<Item = usize> + '_ {
-        (1..self.entries.len()).map(|steps| (self.current + steps) % self.entries.len())
+        (1..self.tokens.len()).map(|steps| (self.current + steps) % self.tokens.len())
     }
 
     /// How many tokens there are; never 0.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.tokens.len()
     }
 
     /// How many quota groups its tokens draw on; `None` as long as that of one is not known.
     pub(crate) fn quotas(&self) -> Option<usize> {
         let groups = self
-            .entries
+            .states
             .iter()
-            .map(|(_, state)| state.group())
+            .map(TokenState::group)
             .collect::<Option<Vec<&str>>>()?;
         let is_first = |(i, group): &(usize, &&str)| !groups[..*i].contains(group);
         Some(groups.iter().enumerate().filter(is_first).count())
@@ -88,23 +113,23 @@ impl TokenPool {
 
     /// The token at `index`, counted around the ring.
     pub(crate) fn token(&self, index: usize) -> &Token {
-        &self.entries[index % self.entries.len()].0
+        &self.tokens[index % self.tokens.len()]
     }
 
     /// All tokens, in order.
     pub(crate) fn tokens(&self) -> impl Iterator<Item = &Token> {
-        self.entries.iter().map(|(token, _)| token)
+        self.tokens.iter()
     }
 
     /// What is known of the token at `index`.
     pub(crate) fn state(&self, index: usize) -> &TokenState {
-        &self.entries[index % self.entries.len()].1
+        &self.states[index % self.tokens.len()]
     }
 
     /// What is known of the token at `index`, to be changed.
     pub(crate) fn standing_mut(&mut self, index: usize) -> &mut TokenState {
-        let len = self.entries.len();
-        &mut self.entries[index % len].1
+        let len = self.tokens.len();
+        &mut self.states[index % len]
     }
 }
 

@@ -3,6 +3,7 @@
 mod answers; // what counts as an answer
 mod http; // what goes through, byte for byte, and what breaks
 mod life; // start, several applications, status, the end
-mod matrix; // what a provider answers, and what the application gets (facts/peers.md §4)
-mod security;
-mod supervised; // rotation without a restart // who is refused, and where no token is
+mod matrix; // what a provider answers, and what the application gets
+mod scopes; // what an answer says of other models, other tokens and other things
+mod security; // who is refused, and where no token is
+mod supervised; // rotation without a restart

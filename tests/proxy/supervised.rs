@@ -2,9 +2,11 @@
 
 use crate::support::env::{PROGRAM, output};
 use crate::support::gateway::{Wire, message};
+use crate::support::upstream::Upstream;
 use crate::support::{Desk, Provider, Run, Supervise, eventually, organizations, proc, spent_at};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use std::time::Instant;
 
 /// A supervised agent, and what it knows of the proxy.
 struct Proxied {
@@ -106,6 +108,69 @@ fn tokens_change_and_the_child_stays() {
         ])
         .says_once("Launching")
         .never_says("Pausing");
+}
+
+/// A client that falls back to another model by itself goes on undisturbed, although the reset of the
+/// first one is far away.
+#[test]
+fn a_client_that_takes_another_model_is_not_paused() {
+    let upstream = Upstream::playing(|played| {
+        match String::from_utf8_lossy(&played.body).contains("opus") {
+            true => played.answer(429, "retry-after: 30000\r\n", "{}"),
+            false => played.answer(200, "", "{}"),
+        }
+        true
+    });
+    let prepared = Supervise::bare()
+        .env("ANTHROPIC_BASE_URL", &upstream.url)
+        .env("ANTHROPIC_API_KEYS", "token-aaaa-1,token-bbbb-2")
+        .options(&["--no-state", "--model", "claude-haiku-5-6"]);
+    let proxied = start(prepared);
+    for (model, status) in [
+        ("claude-opus-5-5", 429),
+        ("claude-haiku-5-6", 200),
+        ("claude-opus-5-5", 429),
+        ("claude-haiku-5-6", 200),
+    ] {
+        assert_eq!(proxied.ask(json!({"model": model})).answer().status, status);
+    }
+    proxied
+        .run
+        .finish()
+        .expect(0)
+        .never_says("Pausing")
+        .says_once("Launching");
+}
+
+/// Its own model is refused for longer than requests are held, while another one of its models is served:
+/// it hears of that, gives up, and is started again when its model is served again.
+#[test]
+fn a_child_that_gave_up_for_one_of_its_models_is_started_again_at_the_reset() {
+    let begin = Instant::now();
+    let upstream = Upstream::playing(move |played| {
+        let left = 8_u64.saturating_sub(begin.elapsed().as_secs());
+        match String::from_utf8_lossy(&played.body).contains("opus") && left > 0 {
+            true => played.answer(429, &format!("retry-after: {left}\r\n"), "{}"),
+            false => played.answer(200, "", "{}"),
+        }
+        true
+    });
+    let prepared = Supervise::bare()
+        .env("ANTHROPIC_BASE_URL", &upstream.url)
+        .env("ANTHROPIC_API_KEYS", "token-aaaa-1,token-bbbb-2")
+        .options(&["--no-state", "--model", "claude-haiku-5-6"])
+        .options(&["--hold", "1s", "--patience", "0s"]);
+    let mut proxied = start(prepared);
+    let ask = |proxied: &Proxied, model| proxied.ask(json!({"model": model})).answer().status;
+    assert_eq!(ask(&proxied, "claude-haiku-5-6"), 200);
+    assert_eq!(ask(&proxied, "claude-opus-5-5"), 429);
+    proxied.run.tell("exit 1");
+    proxied.run.wait_ready();
+    assert_eq!(ask(&proxied, "claude-opus-5-5"), 200);
+    proxied
+        .run
+        .finish()
+        .says(&["Waiting for limits to reset", "Session resumed"]);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::providers::Reading;
+use crate::providers::scope::EndpointKind;
 use crate::tokens::pool_of;
 use std::time::SystemTime;
 
-/// A brain, and a clock that the test moves.
+/// A balancer, and a clock that the test moves.
 struct Night {
     balancer: Balancer,
     now: Now,
@@ -22,15 +23,27 @@ fn night(strategy: Strategy, tokens: &[&str]) -> Night {
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
     };
+    let now = Now {
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        tick: Instant::now(),
+    };
+    let ledger = Ledger::new([(pool_of(tokens), model("opus"), false)], now);
     Night {
-        balancer: Balancer::new(vec![pool_of(tokens)], rules, strategy),
-        now: Now {
-            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-            tick: Instant::now(),
-        },
+        balancer: Balancer::new(ledger, rules, strategy, now),
+        now,
         said: Vec::new(),
     }
 }
+
+fn model(class: &str) -> Scope {
+    Scope {
+        kind: EndpointKind::Generate,
+        class: class.to_owned(),
+    }
+}
+
+/// Where the requests of these tests go.
+const OPUS: Place = Place { ring: 0, scope: 0 };
 
 fn limited(seconds: u64) -> Finding {
     Finding::Limited {
@@ -45,7 +58,8 @@ impl Night {
     }
 
     fn choose(&mut self) -> Pick {
-        self.balancer.choose(0, true, self.now, &mut self.said)
+        self.balancer
+            .choose(OPUS, &[], true, self.now, &mut self.said)
     }
 
     #[track_caller]
@@ -64,7 +78,9 @@ impl Night {
             asked,
             reading: Ok(reading),
         };
-        let said = self.balancer.answered(0, index, answer, self.now);
+        let said = self
+            .balancer
+            .answered(OPUS, index, answer, Testimony::Clear, self.now);
         self.said.extend(said);
     }
 
@@ -86,11 +102,11 @@ impl Night {
         let before = self.said.len();
         assert!(matches!(self.choose(), Pick::Hold { .. }));
         let news = self.said.len() > before;
-        self.balancer.hold(0, true, told && news);
+        self.balancer.hold(OPUS, true, told && news);
     }
 
     fn is_let_go(&mut self) {
-        let said = self.balancer.dequeue(0);
+        let said = self.balancer.dequeue(OPUS);
         self.said.extend(said);
     }
 
@@ -225,9 +241,9 @@ fn round_robin_and_headroom() {
             asked: room.now.tick,
             reading: Ok(served(used)),
         };
-        let _ = room.balancer.learn(0, index, answer, room.now);
+        let _ = room.balancer.probed(0, index, answer, room.now);
         assert_eq!(room.choose(), Pick::Go { index: next });
-        room.balancer.gave_up(0, next);
+        room.balancer.gave_up(OPUS, next);
         room.pass(Duration::from_secs(1));
     }
 }
@@ -250,11 +266,13 @@ fn a_new_token_gets_four_requests_before_its_first_success() {
     );
     let _ = night.goes_with(1);
     assert_eq!(night.choose(), Pick::Queue);
-    night.balancer.gave_up(0, 1);
+    night.balancer.gave_up(OPUS, 1);
     let _ = night.goes_with(1);
     assert_eq!(night.choose(), Pick::Queue);
     // Who has waited long enough goes.
-    let choice = night.balancer.choose(0, false, night.now, &mut night.said);
+    let choice = night
+        .balancer
+        .choose(OPUS, &[], false, night.now, &mut night.said);
     assert_eq!(choice, Pick::Go { index: 1 });
     night.answer(1, trial_requests[1], Finding::Served);
     for _ in 0..20 {
@@ -295,7 +313,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
                 quota_group: Some("org".into()),
             }),
         };
-        let said = night.balancer.learn(0, index, answer, night.now);
+        let said = night.balancer.probed(0, index, answer, night.now);
         night.said.extend(said);
     }
     let one_quota = |notice: &RunEvent| matches!(notice, RunEvent::Quotas { quotas: 1, .. });
@@ -340,7 +358,9 @@ fn near_the_limit_another_is_taken_and_the_rest_is_used_before_anyone_waits() {
             asked,
             reading: Ok(near(used)),
         };
-        let said = night.balancer.answered(0, index, answer, night.now);
+        let said = night
+            .balancer
+            .answered(OPUS, index, answer, Testimony::Clear, night.now);
         night.said.extend(said);
     }
     // Both are above the threshold: no switching to and fro, and no wait.
@@ -375,12 +395,12 @@ fn a_provider_in_trouble_condemns_no_token() {
     }
     // Four go first with the other token, and nobody is turned away for it.
     for _ in 0..4 {
-        let other = night.balancer.another(0, 0, true, night.now);
+        let other = night.balancer.another(OPUS, &[0], true, night.now);
         assert_eq!(other, Some(Pick::Go { index: 1 }));
     }
-    let fifth = night.balancer.another(0, 0, true, night.now);
+    let fifth = night.balancer.another(OPUS, &[0], true, night.now);
     assert_eq!(fifth, Some(Pick::Queue));
-    let in_a_hurry = night.balancer.another(0, 0, false, night.now);
+    let in_a_hurry = night.balancer.another(OPUS, &[0], false, night.now);
     assert_eq!(in_a_hurry, Some(Pick::Go { index: 1 }));
     assert_eq!(night.condition(0), Condition::Unknown);
 }

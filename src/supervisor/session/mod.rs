@@ -19,6 +19,7 @@ use crate::supervisor::event::{Action, Event, Outcome};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
 use crate::tokens::condition::{Condition, ProbeFailure, Trouble};
+use crate::tokens::ledger::{Ledger, Place};
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
 use crate::tokens::{TokenId, TokenPool};
 use nix::sys::signal::Signal;
@@ -114,13 +115,20 @@ impl Ring {
     }
 }
 
+/// What the proxy knows, as it was at the last event, and how long it holds a request.
+#[derive(Debug)]
+struct Proxied {
+    ledger: Option<Ledger>,
+    hold: Duration,
+}
+
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Session {
     rings: Vec<Ring>,
+    /// The child's requests go through the proxy, which learns and rotates by itself.
+    proxied: Option<Proxied>,
     rules: Rules,
-    /// Whether each ring's one token is a placeholder for those that a proxy chooses among.
-    proxied: bool,
     phase: Phase,
     /// Questions that are under way, and when they were put.
     asking: Vec<(TokenId, Instant)>,
@@ -142,8 +150,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A session before its first start.
-    pub(crate) fn new(pools: Vec<TokenPool>, rules: Rules, now: Now) -> Session {
+    /// A session before its first start. Behind a proxy, which `hold`s a request for so long, it decides by
+    /// what it [sees](Session::see).
+    pub(crate) fn new(
+        pools: Vec<TokenPool>,
+        rules: Rules,
+        hold: Option<Duration>,
+        now: Now,
+    ) -> Session {
         let rings = pools
             .into_iter()
             .map(|pool| Ring {
@@ -158,10 +172,11 @@ impl Session {
                 said_aside: false,
             })
             .collect();
+        let proxied = hold.map(|hold| Proxied { ledger: None, hold });
         Session {
             rings,
+            proxied,
             rules,
-            proxied: false,
             phase: Phase::Running { recheck: None },
             asking: Vec::new(),
             heard: false,
@@ -176,10 +191,17 @@ impl Session {
         }
     }
 
-    /// The same, of a command whose tokens a proxy chooses: each ring has one placeholder.
-    pub(crate) fn behind_proxy(mut self) -> Session {
-        self.proxied = true;
-        self
+    /// Takes in all that the proxy knows of the tokens by now.
+    pub(crate) fn see(&mut self, ledger: Ledger) {
+        let Some(proxied) = &mut self.proxied else {
+            return;
+        };
+        for (place, ring) in self.rings.iter_mut().enumerate() {
+            if let Some(pool) = ledger.pool(Place::checked(place)) {
+                ring.pool.clone_from(pool);
+            }
+        }
+        proxied.ledger = Some(ledger);
     }
 
     /// Whether something new may be known of a token since the last call.
@@ -263,6 +285,7 @@ impl Session {
                     .and_say_first(RunEvent::MonitorLost)
             }
             Event::Proxy(notice) => Turn::nothing().and_say(notice),
+            Event::Exhausted => self.apply_decision(now),
             Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
             Event::Line(line) => self.on_line(&line, now),
             Event::Deadline => self.on_deadline(now),
@@ -436,7 +459,10 @@ impl Session {
         let Some(ring) = self.rings.get_mut(token.ring) else {
             return Turn::nothing();
         };
-        policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
+        // The proxy has taken it in already.
+        if self.proxied.is_none() {
+            policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
+        }
         let state = ring.pool.state(token.index);
         let condition = state.condition(now);
         ring.worked |= matches!(
@@ -461,13 +487,10 @@ impl Session {
 
         let mut say = Vec::new();
         let provider = ring.pool.token(token.index).provider;
-        // What a placeholder stands for was told by the gateway.
-        if !self.proxied {
-            say.push(RunEvent::Checked {
-                token: TokenRef::new(&ring.pool, token, several),
-                reading: answer.reading.clone(),
-            });
-        }
+        say.push(RunEvent::Checked {
+            token: TokenRef::new(&ring.pool, token, several),
+            reading: answer.reading.clone(),
+        });
         let finding = answer.reading.as_ref().map(|reading| &reading.finding);
         if let (Ok(Finding::Unclear { why }), false) = (finding, ring.said_unclear) {
             ring.said_unclear = true;
@@ -492,7 +515,9 @@ impl Session {
             }
             _ => {}
         }
-        say.extend(RunEvent::quotas(&ring.pool, &mut ring.said_quotas));
+        if self.proxied.is_none() {
+            say.extend(RunEvent::quotas(&ring.pool, &mut ring.said_quotas));
+        }
         if is_current {
             say.extend(self.set_aside(token.ring, now));
         }
@@ -550,7 +575,10 @@ impl Session {
             .resumed
             .map(|at| now.tick.saturating_duration_since(at));
         let worked = resumed.map_or(lived, |resumed| resumed.min(lived));
-        policy::tell(&mut ring.pool, trouble, worked, now);
+        // The proxy sees for itself what the child's requests meet.
+        if self.proxied.is_none() {
+            policy::tell(&mut ring.pool, trouble, worked, now);
+        }
         if trouble == Trouble::Overloaded {
             self.troubles = if lived > RECOVERED {
                 0
@@ -635,7 +663,7 @@ impl Session {
             Phase::Stopping { .. } => None,
         };
         match due {
-            Some(at) if at.is_over(now) => self.apply_decision(now),
+            Some(at) if at.is_over(now) || self.is_look_due(now) => self.apply_decision(now),
             _ => Turn::nothing(),
         }
     }
@@ -729,9 +757,20 @@ impl Session {
             .enumerate()
             .filter(|(i, ring)| !ring.blind && self.may_live_on(*i, now))
             .filter(|(_, ring)| !obeys(ring))
-            .map(|(i, ring)| (i, policy::decide(&ring.pool, &self.rules, held, now)))
+            .map(|(i, _)| (i, self.decide(i, held, now)))
             .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i)))
             .unwrap_or((0, Decision::Keep))
+    }
+
+    /// What to do about one ring.
+    fn decide(&self, ring: usize, held: Suspension, now: Now) -> Decision {
+        let proxied = self.proxied.as_ref();
+        match proxied.and_then(|proxied| Some((proxied.ledger.as_ref()?, proxied.hold))) {
+            Some((ledger, hold)) => ledger.decide(ring, &self.rules, held, hold, now),
+            None => self.rings.get(ring).map_or(Decision::Keep, |ring| {
+                policy::decide(&ring.pool, &self.rules, held, now)
+            }),
+        }
     }
 
     /// Whether the child may live on this ring: one of its tokens has worked, or no other ring is
@@ -783,12 +822,10 @@ impl Session {
                 why: None,
             };
         }
-        // Which of the tokens behind a placeholder will be first is not known here.
-        let until = condition.until().filter(|_| !self.proxied);
         RunEvent::Limit {
             token,
             limit,
-            until: until.map(|until| until.wall),
+            until: condition.until().map(|until| until.wall),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Session {
         if own.blind || own.keep_going || !self.may_live_on(ring, now) {
             return None;
         }
-        match policy::decide(&own.pool, &self.rules, Suspension::No, now) {
+        match self.decide(ring, Suspension::No, now) {
             Decision::Rotate { index } => Some(index),
             _ => None,
         }

@@ -137,6 +137,18 @@ impl Session {
         }
     }
 
+    /// Whether a token is to be looked at again, long before the end that was promised.
+    pub(super) fn is_look_due(&self, now: Now) -> bool {
+        let Phase::Waiting(waiting) = self.phase else {
+            return false;
+        };
+        let pools = self.rings.iter().filter(|ring| !ring.blind);
+        self.asking.is_empty()
+            && pools
+                .map(|ring| policy::due_in_wait(&ring.pool, waiting.suspension(), now))
+                .any(|due| due.is_some())
+    }
+
     pub(super) fn decide_waiting(&mut self, waiting: Waiting, now: Now) -> Turn {
         if waiting.question.is_some() {
             return Turn::nothing();

@@ -3,20 +3,21 @@
 //!
 //! Owns the format. It promises that what is printed is read back as it was; that a file that is
 //! damaged in part costs that part, and no file a panic; that nothing holds beyond its own end; and
-//! that a clock that was set back stretches no wait. It reads no file and no clock (`state.rs` and
-//! the supervisor do), and never sees a token: only fingerprints.
+//! that a clock that was set back stretches no wait. It reads no file and no clock (its parent does), and never sees a token: only fingerprints.
 
 use crate::common::duration;
 use crate::common::time::{Now, Until};
+use crate::providers::scope::{EndpointKind, Scope};
 use crate::tokens::TokenPool;
 use crate::tokens::condition::{Condition, TokenState, is_same_end};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 /// The version of the format. A higher number is for what this code must not touch.
-const VERSION: u64 = 1;
+/// Version 1 kept tokens by the models that their checks asked for, and knew no scopes; it is read.
+const VERSION: u64 = 2;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A finding without an end, such as a rejection, counts for so long: somebody may mend it.
 const ENDLESS: Duration = DAY;
@@ -24,6 +25,8 @@ const ENDLESS: Duration = DAY;
 const FORGOTTEN: Duration = Duration::from_secs(30 * 86_400);
 /// No machine has more tokens; the newest are kept.
 const MOST: usize = 1000;
+/// No more clients are known.
+const MOST_CLIENTS: usize = 64;
 /// Names of quota groups are identifiers of some 40 characters.
 const LONGEST_GROUP: usize = 256;
 
@@ -56,10 +59,30 @@ enum Verdict {
     Rejected,
 }
 
-/// All that is remembered, by the fingerprints of tokens.
+/// All that is remembered.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StoredTokens {
+    /// By the fingerprint of a token, what holds for it in every scope; by that and a scope
+    /// ([`in_scope`]), what holds there.
     entries: BTreeMap<String, StoredToken>,
+    /// The model that each known client was seen to use last.
+    models: BTreeMap<String, String>,
+}
+
+/// The key of what holds for a token in one scope.
+pub(super) fn in_scope(fingerprint: &str, scope: &Scope) -> String {
+    format!("{fingerprint}/{}/{}", scope.kind.name(), scope.class)
+}
+
+/// The fingerprint and the scope of such a key.
+fn scope_of(key: &str) -> Option<(&str, Scope)> {
+    let (fingerprint, rest) = key.split_once('/')?;
+    let (kind, class) = rest.split_once('/')?;
+    let scope = Scope {
+        kind: EndpointKind::by_name(kind)?,
+        class: class.to_owned(),
+    };
+    Some((fingerprint, scope))
 }
 
 /// Why a text is no memory.
@@ -83,6 +106,11 @@ impl Verdict {
     /// Whether it is about the quota, which a group shares.
     fn is_of_the_group(self) -> bool {
         self.until().is_some() || matches!(self, Verdict::SpendCapped { .. })
+    }
+
+    /// Whether it holds for the token or its account in every scope.
+    fn holds_everywhere(self) -> bool {
+        matches!(self, Verdict::SpendCapped { .. } | Verdict::Rejected)
     }
 
     fn name(self) -> &'static str {
@@ -119,6 +147,23 @@ impl StoredToken {
             verdict,
             group: group.map(str::to_owned),
         })
+    }
+
+    /// The same as findings to keep, in this scope: what holds everywhere is kept as that, and a limit
+    /// of one model shows as well that the token is accepted and its account can pay.
+    pub(super) fn kept(self, fingerprint: &str, scope: &Scope) -> Vec<(String, StoredToken)> {
+        let everywhere = StoredToken {
+            verdict: match self.verdict.holds_everywhere() {
+                true => self.verdict,
+                false => Verdict::Usable,
+            },
+            ..self.clone()
+        };
+        let mut kept = vec![(fingerprint.to_owned(), everywhere)];
+        if !self.verdict.holds_everywhere() {
+            kept.push((in_scope(fingerprint, scope), self));
+        }
+        kept
     }
 
     /// How much longer it holds; `None` when it says nothing, or no longer. A finding from the
@@ -219,7 +264,7 @@ impl StoredTokens {
     pub(crate) fn parse(text: &[u8]) -> Result<StoredTokens, Unusable> {
         let file: Value = serde_json::from_slice(text).map_err(|_| Unusable::Damaged)?;
         match file.get("version").and_then(Value::as_u64) {
-            Some(VERSION) => {}
+            Some(1..=VERSION) => {}
             Some(version) if version > VERSION => return Err(Unusable::Newer),
             _ => return Err(Unusable::Damaged),
         }
@@ -227,12 +272,20 @@ impl StoredTokens {
         let tokens = tokens.ok_or(Unusable::Damaged)?;
         let entries = tokens
             .iter()
-            .filter(|(fingerprint, _)| is_a_fingerprint(fingerprint))
-            .filter_map(|(fingerprint, entry)| {
-                Some((fingerprint.clone(), StoredToken::from_json(entry)?))
+            .filter(|(key, _)| is_a_key(key))
+            .filter_map(|(key, entry)| Some((key.clone(), StoredToken::from_json(entry)?)))
+            .collect();
+        let models = file.get("models").and_then(Value::as_object);
+        let models = models.into_iter().flatten().take(MOST_CLIENTS);
+        let is_fit = |text: &&str| (1..=LONGEST_GROUP).contains(&text.len());
+        let models = models
+            .filter(|(client, _)| is_fit(&client.as_str()))
+            .filter_map(|(client, model)| {
+                let model = model.as_str().filter(is_fit)?;
+                Some((client.clone(), model.to_owned()))
             })
             .collect();
-        Ok(StoredTokens { entries })
+        Ok(StoredTokens { entries, models })
     }
 
     /// The state file.
@@ -245,7 +298,32 @@ impl StoredTokens {
         let mut file = Map::new();
         file.insert("version".into(), VERSION.into());
         file.insert("tokens".into(), Value::Object(tokens));
+        if !self.models.is_empty() {
+            let models = self.models.iter();
+            let models = models.map(|(client, model)| (client.clone(), model.as_str().into()));
+            file.insert("models".into(), Value::Object(models.collect()));
+        }
         format!("{:#}\n", Value::Object(file))
+    }
+
+    /// Takes in what another file holds that an older program has put aside.
+    pub(super) fn merge_file(&mut self, other: StoredTokens, now: SystemTime) {
+        let _ = self.merge(other.entries.into_iter().collect(), now);
+        for (client, model) in other.models {
+            self.models.entry(client).or_insert(model);
+        }
+    }
+
+    /// The scopes in which something is known of one of these tokens.
+    pub(super) fn scopes(&self, fingerprints: &[String]) -> BTreeSet<Scope> {
+        let of = |fingerprint: &String| {
+            // Keys of one token follow each other; '0' comes after '/'.
+            let keys = self
+                .entries
+                .range(format!("{fingerprint}/")..format!("{fingerprint}0"));
+            keys.filter_map(|(key, _)| Some(scope_of(key)?.1))
+        };
+        fingerprints.iter().flat_map(of).collect()
     }
 
     /// Takes in what a run has found out: of two findings the newer one counts. What has ended is
@@ -294,19 +372,10 @@ impl StoredTokens {
         }
     }
 
-    /// Tells the tokens of a pool, whose fingerprints are given in its order, what still holds of
-    /// them: their own last finding, or a newer one about a token that shares their quota.
-    pub(crate) fn recall(
-        &self,
-        pool: &mut TokenPool,
-        fingerprints: &[String],
-        threshold: f64,
-        now: Now,
-    ) {
-        let known: Vec<Option<&StoredToken>> = fingerprints
-            .iter()
-            .map(|fingerprint| self.entries.get(fingerprint))
-            .collect();
+    /// Tells the tokens of a pool, whose keys are given in its order, what still holds of them by these: their own last finding, or a newer one about a token that shares their quota.
+    pub(crate) fn recall(&self, pool: &mut TokenPool, keys: &[String], threshold: f64, now: Now) {
+        let known: Vec<Option<&StoredToken>> =
+            keys.iter().map(|key| self.entries.get(key)).collect();
         for (index, entry) in known.iter().enumerate() {
             if let Some(group) = entry.and_then(|entry| entry.group.as_deref()) {
                 pool.standing_mut(index).recall_group(group);
@@ -322,8 +391,9 @@ impl StoredTokens {
                 .filter(|entry| entry.verdict.is_of_the_group())
                 .chain(*own)
                 .max_by_key(|entry| entry.seen);
-            if let Some((condition, used)) = newest.and_then(|e| e.condition(threshold, now)) {
-                pool.standing_mut(index).recall(condition, used);
+            let Some(entry) = newest else { continue };
+            if let Some((condition, used)) = entry.condition(threshold, now) {
+                pool.standing_mut(index).recall(condition, used, entry.seen);
             }
         }
     }
@@ -339,6 +409,13 @@ fn time(moment: SystemTime) -> Value {
 /// bit off now and then, and what is printed must be read back as it was.
 fn rounded(used: f64) -> f64 {
     (used.min(1e6) * 1e6).round() / 1e6
+}
+
+fn is_a_key(text: &str) -> bool {
+    let is_scope = |(fingerprint, scope): (_, Scope)| {
+        is_a_fingerprint(fingerprint) && (scope.class.is_empty() || is_a_group(&scope.class))
+    };
+    is_a_fingerprint(text) || scope_of(text).is_some_and(is_scope)
 }
 
 fn is_a_fingerprint(text: &str) -> bool {

@@ -5,16 +5,21 @@
 //! finds it whole, whatever was killed in the middle (a new file takes the old one's place in one
 //! step); that runs do not lose each other's findings (read, merge and write under a lock, which
 //! ends with its process); that nothing here holds a run up or ends it: trouble is said once, and
-//! the run goes on without. What is in the file is `memory.rs`'s to say.
+//! the run goes on without. What is in the file is `format`'s to say.
 
 pub(crate) mod format;
+mod hold;
+
 use crate::common::Warning;
 use crate::common::private_file::{self, beside};
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
+use crate::providers::scope::Scope;
+use crate::tokens::ledger::Ledger;
 use crate::tokens::store::format::{StoredToken, StoredTokens, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use hold::Hold;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -27,6 +32,7 @@ const LARGEST: u64 = 1 << 20;
 /// How long the writer waits for other runs, which hold the lock for one write each.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+const NEWER: &str = "it is of a newer version, and stays as it is";
 /// How long the end of a run waits for the last write.
 const FLUSH: Duration = Duration::from_secs(3);
 
@@ -47,7 +53,19 @@ struct State {
 pub(crate) struct Store {
     state: Option<State>,
     memory: Option<StoredTokens>,
-    names: Vec<Vec<String>>,
+    rings: Vec<Vec<Name>>,
+    /// Says to other runs which tokens this one holds.
+    hold: Option<Hold>,
+}
+
+/// How the state knows a token.
+#[derive(Debug)]
+struct Name {
+    fingerprint: String,
+    /// Its fingerprint in version 1.
+    old: String,
+    /// The scope that checks ask about.
+    checked: Scope,
 }
 
 impl Store {
@@ -59,7 +77,8 @@ impl Store {
         Store {
             state,
             memory,
-            names: Vec::new(),
+            rings: Vec::new(),
+            hold: None,
         }
     }
 
@@ -72,30 +91,102 @@ impl Store {
         threshold: f64,
         now: Now,
     ) {
-        // Limits are those of a token at one address, and for one model.
         let named = |token: &Token| {
             let own = |endpoint: &&Endpoint| std::ptr::eq(endpoint.provider, token.provider);
-            let (address, models) = endpoints.iter().find(own).map_or_else(
-                || ("", String::new()),
-                |endpoint| (&*endpoint.base_url, endpoint.models.join(" ")),
-            );
-            token.secret.fingerprint(&[address, &models])
+            let own = endpoints.iter().find(own);
+            // Limits are those of a token at one address.
+            let address = own.map_or("", |endpoint| &*endpoint.base_url);
+            let models = own.map_or(&[][..], |endpoint| &endpoint.models);
+            let model = models.first().map_or("", String::as_str);
+            Name {
+                fingerprint: token.secret.fingerprint(&[address]),
+                old: token.secret.fingerprint(&[address, &models.join(" ")]),
+                checked: Scope::of_model(token.provider, model),
+            }
         };
-        let names: Vec<String> = pool.tokens().map(named).collect();
+        let names: Vec<Name> = pool.tokens().map(named).collect();
         if let Some(memory) = &self.memory {
-            memory.recall(pool, &names, threshold, now);
+            let old: Vec<String> = names.iter().map(|name| name.old.clone()).collect();
+            let in_scope = |name: &Name| format::in_scope(&name.fingerprint, &name.checked);
+            let checked: Vec<String> = names.iter().map(in_scope).collect();
+            for keys in [&old, &checked, &fingerprints(&names)] {
+                memory.recall(pool, keys, threshold, now);
+            }
         }
-        self.names.push(names);
+        if let (Some(state), true) = (&self.state, pool.len() > 1) {
+            let hold = self.hold.get_or_insert_with(|| Hold::new(&state.path));
+            pool.set_holders(hold.others(&fingerprints(&names)));
+        }
+        self.rings.push(names);
     }
 
-    /// Keeps what is known of the tokens for other runs.
+    /// Tells the tokens of all rings what is known of them in other scopes than that of their checks.
+    pub(crate) fn recall_scopes(&self, ledger: &mut Ledger, threshold: f64, now: Now) {
+        let Some(memory) = &self.memory else { return };
+        for (ring, names) in self.rings.iter().enumerate() {
+            let known = fingerprints(names);
+            for scope in memory.scopes(&known) {
+                if names.iter().all(|name| name.checked == scope) {
+                    continue;
+                }
+                let place = ledger.place(ring, &scope);
+                let Some(pool) = place.and_then(|place| ledger.pool_mut(place)) else {
+                    continue;
+                };
+                let in_scope = |key: &String| format::in_scope(key, &scope);
+                let keys: Vec<String> = known.iter().map(in_scope).collect();
+                memory.recall(pool, &keys, threshold, now);
+                memory.recall(pool, &known, threshold, now);
+            }
+        }
+    }
+
+    /// Says to other runs which tokens this one uses now: theirs start with others, if they can.
+    pub(crate) fn hold<'a>(&mut self, pools: impl Iterator<Item = &'a TokenPool>) {
+        let Some(hold) = &mut self.hold else { return };
+        let held = pools.zip(&self.rings).filter_map(|(pool, names)| {
+            let name = names.get(pool.current_index())?;
+            Some(name.fingerprint.as_str())
+        });
+        hold.set(held.collect());
+    }
+
+    /// Keeps what checks have shown of the tokens for other runs.
     pub(crate) fn keep<'a>(&mut self, pools: impl Iterator<Item = &'a TokenPool>, now: Now) {
+        let pools: Vec<&TokenPool> = pools.collect();
+        self.hold(pools.iter().copied());
         let Some(state) = &mut self.state else { return };
         let mut findings = Vec::new();
-        for (pool, names) in pools.zip(&self.names) {
-            let known = |index| StoredToken::of(pool.state(index), now);
-            let entries = names.iter().enumerate();
-            findings.extend(entries.filter_map(|(i, name)| Some((name.clone(), known(i)?))));
+        for (pool, names) in pools.into_iter().zip(&self.rings) {
+            for (index, name) in names.iter().enumerate() {
+                let known = StoredToken::of(pool.state(index), now);
+                findings.extend(
+                    known
+                        .into_iter()
+                        .flat_map(|known| known.kept(&name.fingerprint, &name.checked)),
+                );
+            }
+        }
+        state.keep(findings);
+    }
+
+    /// Keeps all that is known of the tokens for other runs.
+    pub(crate) fn keep_all(&mut self, ledger: &Ledger, now: Now) {
+        let last_used = |ring| ledger.pool(ledger.last_used(ring));
+        self.hold((0..ledger.len()).filter_map(last_used));
+        let Some(state) = &mut self.state else { return };
+        let mut findings = Vec::new();
+        for (ring, names) in self.rings.iter().enumerate() {
+            for (scope, pool) in ledger.scopes(ring) {
+                for (index, name) in names.iter().enumerate() {
+                    let known = StoredToken::of(pool.state(index), now);
+                    findings.extend(
+                        known
+                            .into_iter()
+                            .flat_map(|known| known.kept(&name.fingerprint, scope)),
+                    );
+                }
+            }
         }
         state.keep(findings);
     }
@@ -103,7 +194,12 @@ impl Store {
     /// Writes what is left to write: the next run may begin right after this one.
     pub(crate) fn close(&mut self) {
         self.state = None;
+        self.hold = None;
     }
+}
+
+fn fingerprints(names: &[Name]) -> Vec<String> {
+    names.iter().map(|name| name.fingerprint.clone()).collect()
 }
 
 #[derive(Debug)]
@@ -118,9 +214,13 @@ impl State {
     /// known. Trouble, now and later, goes to `events`.
     fn open(path: PathBuf, events: Sender<Warning>) -> Option<(State, StoredTokens)> {
         let memory = match read(&path) {
-            Ok(Ok(memory)) => memory,
+            Ok(Ok(memory)) if !beside(&path, ".newer").exists() => memory,
+            Ok(Err(Unusable::Newer)) => {
+                report(&path, NEWER, &events);
+                return None;
+            }
             // If another run is just about to deal with it, the writer looks again.
-            Ok(Err(_)) => lock(&path, Duration::ZERO)
+            Ok(_) => lock(&path, Duration::ZERO)
                 .and_then(|_lock| load(&path, &events))
                 .unwrap_or_default(),
             Err(why) => {
@@ -201,29 +301,45 @@ fn save(path: &Path, findings: Findings, events: &Sender<Warning>) -> Result<(),
     private_file::create_folder(private_file::folder_of(path)).map_err(words)?;
     let _lock = lock(path, LOCK_PATIENCE)?;
     let mut memory = load(path, events)?;
-    if !memory.merge(findings, SystemTime::now()) {
-        return Ok(());
+    match memory.merge(findings, SystemTime::now()) {
+        true => put(path, &memory),
+        false => Ok(()),
     }
-    // The lock makes the draft's name ours.
+}
+
+/// Puts this in the file's place, under the lock, which makes the draft's name ours.
+fn put(path: &Path, memory: &StoredTokens) -> Result<(), String> {
     private_file::replace(path, &beside(path, ".new"), memory.text().as_bytes()).map_err(words)
 }
 
 /// The file under the lock: what it holds, or nothing after setting it aside.
 fn load(path: &Path, events: &Sender<Warning>) -> Result<StoredTokens, String> {
-    let unusable = match read(path)? {
-        Ok(memory) => return Ok(memory),
-        Err(unusable) => unusable,
-    };
-    let (suffix, is) = match unusable {
-        Unusable::Damaged => (".damaged", "is damaged"),
-        Unusable::Newer => (".newer", "is of a newer version"),
-    };
-    let aside = beside(path, suffix);
-    std::fs::rename(path, &aside).map_err(|error| format!("it {is}, and stays: {error}"))?;
+    match read(path)? {
+        Ok(memory) => return Ok(with_newer(path, memory)),
+        // Another program's, which is not to lose it.
+        Err(Unusable::Newer) => return Err(NEWER.into()),
+        Err(Unusable::Damaged) => {}
+    }
+    let aside = beside(path, ".damaged");
+    std::fs::rename(path, &aside).map_err(|error| format!("it is damaged, and stays: {error}"))?;
     let (path, aside) = (path.display(), aside.display());
-    let what = format!("The state file '{path}' {is}; it is now '{aside}'");
+    let what = format!("The state file '{path}' is damaged; it is now '{aside}'");
     let _ = events.send(Warning(what));
     Ok(StoredTokens::default())
+}
+
+/// With what an older ddollar has moved aside, because it did not know the version.
+fn with_newer(path: &Path, mut memory: StoredTokens) -> StoredTokens {
+    let aside = beside(path, ".newer");
+    if aside.exists()
+        && let Ok(Ok(newer)) = read(&aside)
+    {
+        memory.merge_file(newer, SystemTime::now());
+        if put(path, &memory).is_ok() {
+            let _ = std::fs::remove_file(&aside);
+        }
+    }
+    memory
 }
 
 /// What the file holds; nothing if there is none.
@@ -240,9 +356,14 @@ fn read(path: &Path) -> Result<Result<StoredTokens, Unusable>, String> {
 
 /// The lock, which ends with the value or with the process.
 fn lock(path: &Path, patience: Duration) -> Result<File, String> {
+    lock_of(&beside(path, ".lock"), patience)
+}
+
+/// The lock that this file stands for.
+fn lock_of(path: &Path, patience: Duration) -> Result<File, String> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
-    let file = private_file::open(&mut options, &beside(path, ".lock")).map_err(words)?;
+    let file = private_file::open(&mut options, path).map_err(words)?;
     let until = Instant::now() + patience;
     loop {
         match file.try_lock() {

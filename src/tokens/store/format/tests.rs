@@ -54,6 +54,7 @@ fn memory(entries: impl IntoIterator<Item = (usize, StoredToken)>) -> StoredToke
     let entries = entries.into_iter();
     StoredTokens {
         entries: entries.map(|(n, entry)| (name(n), entry)).collect(),
+        models: BTreeMap::new(),
     }
 }
 
@@ -94,7 +95,7 @@ fn the_format_reads_like_this() {
       "used": 0.97
     }}
   }},
-  "version": 1
+  "version": 2
 }}
 "#
     );
@@ -155,7 +156,8 @@ fn what_is_no_memory_says_why() {
         (r#"{"version":1,"tokens":[]}"#, Unusable::Damaged),
         (r#"{"version":"1","tokens":{}}"#, Unusable::Damaged),
         (r#"{"version":0,"tokens":{}}"#, Unusable::Damaged),
-        (r#"{"version":2}"#, Unusable::Newer),
+        (r#"{"version":2}"#, Unusable::Damaged),
+        (r#"{"version":3}"#, Unusable::Newer),
     ] {
         assert_eq!(StoredTokens::parse(text.as_bytes()), Err(why), "{text}");
     }
@@ -338,6 +340,41 @@ fn a_spent_group_is_spent_for_all_unless_one_was_found_usable_later() {
     let memory = memory([(0, rejected), (1, usable(90, "org-1"))]);
     let conditions = recalled(&memory, 2, now);
     assert_eq!(conditions, [Condition::Rejected, Condition::Unknown]);
+}
+
+fn opus() -> Scope {
+    Scope {
+        kind: EndpointKind::Generate,
+        class: "claude-opus-5-5".into(),
+    }
+}
+
+#[test]
+fn what_holds_in_one_scope_is_kept_for_that() {
+    let now = now();
+    let key = in_scope(&name(0), &opus());
+    let mut memory = StoredTokens::default();
+    let rejected = entry(now.wall - seconds(60), Verdict::Rejected);
+    let _ = memory.merge(rejected.kept(&name(0), &opus()), now.wall);
+    assert_eq!(recalled(&memory, 1, now), [Condition::Rejected]);
+    // A limit shows that it is accepted, and holds for its own scope.
+    let _ = memory.merge(limited(now.wall, 600).kept(&name(0), &opus()), now.wall);
+    assert_eq!(recalled(&memory, 1, now), [Condition::Unknown]);
+    let mut pool = pool_of(&["a"]);
+    memory.recall(&mut pool, std::slice::from_ref(&key), 0.95, now);
+    assert!(matches!(
+        pool.state(0).condition(now),
+        Condition::Limited { .. }
+    ));
+    assert_eq!(
+        memory.scopes(&names(2)).into_iter().collect::<Vec<_>>(),
+        [opus()]
+    );
+    memory
+        .models
+        .insert("claude".into(), "claude-opus-5-5".into());
+    assert!(memory.text().contains("/generate/claude-opus-5-5"));
+    assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
 }
 
 /// Times so many seconds apart at most.

@@ -1,0 +1,351 @@
+//! What a limit holds for, besides the quota group: a class of models and a kind of endpoint.
+//!
+//! Owns the reading of a request's path and body for that. It promises that no body makes it panic or
+//! take more than one pass, and that a model of which nothing is known stands for itself. Pure.
+
+use super::{Dialect, Provider, anthropic};
+use memchr::memchr2;
+
+/// Longest name of a model; real ones have some 50 characters. Names are stored and printed.
+const LONGEST_NAME: usize = 128;
+
+/// What a provider's endpoint does, as far as limits differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum EndpointKind {
+    /// A model answers.
+    Generate,
+    /// The size of a prompt is counted; at Anthropic with a limit of its own.
+    CountTokens,
+    /// A text becomes a vector.
+    Embed,
+    /// Everything else: lists of models, files, batches, stored answers.
+    Other,
+}
+
+/// What a limit holds for within one quota group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Scope {
+    /// What the endpoint does.
+    pub(crate) kind: EndpointKind,
+    /// Models that draw on one bucket, by the name of one of them; empty where no model is known.
+    pub(crate) class: String,
+}
+
+impl EndpointKind {
+    /// Its word in the state file.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            EndpointKind::Generate => "generate",
+            EndpointKind::CountTokens => "count-tokens",
+            EndpointKind::Embed => "embed",
+            EndpointKind::Other => "other",
+        }
+    }
+
+    /// The kind of this name.
+    pub(crate) fn by_name(name: &str) -> Option<EndpointKind> {
+        use EndpointKind::{CountTokens, Embed, Generate, Other};
+        let mut all = [Generate, CountTokens, Embed, Other].into_iter();
+        all.find(|kind| kind.name() == name)
+    }
+}
+
+impl Scope {
+    /// The scope of answers of this model at this provider.
+    pub(crate) fn of_model(provider: &Provider, model: &str) -> Scope {
+        Scope {
+            kind: EndpointKind::Generate,
+            class: provider.model_class(model),
+        }
+    }
+
+    /// Whether a model answers here. That the size of a prompt or a list of models is still told is no
+    /// help to somebody whose models are refused.
+    pub(crate) fn is_work(&self) -> bool {
+        matches!(self.kind, EndpointKind::Generate | EndpointKind::Embed)
+    }
+
+    /// The scope of a request to `path`, which begins below the provider's base URL.
+    pub(crate) fn of_request(provider: &Provider, method: &str, path: &str, body: &[u8]) -> Scope {
+        let path = path.split(['?', '#']).next().unwrap_or_default();
+        let kind = match method {
+            "POST" => kind(provider.dialect, path.trim_end_matches('/')),
+            _ => EndpointKind::Other,
+        };
+        let class = match kind {
+            EndpointKind::Other => String::new(),
+            _ => match model_in_path(path) {
+                Some(model) => provider.model_class(model),
+                None => model_in_body(body)
+                    .map(|model| provider.model_class(&model))
+                    .unwrap_or_default(),
+            },
+        };
+        Scope { kind, class }
+    }
+}
+
+impl Provider {
+    /// The models that draw on the same bucket as this one, by the name of one of them; empty when the
+    /// name cannot be one.
+    fn model_class(&self, model: &str) -> String {
+        let model = model.trim().to_ascii_lowercase();
+        let name = model.strip_prefix("models/").unwrap_or(&model);
+        let is_fit = name.len() <= LONGEST_NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
+        match self.dialect {
+            _ if !is_fit => String::new(),
+            Dialect::Anthropic => anthropic::model_class(name).to_owned(),
+            Dialect::Chat(_) | Dialect::Gemini => name.to_owned(),
+        }
+    }
+}
+
+fn kind(dialect: Dialect, path: &str) -> EndpointKind {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    // Google's: `models/NAME:generateContent`.
+    match last.rsplit_once(':').map_or(last, |(_, action)| action) {
+        "generateContent" | "streamGenerateContent" => EndpointKind::Generate,
+        "countTokens" | "count_tokens" | "input_tokens" => EndpointKind::CountTokens,
+        "embedContent" | "batchEmbedContents" | "embeddings" | "embed" => EndpointKind::Embed,
+        // OpenAI's threads have messages, too, which are things and no answers.
+        "messages" | "complete" if matches!(dialect, Dialect::Anthropic) => EndpointKind::Generate,
+        "completions" | "responses" | "compact" | "chat" => EndpointKind::Generate,
+        _ => EndpointKind::Other,
+    }
+}
+
+/// The model that a path names: Google's `models/NAME:action`, Azure's `deployments/NAME/…`.
+fn model_in_path(path: &str) -> Option<&str> {
+    let after = |word| path.split_once(word).map(|(_, rest)| rest);
+    match (after("/models/"), after("/deployments/")) {
+        (Some(rest), _) => rest.split_once(':').map(|(name, _)| name),
+        (None, Some(rest)) => rest.split('/').next(),
+        (None, None) => None,
+    }
+}
+
+/// The text of `model` at the top of a JSON object. Other values are stepped over and not looked at:
+/// a conversation is megabytes, and some clients send the model after it.
+fn model_in_body(body: &[u8]) -> Option<String> {
+    let mut at = after_space(body, 0);
+    if body.get(at) != Some(&b'{') {
+        return None;
+    }
+    loop {
+        at = after_space(body, at + 1);
+        let end = end_of_text(body, at)?;
+        let is_model = body.get(at + 1..end) == Some(b"model");
+        at = after_space(body, end + 1);
+        if body.get(at) != Some(&b':') {
+            return None;
+        }
+        at = after_space(body, at + 1);
+        if is_model {
+            let end = end_of_text(body, at)?;
+            return serde_json::from_slice(body.get(at..=end)?).ok();
+        }
+        at = after_space(body, end_of_value(body, at)?);
+        if body.get(at) != Some(&b',') {
+            return None;
+        }
+    }
+}
+
+fn after_space(body: &[u8], at: usize) -> usize {
+    let rest = body.get(at..).unwrap_or_default();
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    at + rest.iter().take_while(|byte| is_space(byte)).count()
+}
+
+/// Where the text that begins at `at` has its closing quote.
+fn end_of_text(body: &[u8], at: usize) -> Option<usize> {
+    if body.get(at) != Some(&b'"') {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        at += memchr2(b'"', b'\\', body.get(at..)?)?;
+        match body.get(at) {
+            Some(b'"') => return Some(at),
+            _ => at += 2,
+        }
+    }
+}
+
+/// The place behind the value that begins at `at`.
+fn end_of_value(body: &[u8], at: usize) -> Option<usize> {
+    let (mut at, mut depth) = (at, 0_usize);
+    loop {
+        match body.get(at)? {
+            b'"' => at = end_of_text(body, at)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 0 => return Some(at),
+            b'}' | b']' => depth -= 1,
+            b',' if depth == 0 => return Some(at),
+            // A number or a word goes on.
+            _ if depth == 0 => {}
+            _ => {}
+        }
+        at += 1;
+        let ended = depth == 0 && matches!(body.get(at - 1), Some(b'"' | b'}' | b']'));
+        if ended {
+            return Some(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::by_name;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn is(provider: &str, path: &str, body: &str, kind: EndpointKind, class: &str) {
+        let provider = by_name(provider).unwrap();
+        let scope = Scope::of_request(provider, "POST", path, body.as_bytes());
+        assert_eq!((scope.kind, &*scope.class), (kind, class), "{path} {body}");
+    }
+
+    #[test]
+    fn what_a_request_is_for() {
+        use EndpointKind::{CountTokens, Embed, Generate, Other};
+        let opus = r#"{"model":"claude-opus-5-5","max_tokens":1}"#;
+        is(
+            "anthropic",
+            "/v1/messages?beta=true",
+            opus,
+            Generate,
+            "claude-opus-5-5",
+        );
+        is(
+            "anthropic",
+            "/v1/messages/count_tokens",
+            opus,
+            CountTokens,
+            "claude-opus-5-5",
+        );
+        is("anthropic", "/v1/messages/batches", opus, Other, "");
+        is(
+            "openai",
+            "/chat/completions",
+            r#"{"model":"gpt-5.6-luna"}"#,
+            Generate,
+            "gpt-5.6-luna",
+        );
+        is(
+            "openai",
+            "/responses",
+            r#"{"model":"gpt-6.2-sol"}"#,
+            Generate,
+            "gpt-6.2-sol",
+        );
+        is(
+            "openai",
+            "/responses/input_tokens",
+            r#"{"model":"m"}"#,
+            CountTokens,
+            "m",
+        );
+        is("openai", "/embeddings", r#"{"model":"m"}"#, Embed, "m");
+        is(
+            "openai",
+            "/threads/t/messages",
+            r#"{"model":"m"}"#,
+            Other,
+            "",
+        );
+        is("openai", "/files", "", Other, "");
+        let flash = "/v1beta/models/gemini-3-flash";
+        is(
+            "gemini",
+            &format!("{flash}:generateContent"),
+            "{}",
+            Generate,
+            "gemini-3-flash",
+        );
+        is(
+            "gemini",
+            &format!("{flash}:streamGenerateContent?alt=sse"),
+            "{}",
+            Generate,
+            "gemini-3-flash",
+        );
+        is(
+            "gemini",
+            &format!("{flash}:countTokens"),
+            "{}",
+            CountTokens,
+            "gemini-3-flash",
+        );
+        is(
+            "azure",
+            "/openai/deployments/mine/chat/completions?api-version=1",
+            "{}",
+            Generate,
+            "mine",
+        );
+        let provider = by_name("anthropic").unwrap();
+        let list = Scope::of_request(provider, "GET", "/v1/messages", opus.as_bytes());
+        assert_eq!(list.kind, Other);
+    }
+
+    #[test]
+    fn models_of_one_bucket_are_one_class() {
+        let class = |model: &str| Scope::of_model(by_name("anthropic").unwrap(), model).class;
+        for (one, other) in [
+            ("claude-opus-4-5-20251101", "claude-opus-4-8"),
+            ("claude-sonnet-4-5-20250929", "claude-sonnet-4-6"),
+            ("claude-fable-5", "claude-fable-5-1"),
+            ("claude-haiku-4-5", "claude-haiku-4-5-20251001"),
+        ] {
+            assert_eq!(class(one), class(other));
+        }
+        for (one, other) in [
+            ("claude-opus-5-5", "claude-opus-5"),
+            ("claude-opus-5", "claude-opus-4-8"),
+            ("claude-sonnet-5", "claude-sonnet-4-6"),
+            ("claude-haiku-5-5", "claude-opus-5-5"),
+        ] {
+            assert_ne!(class(one), class(other));
+        }
+    }
+
+    #[test]
+    fn the_model_is_found_wherever_it_stands() {
+        for (body, model) in [
+            (r#"{"model":"m"}"#, Some("m")),
+            (
+                r#" { "a" : [1, {"model":"x"}, "}"], "b":{"c":"\"model\":"}, "n": -1.5e3, "t":true , "model" : "m\/1" }"#,
+                Some("m/1"),
+            ),
+            (r#"{"a":"\\","model":"m"}"#, Some("m")),
+            (r#"{"messages":[{"model":"x"}]}"#, None),
+            (r#"{"model":5}"#, None),
+            (r#"{"model":"m"#, None),
+            (r#"[{"model":"m"}]"#, None),
+            ("", None),
+            ("model", None),
+        ] {
+            assert_eq!(model_in_body(body.as_bytes()).as_deref(), model, "{body}");
+        }
+    }
+
+    proptest! {
+        /// It finds what a JSON parser finds, and takes whatever comes.
+        #[test]
+        fn the_scan_agrees_with_a_parser(
+            text in ".{0,20}", model in ".{0,20}", list in prop::collection::vec(".{0,8}", 0..4),
+            junk in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let body = serde_json::json!({
+                "a": text, "b": {"model": text, "list": list}, "c": [[], {}, null, 1.5], "model": model, "z": list,
+            });
+            prop_assert_eq!(model_in_body(body.to_string().as_bytes()), Some(model.clone()));
+            let mut cut = body.to_string().into_bytes();
+            cut.truncate(junk.len());
+            let _ = model_in_body(&cut);
+            let _ = model_in_body(&junk);
+        }
+    }
+}

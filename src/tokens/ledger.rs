@@ -1,0 +1,328 @@
+//! The ledger: all that a run knows of its tokens, in each scope.
+//!
+//! Owns the pools of all rings, one for each scope that a ring was used in: a limit that one model met
+//! says nothing of another. It promises that a limit in one scope never changes another one, that a
+//! spend cap holds for its quota group and a rejection for its token in every scope, and that nothing
+//! it learns keeps a good token unusable for ever. It takes `now`, decides nothing and acts on nothing.
+
+use super::TokenPool;
+use super::condition::Condition;
+use super::policy::{self, Decision, Rules, Suspension};
+use crate::common::time::{Now, Until};
+use crate::providers::Answer;
+use crate::providers::scope::Scope;
+use std::time::{Duration, Instant};
+
+/// What the command has used within this time is what it is using: an agent that works asks its model
+/// every few seconds, and one of its helpers every few minutes.
+const LATELY: Duration = Duration::from_secs(10 * 60);
+/// A child that fails within this time after a request of a refused model has most likely failed for
+/// that.
+const SHORTLY: Duration = Duration::from_secs(60);
+/// What was found of a token so long before the newest refusal is asked about again before a wait.
+const OLD: Duration = Duration::from_secs(60);
+/// Scopes of one ring that are told apart. A command uses a handful; the names of models come from
+/// outside, and must not fill the memory.
+const MOST_SCOPES: usize = 64;
+
+/// A scope of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The ring, from 0.
+    pub(crate) ring: usize,
+    /// The scope's place in the ring, from 0: the first is the one that checks ask about.
+    pub(crate) scope: usize,
+}
+
+impl Place {
+    /// The scope that checks of this ring ask about.
+    pub(crate) fn checked(ring: usize) -> Place {
+        Place { ring, scope: 0 }
+    }
+}
+
+/// Whether a command can go on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Outlook {
+    /// Something that it has been using is served.
+    Usable,
+    /// Nothing is before then; `index` is the token that comes first.
+    Until { until: Until, index: usize },
+    /// Nothing will be served until somebody mends or pays for a token.
+    Hopeless,
+}
+
+/// What is known of the tokens of one ring in one scope.
+#[derive(Clone, Debug)]
+struct Book {
+    scope: Scope,
+    pool: TokenPool,
+    /// When a request was last made in it.
+    used: Option<Instant>,
+}
+
+impl Book {
+    /// Whether requests are refused with each token.
+    fn is_refused(&self, now: Now) -> bool {
+        let mut all = (0..self.pool.len()).map(|index| self.pool.state(index).condition(now));
+        all.all(Condition::is_refused)
+    }
+}
+
+/// All that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    rings: Vec<Vec<Book>>,
+}
+
+impl Ledger {
+    /// A ledger of these rings, each with the scope that its checks ask about. Where the user has named
+    /// the model, the command counts as using it from its start.
+    pub(crate) fn new(
+        rings: impl IntoIterator<Item = (TokenPool, Scope, bool)>,
+        now: Now,
+    ) -> Ledger {
+        let book = |(pool, scope, is_named): (TokenPool, Scope, bool)| {
+            vec![Book {
+                scope,
+                pool,
+                used: is_named.then_some(now.tick),
+            }]
+        };
+        Ledger {
+            rings: rings.into_iter().map(book).collect(),
+        }
+    }
+
+    /// How many rings there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// The place of a scope, which a request is about to use; `None` without such a ring.
+    pub(crate) fn enter(&mut self, ring: usize, scope: &Scope, now: Now) -> Option<Place> {
+        let place = self.place(ring, scope)?;
+        self.book_mut(place)?.used = Some(now.tick);
+        Some(place)
+    }
+
+    /// The place of a scope.
+    pub(crate) fn place(&mut self, ring: usize, scope: &Scope) -> Option<Place> {
+        let books = self.rings.get_mut(ring)?;
+        let known = |scope: &Scope, books: &[Book]| books.iter().position(|b| b.scope == *scope);
+        let at = known(scope, books).or_else(|| {
+            // Beyond the bound, models are no longer told apart.
+            let scope = match books.len() < MOST_SCOPES {
+                true => scope.clone(),
+                false => Scope {
+                    class: String::new(),
+                    ..scope.clone()
+                },
+            };
+            known(&scope, books).or_else(|| {
+                let pool = books.first()?.pool.elsewhere();
+                books.push(Book {
+                    scope,
+                    pool,
+                    used: None,
+                });
+                Some(books.len() - 1)
+            })
+        })?;
+        Some(Place { ring, scope: at })
+    }
+
+    /// The tokens of a ring as they stand in a scope; `None` without such a place.
+    pub(crate) fn pool(&self, place: Place) -> Option<&TokenPool> {
+        let book = self.rings.get(place.ring)?.get(place.scope)?;
+        Some(&book.pool)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn pool_mut(&mut self, place: Place) -> Option<&mut TokenPool> {
+        Some(&mut self.book_mut(place)?.pool)
+    }
+
+    /// All places of a ring with their scopes, and what is known there.
+    pub(crate) fn scopes(&self, ring: usize) -> impl Iterator<Item = (&Scope, &TokenPool)> {
+        let books = self.rings.get(ring).into_iter().flatten();
+        books.map(|book| (&book.scope, &book.pool))
+    }
+
+    /// The place of a ring where a request was made last, or that of its checks.
+    pub(crate) fn last_used(&self, ring: usize) -> Place {
+        let books = self.rings.get(ring).map_or(&[][..], Vec::as_slice);
+        // Of several that nothing was asked in, the first.
+        let last = books
+            .iter()
+            .enumerate()
+            .rev()
+            .max_by_key(|(_, book)| book.used);
+        let scope = last.map_or(0, |(place, _)| place);
+        Place { ring, scope }
+    }
+
+    /// Takes in an answer: in its scope, and elsewhere what holds elsewhere.
+    pub(crate) fn record(
+        &mut self,
+        place: Place,
+        index: usize,
+        answer: &Answer,
+        rules: &Rules,
+        now: Now,
+    ) {
+        let Some(pool) = self.pool_mut(place) else {
+            return;
+        };
+        policy::record(pool, index, answer, rules, now);
+        let known = pool.clone();
+        let Some(books) = self.rings.get_mut(place.ring) else {
+            return;
+        };
+        for (scope, book) in books.iter_mut().enumerate() {
+            if scope != place.scope {
+                book.pool.follow(&known);
+            }
+        }
+    }
+
+    /// The token at `index` is not used in this place for a while: it was refused what another one was
+    /// served.
+    pub(crate) fn suspend(&mut self, place: Place, index: usize, asked: Instant, now: Now) {
+        if let Some(pool) = self.pool_mut(place) {
+            pool.standing_mut(index).suspend(asked, now);
+        }
+    }
+
+    /// Whether the command that uses this ring can go on: not before everything is refused that it has
+    /// been using lately. Models decide, where it has asked any: that a list of models or the size of a
+    /// prompt is still told helps nobody.
+    pub(crate) fn outlook(&self, ring: usize, now: Now) -> Outlook {
+        let Some(books) = self.rings.get(ring) else {
+            return Outlook::Hopeless;
+        };
+        let is_recent = |book: &&Book| {
+            let ago = book.used.map(|at| now.tick.saturating_duration_since(at));
+            ago.is_some_and(|ago| ago < LATELY)
+        };
+        let recent = || books.iter().filter(is_recent);
+        let works = |book: &&Book| book.scope.is_work();
+        let mut used: Vec<&Book> = recent().filter(works).collect();
+        if used.is_empty() {
+            used = recent().collect();
+        }
+        if used.is_empty() {
+            used.extend(books.first());
+        }
+        if used.iter().any(|book| !book.is_refused(now)) {
+            return Outlook::Usable;
+        }
+        let resets = used.iter().filter_map(|book| first_reset(&book.pool, now));
+        match resets.min_by_key(|(until, _)| until.wall) {
+            Some((until, index)) => Outlook::Until { until, index },
+            None => Outlook::Hopeless,
+        }
+    }
+
+    /// What to do about a command whose requests to this ring go through the proxy. The proxy goes on with
+    /// another token by itself, and holds a request for up to `hold`; the command is only stopped when
+    /// everything that it uses is refused for longer. A child that has failed had just met a limit if a
+    /// model that it asked is refused.
+    pub(crate) fn decide(
+        &self,
+        ring: usize,
+        rules: &Rules,
+        held: Suspension,
+        hold: Duration,
+        now: Now,
+    ) -> Decision {
+        let Some(pool) = self.pool(Place::checked(ring)) else {
+            return Decision::Keep;
+        };
+        let wait = |reset| policy::wait(Some(reset), None, rules, held, now);
+        let outlook = self.outlook(ring, now);
+        if let Suspension::No = held {
+            let probe = || self.to_ask_before_a_wait(ring, now);
+            return match outlook {
+                Outlook::Usable => Decision::Keep,
+                Outlook::Until { until, .. } if until.remaining(now) <= hold => Decision::Keep,
+                Outlook::Until { until, index } => probe().unwrap_or_else(|| wait((until, index))),
+                Outlook::Hopeless => probe().unwrap_or(Decision::NoUsableToken),
+            };
+        }
+        let met = match held {
+            Suspension::Ended { since } => self.refused_shortly_before(ring, since.tick, now),
+            _ => None,
+        };
+        // With which token it goes on is the proxy's affair.
+        let decision = match policy::decide(pool, rules, held, now) {
+            Decision::Rotate { .. } | Decision::KeepUntil { .. } => Decision::Keep,
+            decision => decision,
+        };
+        match (decision, outlook, met) {
+            (Decision::Keep, _, Some(reset)) => wait(reset),
+            (Decision::Keep, Outlook::Until { until, index }, None) => wait((until, index)),
+            // What is checked is refused, but not what the command uses.
+            (
+                Decision::Wait { index: Some(_), .. }
+                | Decision::ExceedsMaxWait { .. }
+                | Decision::NoUsableToken,
+                Outlook::Usable,
+                None,
+            ) if matches!(held, Suspension::Paused { .. }) => Decision::Keep,
+            (
+                Decision::Wait { index: Some(_), .. } | Decision::ExceedsMaxWait { .. },
+                Outlook::Until { until, index },
+                _,
+            ) => wait((until, index)),
+            (decision, ..) => decision,
+        }
+    }
+
+    /// A token of which nothing was heard for a while before the newest refusal: what is known of it is
+    /// a prediction, which is asked about once before a wait or an end.
+    fn to_ask_before_a_wait(&self, ring: usize, now: Now) -> Option<Decision> {
+        let pool = self.pool(Place::checked(ring))?;
+        let newest = (0..pool.len()).filter_map(|i| pool.state(i).found).max()?;
+        let index = (0..pool.len()).find(|index| {
+            let state = pool.state(*index);
+            let is_old = state.asked().is_none_or(|asked| asked + OLD < newest);
+            state.condition(now).is_refused() && is_old
+        })?;
+        Some(Decision::Probe { index })
+    }
+
+    /// When a model is served again that was asked shortly before then, and is refused with each token.
+    fn refused_shortly_before(
+        &self,
+        ring: usize,
+        then: Instant,
+        now: Now,
+    ) -> Option<(Until, usize)> {
+        let books = self.rings.get(ring).into_iter().flatten();
+        let asked = books.filter(|book| book.used.is_some_and(|used| used + SHORTLY >= then));
+        asked
+            .filter(|book| book.scope.is_work() && book.is_refused(now))
+            .filter_map(|book| first_reset(&book.pool, now))
+            .min_by_key(|(until, _)| until.wall)
+    }
+
+    fn book_mut(&mut self, place: Place) -> Option<&mut Book> {
+        self.rings.get_mut(place.ring)?.get_mut(place.scope)
+    }
+}
+
+/// When the first of the spent tokens is good again, and which one it is.
+pub(crate) fn first_reset(pool: &TokenPool, now: Now) -> Option<(Until, usize)> {
+    (0..pool.len())
+        .filter_map(|index| match pool.state(index).condition(now) {
+            Condition::Limited { until } | Condition::SpendCapped { until: Some(until) } => {
+                Some((until, index))
+            }
+            _ => None,
+        })
+        .min_by_key(|(until, _)| until.wall)
+}
+
+#[cfg(test)]
+mod tests;

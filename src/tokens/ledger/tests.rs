@@ -1,0 +1,244 @@
+//! What one scope says of another, and what must hold after any answers.
+
+use super::*;
+use crate::common::time::SHORTEST_REST;
+use crate::providers::scope::EndpointKind;
+use crate::providers::usage::Usage;
+use crate::providers::{Finding, Reading};
+use crate::tokens::pool_of;
+use proptest::prelude::*;
+use std::time::SystemTime;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn rules() -> Rules {
+    Rules {
+        threshold: 0.95,
+        patience: Duration::from_secs(5),
+        max_wait: None,
+        retries: 0,
+        interactive: false,
+        grace: Duration::ZERO,
+        jitter: Duration::ZERO,
+    }
+}
+
+fn start() -> Now {
+    Now {
+        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        tick: Instant::now(),
+    }
+}
+
+fn later(now: Now, span: Duration) -> Now {
+    Now {
+        wall: now.wall + span,
+        tick: now.tick + span,
+    }
+}
+
+fn scope(kind: EndpointKind, class: &str) -> Scope {
+    Scope {
+        kind,
+        class: class.to_owned(),
+    }
+}
+
+fn model(class: &str) -> Scope {
+    scope(EndpointKind::Generate, class)
+}
+
+fn ledger(tokens: &[&str], is_named: bool) -> (Ledger, Now) {
+    let now = start();
+    let ring = (pool_of(tokens), model("checked"), is_named);
+    (Ledger::new([ring], now), now)
+}
+
+fn limited(seconds: u64) -> Finding {
+    Finding::Limited {
+        retry_after: Some(Duration::from_secs(seconds)),
+    }
+}
+
+fn says(ledger: &mut Ledger, place: Place, index: usize, finding: Finding, now: Now) {
+    let reading = Reading {
+        usage: Usage::default(),
+        finding,
+        quota_group: Some(format!("org-{}", index / 2)),
+    };
+    let answer = Answer {
+        asked: now.tick,
+        reading: Ok(reading),
+    };
+    ledger.record(place, index, &answer, &rules(), now);
+}
+
+fn condition(ledger: &Ledger, place: Place, index: usize, now: Now) -> Condition {
+    ledger.pool(place).unwrap().state(index).condition(now)
+}
+
+#[test]
+fn a_limit_of_one_model_leaves_the_others_alone() {
+    let (mut ledger, now) = ledger(&["a", "b"], false);
+    let opus = ledger.enter(0, &model("opus"), now).unwrap();
+    let haiku = ledger.enter(0, &model("haiku"), now).unwrap();
+    for index in 0..2 {
+        says(&mut ledger, Place::checked(0), index, Finding::Served, now);
+    }
+    says(&mut ledger, opus, 0, limited(3600), now);
+    assert!(condition(&ledger, opus, 0, now).is_refused());
+    // The other token draws on the same bucket.
+    assert!(condition(&ledger, opus, 1, now).is_refused());
+    assert_eq!(condition(&ledger, haiku, 0, now), Condition::Unknown);
+    assert_eq!(
+        condition(&ledger, Place::checked(0), 0, now),
+        Condition::Usable
+    );
+    assert_eq!(ledger.enter(0, &model("opus"), now), Some(opus));
+}
+
+#[test]
+fn a_spend_cap_holds_for_the_group_and_a_rejection_for_the_token_in_every_scope() {
+    let (mut ledger, now) = ledger(&["a", "b", "c"], false);
+    let opus = ledger.enter(0, &model("opus"), now).unwrap();
+    for index in 0..3 {
+        says(&mut ledger, opus, index, Finding::Served, now);
+    }
+    let now = later(now, Duration::from_secs(1));
+    says(
+        &mut ledger,
+        opus,
+        0,
+        Finding::SpendCapped { until: None },
+        now,
+    );
+    says(&mut ledger, opus, 2, Finding::Rejected, now);
+    let now = later(now, Duration::from_secs(1));
+    says(&mut ledger, opus, 2, Finding::Rejected, now);
+    let haiku = ledger.enter(0, &model("haiku"), now).unwrap();
+    for place in [Place::checked(0), opus, haiku] {
+        for index in 0..2 {
+            let capped = Condition::SpendCapped { until: None };
+            assert_eq!(condition(&ledger, place, index, now), capped, "{index}");
+        }
+        assert_eq!(condition(&ledger, place, 2, now), Condition::Rejected);
+    }
+    // And what lifts it there lifts it here.
+    let now = later(now, Duration::from_secs(1));
+    says(&mut ledger, haiku, 2, Finding::Served, now);
+    says(&mut ledger, haiku, 0, Finding::Served, now);
+    assert_eq!(condition(&ledger, opus, 2, now), Condition::Unknown);
+    assert_eq!(condition(&ledger, opus, 0, now), Condition::Unknown);
+}
+
+#[test]
+fn a_command_is_stopped_only_when_all_that_it_uses_is_refused() {
+    let (mut ledger, now) = ledger(&["a"], false);
+    let pro = ledger.enter(0, &model("pro"), now).unwrap();
+    says(&mut ledger, pro, 0, limited(7200), now);
+    let Outlook::Until { until, index: 0 } = ledger.outlook(0, now) else {
+        panic!("it can go on");
+    };
+    assert_eq!(until.remaining(now).as_secs(), 7200);
+    // The size of a prompt is told all the same.
+    let count = scope(EndpointKind::CountTokens, "pro");
+    let count = ledger.enter(0, &count, now).unwrap();
+    says(&mut ledger, count, 0, Finding::Served, now);
+    assert!(matches!(ledger.outlook(0, now), Outlook::Until { .. }));
+    let flash = ledger.enter(0, &model("flash"), now).unwrap();
+    says(&mut ledger, flash, 0, Finding::Served, now);
+    assert_eq!(ledger.outlook(0, now), Outlook::Usable);
+    // It no longer uses what it has not asked for ten minutes.
+    let now = later(now, LATELY);
+    let _ = ledger.enter(0, &model("pro"), now);
+    assert!(matches!(ledger.outlook(0, now), Outlook::Until { .. }));
+}
+
+#[test]
+fn a_model_that_the_user_has_named_is_in_use_from_the_start() {
+    for (is_named, can_go_on) in [(true, true), (false, false)] {
+        let (mut ledger, now) = ledger(&["a"], is_named);
+        let pro = ledger.enter(0, &model("pro"), now).unwrap();
+        says(&mut ledger, pro, 0, limited(7200), now);
+        assert_eq!(ledger.outlook(0, now) == Outlook::Usable, can_go_on);
+    }
+}
+
+#[test]
+fn names_of_models_do_not_fill_the_memory() {
+    let (mut ledger, now) = ledger(&["a"], false);
+    for name in 0..10 * MOST_SCOPES {
+        let place = ledger.enter(0, &model(&name.to_string()), now).unwrap();
+        assert!(place.scope <= MOST_SCOPES);
+    }
+}
+
+/// What may be answered.
+fn finding() -> impl Strategy<Value = Finding> {
+    let span = || prop::option::of((0..200_000_u64).prop_map(Duration::from_secs));
+    prop_oneof![
+        Just(Finding::Served),
+        span().prop_map(|retry_after| Finding::Limited { retry_after }),
+        span().prop_map(|span| Finding::SpendCapped {
+            until: span.map(|span| start().wall + span)
+        }),
+        Just(Finding::Rejected),
+        span().prop_map(|retry_after| Finding::Overloaded { retry_after }),
+        Just(Finding::Unclear { why: "odd" }),
+    ]
+}
+
+proptest! {
+    /// Whatever was answered: a token that is served once is good from then on, in every scope where
+    /// no limit of its own holds, and no limit outlasts what the provider has promised.
+    #[test]
+    fn nothing_keeps_a_good_token_unusable(
+        answers in prop::collection::vec((0..4_usize, 0..3_usize, finding(), 0..2000_u64), 0..40),
+    ) {
+        let (mut ledger, mut now) = ledger(&["a", "b", "c", "d"], false);
+        let places: Vec<Place> = ["x", "y", "z"]
+            .iter()
+            .map(|class| ledger.enter(0, &model(class), now).unwrap())
+            .collect();
+        for (index, place, finding, pause) in answers {
+            now = later(now, Duration::from_secs(pause));
+            says(&mut ledger, places[place], index, finding, now);
+        }
+        now = later(now, SHORTEST_REST);
+        for index in 0..4 {
+            says(&mut ledger, places[0], index, Finding::Served, now);
+        }
+        for index in 0..4 {
+            prop_assert!(!condition(&ledger, places[0], index, now).is_refused());
+            prop_assert!(!condition(&ledger, places[1], index, later(now, 3 * DAY)).is_refused());
+        }
+        prop_assert_eq!(ledger.outlook(0, now), Outlook::Usable);
+    }
+
+    /// A refusal in one scope never changes what is known in another.
+    #[test]
+    fn a_refusal_in_one_scope_never_changes_another(
+        before in prop::collection::vec((0..4_usize, 0..2_usize, finding()), 0..20),
+        index in 0..4_usize,
+        seconds in prop::option::of(0..100_000_u64),
+    ) {
+        let (mut ledger, mut now) = ledger(&["a", "b", "c", "d"], false);
+        let one = ledger.enter(0, &model("x"), now).unwrap();
+        let other = ledger.enter(0, &model("y"), now).unwrap();
+        for (index, place, finding) in before {
+            now = later(now, Duration::from_secs(2));
+            says(&mut ledger, [one, other][place], index, finding, now);
+        }
+        let all = |ledger: &Ledger, now| -> Vec<Condition> {
+            (0..4).map(|index| condition(ledger, other, index, now)).collect()
+        };
+        let known = all(&ledger, now);
+        let refused = Finding::Limited { retry_after: seconds.map(Duration::from_secs) };
+        // It is accepted by that, which ends a rejection everywhere.
+        let rejected = known.contains(&Condition::Rejected);
+        let capped = known.iter().any(|c| matches!(c, Condition::SpendCapped { .. }));
+        prop_assume!(!rejected && !capped);
+        says(&mut ledger, one, index, refused, now);
+        prop_assert_eq!(all(&ledger, now), known);
+    }
+}

@@ -1,0 +1,275 @@
+//! A refusal has a scope, and a second token is its witness: what one answer says of the others.
+
+use crate::support::Supervise;
+use crate::support::canned::Canned;
+use crate::support::gateway::{Answered, Gateway};
+use crate::support::upstream::{Played, Upstream};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const TOKENS: &str = "token-aaaa-1,token-bbbb-2";
+const LIMITED: &str = r#"{"type":"error","error":{"type":"rate_limit_error","message":"x"}}"#;
+/// Nobody waits for a limit here.
+const NO_HOLD: [&str; 2] = ["--hold", "0s"];
+
+/// The number at the end of the token that a request carries.
+fn token(played: &Played) -> usize {
+    let mut lines = played.head.lines().filter_map(|line| line.split_once(": "));
+    let (_, token) = lines
+        .find(|(name, _)| name.eq_ignore_ascii_case("x-api-key"))
+        .unwrap();
+    token.rsplit('-').next().unwrap().parse().unwrap()
+}
+
+fn model(played: &Played) -> String {
+    let body: Value = serde_json::from_slice(&played.body).unwrap_or_default();
+    body["model"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Each token is of an organization of its own, as each answer says.
+fn organization(played: &Played) -> String {
+    format!("anthropic-organization-id: org-{}\r\n", token(played))
+}
+
+/// A proxy before a provider that answers so, and the tokens that its requests came with.
+fn before(
+    play: impl Fn(&mut Played) -> (u16, String, &'static str) + Send + Sync + 'static,
+) -> (Gateway, Arc<Mutex<Vec<usize>>>) {
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let all = used.clone();
+    let upstream = Upstream::playing(move |played| {
+        all.lock().unwrap().push(token(played));
+        let (status, fields, body) = play(played);
+        let fields = fields + &organization(played);
+        played.answer(status, &fields, body);
+        true
+    });
+    (Gateway::to(&upstream.url, TOKENS, &NO_HOLD), used)
+}
+
+fn taken(used: &Mutex<Vec<usize>>) -> Vec<usize> {
+    std::mem::take(&mut *used.lock().unwrap())
+}
+
+fn post(gateway: &Gateway, path: &str, body: &str) -> Answered {
+    let mut wire = gateway.wire();
+    wire.send(gateway.request(path, "", body));
+    wire.answer()
+}
+
+fn ask(gateway: &Gateway, model: &str) -> u16 {
+    gateway.post(json!({"model": model})).status
+}
+
+fn served() -> (u16, String, &'static str) {
+    (200, String::new(), "{}")
+}
+
+#[test]
+fn a_limit_of_one_model_leaves_the_other_models_of_the_token_alone() {
+    let (gateway, used) = before(|played| match model(played).contains("opus") {
+        true => (429, "retry-after: 3600\r\n".into(), LIMITED),
+        false => served(),
+    });
+    assert_eq!(ask(&gateway, "claude-opus-5-5"), 429);
+    assert_eq!(taken(&used), [1, 2], "each group once");
+    assert_eq!(ask(&gateway, "claude-haiku-5-5"), 200);
+    assert_eq!(taken(&used), [1]);
+    // Known, and not asked again.
+    let answered = gateway.post(json!({"model": "claude-opus-5-5"}));
+    assert_eq!(answered.status, 429);
+    let seconds: u64 = answered.field("retry-after").unwrap().parse().unwrap();
+    assert!((3590..=3600).contains(&seconds), "{seconds}");
+    assert!(taken(&used).is_empty());
+    gateway.stop();
+}
+
+#[test]
+fn models_that_share_a_bucket_are_spent_together() {
+    let (gateway, used) = before(|_| (429, "retry-after: 3600\r\n".into(), LIMITED));
+    assert_eq!(ask(&gateway, "claude-sonnet-4-5-20250929"), 429);
+    assert_eq!(taken(&used), [1, 2]);
+    assert_eq!(ask(&gateway, "claude-sonnet-4-6"), 429);
+    assert!(taken(&used).is_empty());
+    gateway.stop();
+}
+
+#[test]
+fn a_limit_of_counting_leaves_messages_free() {
+    let (gateway, used) = before(|played| match played.head.contains("count_tokens") {
+        true => (429, "retry-after: 3600\r\n".into(), LIMITED),
+        false => served(),
+    });
+    let path = "/anthropic/v1/messages/count_tokens";
+    assert_eq!(gateway.post_to(path, json!({})).status, 429);
+    assert_eq!(taken(&used), [1, 2]);
+    assert_eq!(gateway.post(json!({})).status, 200);
+    assert_eq!(taken(&used), [1]);
+    gateway.stop();
+}
+
+#[test]
+fn the_windows_of_one_model_say_nothing_of_another() {
+    let (gateway, used) = before(|played| {
+        let left = match model(played).contains("haiku") {
+            true => 1,
+            false => 900,
+        };
+        let fields = format!(
+            "anthropic-ratelimit-requests-limit: 1000\r\nanthropic-ratelimit-requests-remaining: {left}\r\n"
+        );
+        (200, fields, "{}")
+    });
+    assert_eq!(ask(&gateway, "claude-opus-5-5"), 200);
+    assert_eq!(taken(&used), [1]);
+    // Near its limit: the next one goes to the other token.
+    for _ in 0..2 {
+        assert_eq!(ask(&gateway, "claude-haiku-5-5"), 200);
+    }
+    assert_eq!(taken(&used), [1, 2]);
+    assert_eq!(ask(&gateway, "claude-opus-5-5"), 200);
+    assert_eq!(taken(&used), [1]);
+    gateway.stop();
+}
+
+/// The request itself is too large: what the client hears at once, and no token is thought worse of.
+#[test]
+fn what_two_groups_refuse_alike_is_the_requests_own_fault() {
+    let (gateway, used) = before(|played| {
+        match played.body.len() > 10_000 {
+        true => (
+            429,
+            "anthropic-ratelimit-tokens-limit: 30000\r\nanthropic-ratelimit-tokens-remaining: 30000\r\n"
+                .into(),
+            LIMITED,
+        ),
+        false => served(),
+    }
+    });
+    let large = "w".repeat(20_000);
+    for _ in 0..2 {
+        let began = Instant::now();
+        let answered = gateway.post(json!({"messages": large}));
+        assert_eq!(answered.status, 429);
+        assert_eq!(answered.text(), LIMITED);
+        assert!(began.elapsed() < Duration::from_secs(15));
+        assert_eq!(taken(&used), [1, 2]);
+        assert_eq!(gateway.post(json!({})).status, 200);
+        assert_eq!(taken(&used), [1]);
+    }
+    gateway.stop().never_says("Token limit reached");
+}
+
+#[test]
+fn what_another_group_serves_was_the_first_tokens_fault() {
+    for status in [429, 402, 403, 413] {
+        let (gateway, used) =
+            before(
+                move |played| match token(played) == 1 && model(played).contains("haiku") {
+                    true => (status, String::new(), "{}"),
+                    false => served(),
+                },
+            );
+        assert_eq!(ask(&gateway, "claude-opus-5-5"), 200);
+        assert_eq!(taken(&used), [1], "{status}");
+        assert_eq!(gateway.post(json!({})).status, 200, "{status}");
+        assert_eq!(taken(&used), [1, 2], "{status}");
+        assert_eq!(gateway.post(json!({})).status, 200, "{status}");
+        assert_eq!(taken(&used), [2], "{status}");
+        // And only there.
+        assert_eq!(ask(&gateway, "claude-opus-5-5"), 200);
+        assert_eq!(taken(&used), [1], "{status}");
+        gateway.stop();
+    }
+}
+
+#[test]
+fn one_token_alone_has_no_witness() {
+    let upstream = Upstream::playing(|played| {
+        played.answer(429, "", LIMITED);
+        true
+    });
+    let gateway = Gateway::to(&upstream.url, "token-aaaa-1", &[]);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(json!({})).status, 429);
+    }
+    assert_eq!(upstream.count(), 2);
+    gateway.stop();
+}
+
+#[test]
+fn what_one_organization_owns_is_found_with_its_token() {
+    let (gateway, used) =
+        before(
+            |played| match (token(played), played.head.contains("/files/f")) {
+                (1, true) => (404, String::new(), r#"{"type":"error"}"#),
+                _ => served(),
+            },
+        );
+    assert_eq!(gateway.get("/anthropic/v1/files/f").status, 200);
+    assert_eq!(taken(&used), [1, 2]);
+    // Its owner is known now, also when something else is asked of it.
+    assert_eq!(gateway.get("/anthropic/v1/files/f?beta=1").status, 200);
+    assert_eq!(taken(&used), [2]);
+    assert_eq!(gateway.post(json!({})).status, 200);
+    assert_eq!(taken(&used), [1], "nobody is condemned");
+    gateway.stop();
+}
+
+#[test]
+fn what_nobody_has_is_asked_for_once_with_each_group() {
+    let (gateway, used) = before(|_| (404, String::new(), r#"{"type":"error"}"#));
+    for _ in 0..2 {
+        assert_eq!(gateway.get("/anthropic/v1/files/none").status, 404);
+        assert_eq!(taken(&used), [1, 2]);
+    }
+    gateway.stop();
+}
+
+#[test]
+fn a_token_that_may_do_only_some_things_is_not_rejected() {
+    const KEY: &str = "sk-proj-test-aaaaaaaaaaaa1";
+    let mut provider = Canned::start(|_| {
+        let body = r#"{"error":{"message":"Missing scopes: model.request.","type":"invalid_request_error","param":null,"code":null}}"#;
+        (401, "", body)
+    });
+    // Behind the proxy nothing is checked as long as nothing is wrong.
+    for (options, checks) in [(&[][..], 2), (&["--proxy"], 0)] {
+        let mut run = Supervise::bare()
+            .env("OPENAI_BASE_URL", format!("{}/v1", provider.url))
+            .env("OPENAI_API_KEY", KEY)
+            .options(&["--no-state", "--interval", "200ms"])
+            .options(options)
+            .agent();
+        run.wait_ready();
+        for _ in 0..checks {
+            provider.wait_for("POST /v1/chat/completions", KEY);
+        }
+        run.finish().expect(0).says(&["Process completed"]);
+    }
+}
+
+#[test]
+fn a_leaked_key_of_gemini_is_passed_over_and_shown_as_rejected() {
+    let leaked = r#"{"error":{"code":403,"message":"Your API key was reported as leaked.","status":"PERMISSION_DENIED"}}"#;
+    let provider = Canned::start(move |asked| match asked.token.ends_with('1') {
+        true => (403, "", leaked),
+        false => (200, "", r#"{"candidates":[]}"#),
+    });
+    let prepared = || {
+        Supervise::bare()
+            .env("GOOGLE_GEMINI_BASE_URL", &provider.url)
+            .env(
+                "GEMINI_API_KEYS",
+                "AIzaTESTaaaaaaaaaaaa1,AIzaTESTbbbbbbbbbbbb2",
+            )
+    };
+    let gateway = Gateway::start(prepared(), &NO_HOLD);
+    let path = "/gemini/v1beta/models/gemini-3-flash:generateContent";
+    for _ in 0..2 {
+        assert_eq!(post(&gateway, path, "{}").status, 200);
+    }
+    gateway.eventually_status(|status| status["tokens"][0]["condition"] == "rejected");
+    gateway.stop();
+}

@@ -448,6 +448,27 @@ fn a_file_of_version_1_is_read_and_what_an_older_program_moved_aside_is_taken_ba
     assert_eq!(shelf.conditions().len(), 2);
 }
 
+#[test]
+fn what_status_finds_the_next_run_knows() {
+    let shelf = Shelf::new();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    provider.control(spent_at("org-1", "10m"));
+    let status = || shelf.run(&provider).start_as(&["status"]).end();
+    status().expect(0);
+    let mut conditions = shelf.conditions();
+    conditions.sort();
+    assert_eq!(conditions, ["limited", "usable"]);
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(2);
+    run.finish();
+    // And what it finds to be over is over.
+    provider.set("org-1", 0.1);
+    status().expect(0);
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(1);
+    run.finish();
+}
+
 /// Three at once: each token is held by one run, and a run that was killed holds none.
 #[test]
 fn runs_that_share_the_state_start_on_different_tokens() {

@@ -30,7 +30,7 @@ pub(super) struct Flag {
 }
 
 const BOTH: &[Command] = &[Command::Supervise, Command::Rehearse];
-const KEEPERS: &[Command] = &[Command::Supervise, Command::Proxy];
+const KEEPERS: &[Command] = &[Command::Supervise, Command::Proxy, Command::Status];
 const PROXY: &[Command] = &[Command::Proxy];
 const REHEARSE: &[Command] = &[Command::Rehearse];
 const REPORT: &[Command] = &[Command::Report];

@@ -1,20 +1,23 @@
 //! `ddollar status`: asks about every token at once, and shows what came back.
 //!
-//! Owns the asking and the printing. What the answers mean is `policy.rs`'s to say, as in a run;
+//! Owns the asking and the printing. What the answers mean is `policy`'s to say, as in a run;
 //! how they look is `view`'s.
 
 mod view;
 
-use crate::cli::Args;
 use crate::cli::config;
-use crate::common::Environment;
+use crate::cli::{Args, StateFile};
 use crate::common::error::{Error, TRY_AGAIN_LATER};
 use crate::common::time::Now;
+use crate::common::{Environment, Warning};
+use crate::events::RunEvent;
 use crate::events::console::{self, Console};
 use crate::providers::monitor::ask_all;
 use crate::tokens::Ring;
 use crate::tokens::TokenPool;
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
+use crate::tokens::store::Store;
+use crossbeam_channel::unbounded;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -46,13 +49,28 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
     };
+    // What it finds out, the next run knows.
+    let path = match &args.state {
+        StateFile::At(path) => Some(path.clone()),
+        StateFile::None => None,
+        StateFile::Usual => config::state_folder(environment).map(|path| path.join("state.json")),
+    };
+    let (warning, warnings) = unbounded();
+    let mut store = Store::open(path, &warning);
+    for (pool, endpoints) in &rings {
+        store.know(pool, endpoints);
+    }
     loop {
         let now = || Now {
             wall: SystemTime::now(),
             tick: Instant::now(),
         };
         let began = now();
-        let view = look(&rings, &rules, began, now);
+        let (view, asked) = look(&rings, &rules, began, now);
+        store.keep(asked.iter(), view.now);
+        for Warning(what) in warnings.try_iter() {
+            console.say(&RunEvent::Warning { what });
+        }
         let text = if args.json {
             view.json() + "\n"
         } else {
@@ -71,14 +89,21 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
     }
 }
 
-/// Asks about every token, and lets the table decide as for a command that is to be started.
-fn look<'r>(rings: &'r [Ring], rules: &Rules, began: Now, now: impl Fn() -> Now) -> View<'r> {
+/// Asks about every token, and lets the table decide as for a command that is to be started. With what
+/// to show, and what was learned of the tokens of each ring.
+fn look<'r>(
+    rings: &'r [Ring],
+    rules: &Rules,
+    began: Now,
+    now: impl Fn() -> Now,
+) -> (View<'r>, Vec<TokenPool>) {
     let asked: Vec<_> = rings
         .iter()
         .map(|(pool, endpoints)| (pool.credentials(), &endpoints[..]))
         .collect();
     let answers = ask_all(&asked);
     let now = now();
+    let mut learned = Vec::new();
     let rings = rings.iter().enumerate().map(|(number, (pool, _))| {
         // Nothing of an earlier look counts.
         let tokens = pool.tokens().cloned().collect();
@@ -91,12 +116,12 @@ fn look<'r>(rings: &'r [Ring], rules: &Rules, began: Now, now: impl Fn() -> Now)
             }
         }
         let decision = policy::decide(&asked, rules, Suspension::Ended { since: began }, now);
-        Some(RingView::new(pool, &asked, &readings, decision, now))
+        let view = RingView::new(pool, &asked, &readings, decision, now);
+        learned.push(asked);
+        Some(view)
     });
-    View {
-        now,
-        rings: rings.flatten().collect(),
-    }
+    let rings = rings.flatten().collect();
+    (View { now, rings }, learned)
 }
 
 /// 0 when a command could be started, 75 when one could later.

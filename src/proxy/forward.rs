@@ -40,7 +40,7 @@ const ERROR_ARRIVAL: Duration = Duration::from_secs(15);
 /// `response.created` and `response.in_progress` repeat the instructions and tools of the request.
 const PRELUDE_ARRIVAL: Duration = Duration::from_secs(60);
 const PRELUDE_MAX: usize = 1024 * 1024;
-/// A request waits for the pioneers of a new token no longer than this.
+/// A request waits for the first requests of a new token no longer than this.
 const QUEUE: Duration = Duration::from_secs(15);
 /// While it waits, a request looks this often whether its client is still there.
 const LOOK: Duration = Duration::from_millis(500);

@@ -82,15 +82,8 @@ impl Store {
         }
     }
 
-    /// Tells the tokens of the next ring, whose providers are asked at `endpoints`, what is known of
-    /// them.
-    pub(crate) fn recall(
-        &mut self,
-        pool: &mut TokenPool,
-        endpoints: &[Endpoint],
-        threshold: f64,
-        now: Now,
-    ) {
+    /// Names the tokens of the next ring, whose providers are asked at `endpoints`.
+    pub(crate) fn know(&mut self, pool: &TokenPool, endpoints: &[Endpoint]) {
         let named = |token: &Token| {
             let own = |endpoint: &&Endpoint| std::ptr::eq(endpoint.provider, token.provider);
             let own = endpoints.iter().find(own);
@@ -104,20 +97,33 @@ impl Store {
                 checked: Scope::of_model(token.provider, model),
             }
         };
-        let names: Vec<Name> = pool.tokens().map(named).collect();
+        self.rings.push(pool.tokens().map(named).collect());
+    }
+
+    /// The same, and tells these tokens what is known of them.
+    pub(crate) fn recall(
+        &mut self,
+        pool: &mut TokenPool,
+        endpoints: &[Endpoint],
+        threshold: f64,
+        now: Now,
+    ) {
+        self.know(pool, endpoints);
+        let Some(names) = self.rings.last() else {
+            return;
+        };
         if let Some(memory) = &self.memory {
             let old: Vec<String> = names.iter().map(|name| name.old.clone()).collect();
             let in_scope = |name: &Name| format::in_scope(&name.fingerprint, &name.checked);
             let checked: Vec<String> = names.iter().map(in_scope).collect();
-            for keys in [&old, &checked, &fingerprints(&names)] {
+            for keys in [&old, &checked, &fingerprints(names)] {
                 memory.recall(pool, keys, threshold, now);
             }
         }
         if let (Some(state), true) = (&self.state, pool.len() > 1) {
             let hold = self.hold.get_or_insert_with(|| Hold::new(&state.path));
-            pool.set_holders(hold.others(&fingerprints(&names)));
+            pool.set_holders(hold.others(&fingerprints(names)));
         }
-        self.rings.push(names);
     }
 
     /// Tells the tokens of all rings what is known of them in other scopes than that of their checks.

@@ -1,6 +1,7 @@
 //! `ddollar status`: every token at once.
 
 use crate::support::env::PROGRAM;
+use crate::support::gateway::Gateway;
 use crate::support::{Desk, Provider, organizations, spent_at};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -79,6 +80,45 @@ fn every_token_is_shown_with_its_windows_and_what_would_be_done() {
         json["next"],
         json!([{"provider": "anthropic", "action": "use", "token": 2}])
     );
+}
+
+#[test]
+fn the_proxy_tells_of_a_token_in_the_same_words() {
+    let mut provider = Provider::anthropic(&[0.97, 0.25]);
+    provider.control(spent_at("org-2", "9m"));
+    let gateway = Gateway::of(&mut provider);
+    let of_the_proxy = gateway.eventually_status(|status| {
+        let condition = |index: usize| &status["tokens"][index]["condition"];
+        condition(0) == "near-limit" && condition(1) == "limited"
+    });
+    let output = status(&provider, &["--json"]).output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // What changes from one moment to the next; its format is told by its length.
+    let shape = |value: &Value| match value {
+        Value::Number(_) => json!(0),
+        Value::String(text) if text.ends_with('Z') => json!(text.len()),
+        value => value.clone(),
+    };
+    let token = |told: &Value, index: usize| {
+        let mut token = told["tokens"][index].as_object().unwrap().clone();
+        for own in ["in_use", "under_way", "served", "refused"] {
+            token.remove(own);
+        }
+        let window = token["windows"][0].as_object().unwrap().clone();
+        let window: serde_json::Map<String, Value> = window
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect();
+        token["windows"] = json!([window]);
+        token
+            .iter()
+            .map(|(name, value)| (name.clone(), shape(value)))
+            .collect::<serde_json::Map<String, Value>>()
+    };
+    for index in 0..2 {
+        assert_eq!(token(&of_the_proxy, index), token(&json, index));
+    }
+    assert_eq!(shape(&of_the_proxy["at"]), shape(&json["at"]));
 }
 
 /// The bars give way, not the numbers.

@@ -13,6 +13,7 @@ mod recorder;
 pub(crate) mod reporter;
 pub(crate) mod schema;
 pub(crate) mod systemd;
+pub(crate) mod token_status;
 
 use crate::providers::usage::Usage;
 use crate::providers::{Provider, Reading};

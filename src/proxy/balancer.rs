@@ -134,6 +134,8 @@ struct TokenLoad {
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) token: TokenRef,
+    /// The last characters of its text, by which its owner knows it.
+    pub(crate) ending: Option<&'a str>,
     /// Whether it is the one that sticky requests use.
     pub(crate) in_use: bool,
     /// In the scope that was used last.
@@ -504,6 +506,7 @@ impl Balancer {
                     let state = pool.state(index);
                     Report {
                         token: TokenRef::new(pool, TokenId { ring: at, index }, several),
+                        ending: pool.token(index).secret.ending(),
                         in_use: index == lane.in_play,
                         condition: state.condition(now),
                         group: state.group(),

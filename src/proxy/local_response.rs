@@ -3,12 +3,14 @@
 //! It promises that no token and no part of a request is in any of it. Pure.
 
 use super::balancer::Report;
+use crate::common::json::{Object, list};
 use crate::common::time::Now;
+use crate::events::schema::{millis, time};
+use crate::events::token_status::TokenStatus;
 use crate::providers::{Dialect, Provider};
-use crate::tokens::condition::Condition;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A response of the proxy's own.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,47 +115,40 @@ pub(crate) struct Counts {
     pub(crate) held: u64,
 }
 
-/// How things stand, as JSON.
+/// How things stand, as JSON on one line. Of tokens it tells what `ddollar status --json` does, in the
+/// same words, and what only the proxy knows.
 pub(crate) fn status<'a>(
     counts: Counts,
     reports: impl Iterator<Item = Report<'a>>,
     now: Now,
 ) -> String {
-    let tokens: Vec<Value> = reports
-        .map(|report| {
-            let windows = report.usage.windows.iter().map(|window| {
-                json!({
-                    "name": window.name,
-                    "limit": window.limit,
-                    "remaining": window.remaining,
-                    "utilization": window.utilization,
-                    "resets_at": window.resets_at.map(seconds),
-                })
-            });
-            json!({
-                "provider": report.token.provider.name,
-                "token": report.token.number(),
-                "in_use": report.in_use,
-                "condition": word(report.condition),
-                "until": report.condition.until().map(|until| seconds(until.wall)),
-                "quota_group": report.group,
-                "windows": windows.collect::<Vec<_>>(),
-                "under_way": report.under_way,
-                "served": report.served,
-                "refused": report.refused,
-            })
-        })
-        .collect();
-    let status = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "now": seconds(now.wall),
-        "connections": counts.connections,
-        "requests": counts.requests,
-        "retries": counts.retries,
-        "held": counts.held,
-        "tokens": tokens,
+    let tokens = reports.map(|report| {
+        let status = TokenStatus {
+            provider: report.token.provider,
+            number: report.token.number(),
+            of: report.token.of,
+            ending: report.ending,
+            group: report.group,
+            condition: report.condition,
+            why: None,
+            usage: report.usage,
+        };
+        status
+            .object()
+            .raw("in_use", report.in_use)
+            .raw("under_way", report.under_way)
+            .raw("served", report.served)
+            .raw("refused", report.refused)
+            .end()
     });
-    format!("{status:#}\n")
+    let status = time(Object::new().raw("status", 1), "at", millis(now.wall))
+        .text("version", env!("CARGO_PKG_VERSION"))
+        .raw("connections", counts.connections)
+        .raw("requests", counts.requests)
+        .raw("retries", counts.retries)
+        .raw("held", counts.held)
+        .raw("tokens", list(tokens));
+    status.end() + "\n"
 }
 
 /// The same in Prometheus' text format.
@@ -171,8 +166,7 @@ pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'
     type Sample = fn(&Report<'_>) -> f64;
     let samples: [(&str, &str, Sample); 5] = [
         ("token_usable", "gauge", |report| {
-            let usable = matches!(word(report.condition), "unknown" | "usable" | "near_limit");
-            f64::from(u8::from(usable))
+            f64::from(u8::from(!report.condition.is_refused()))
         }),
         ("token_utilization", "gauge", |report| {
             report
@@ -203,23 +197,6 @@ pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'
         }
     }
     text
-}
-
-/// A condition as a program reads it.
-fn word(condition: Condition) -> &'static str {
-    match condition {
-        Condition::Unknown => "unknown",
-        Condition::Usable => "usable",
-        Condition::NearLimit { .. } => "near_limit",
-        Condition::Limited { .. } => "limited",
-        Condition::SpendCapped { .. } => "spend_capped",
-        Condition::Rejected => "rejected",
-    }
-}
-
-/// Seconds since 1970.
-fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

@@ -54,6 +54,18 @@ pub(crate) enum Condition {
 }
 
 impl Condition {
+    /// The word for it, for programs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Condition::Unknown => "unknown",
+            Condition::Usable => "usable",
+            Condition::NearLimit { .. } => "near-limit",
+            Condition::Limited { .. } => "limited",
+            Condition::SpendCapped { .. } => "spend-capped",
+            Condition::Rejected => "rejected",
+        }
+    }
+
     /// When it ends, if that is known.
     pub(crate) fn until(self) -> Option<Until> {
         match self {

@@ -3,7 +3,7 @@
 
 use crate::support::Supervise;
 use crate::support::canned::Canned;
-use crate::support::gateway::{Answered, Gateway};
+use crate::support::gateway::{Answered, Gateway, seconds_left};
 use crate::support::upstream::{Played, Upstream};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -180,7 +180,7 @@ fn the_time_in_a_streams_error_is_the_end_of_the_limit() {
         let answered = gateway.post_to("/openai/v1/responses", json!({"stream": true}));
         assert!(answered.text().contains("good"), "{error}: {answered:?}");
         let status = gateway.status();
-        let left = status["tokens"][0]["until"].as_u64().unwrap() - status["now"].as_u64().unwrap();
+        let left = seconds_left(&status, 1);
         assert!(seconds.contains(&left), "{error}: {left} s");
     }
 }
@@ -224,7 +224,7 @@ fn a_compressed_error_that_nobody_has_asked_for_is_read() {
         false => played.answer(200, "", "good"),
     });
     assert_eq!(gateway.post(json!({})).text(), "good");
-    assert_eq!(gateway.status()["tokens"][0]["condition"], "spend_capped");
+    assert_eq!(gateway.status()["tokens"][0]["condition"], "spend-capped");
 }
 
 /// What stands between here and the provider says, in place of an answer.

@@ -19,6 +19,16 @@ pub(crate) struct Gateway {
     pub(crate) secret: String,
 }
 
+/// How long the token with this number, from 1, is not usable, as the proxy's status says.
+pub(crate) fn seconds_left(status: &Value, number: usize) -> u64 {
+    let time = |value: &Value| {
+        let time: jiff::Timestamp = value.as_str().unwrap().parse().unwrap();
+        time.as_second()
+    };
+    let left = time(&status["tokens"][number - 1]["until"]) - time(&status["at"]);
+    u64::try_from(left).unwrap()
+}
+
 /// A response as it came.
 #[derive(Debug)]
 pub(crate) struct Answered {
@@ -201,9 +211,7 @@ impl Gateway {
         let gateway = Gateway::start(Supervise::with(provider), options);
         // Asked and answered: from here on the proxy knows the groups.
         for number in 1..=provider.tokens().len() {
-            gateway.eventually_status(|status| {
-                status["tokens"][number - 1]["quota_group"].is_string()
-            });
+            gateway.eventually_status(|status| status["tokens"][number - 1]["group"].is_string());
         }
         provider.served();
         gateway

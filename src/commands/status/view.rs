@@ -5,7 +5,8 @@ use crate::common::json::{Object, list};
 use crate::common::style::{Colour, Style, ascii};
 use crate::common::time::{Now, Until};
 use crate::events::message::local;
-use crate::events::schema::{Level, level, millis, time};
+use crate::events::schema::{millis, time};
+use crate::events::token_status::TokenStatus;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
 use crate::tokens::condition::{Condition, ProbeFailure};
@@ -273,38 +274,17 @@ impl Row<'_> {
     }
 
     fn json(&self, index: usize, len: usize) -> String {
-        let condition = match self.condition {
-            Condition::Usable => "usable",
-            Condition::NearLimit { .. } => "near-limit",
-            Condition::Limited { .. } => "limited",
-            Condition::SpendCapped { .. } => "spend-capped",
-            Condition::Rejected => "rejected",
-            Condition::Unknown => "unknown",
+        let status = TokenStatus {
+            provider: self.token.provider,
+            number: index + 1,
+            of: len,
+            ending: self.token.secret.ending(),
+            group: self.group.as_deref(),
+            condition: self.condition,
+            why: self.why.as_deref(),
+            usage: &self.usage,
         };
-        Object::new()
-            .text("provider", self.token.provider.name)
-            .raw("token", index + 1)
-            .raw("of", len)
-            .maybe(self.token.secret.ending(), |object, ending| {
-                object.text("ending", ending)
-            })
-            .maybe(self.group.as_deref(), |object, group| {
-                object.text("group", group)
-            })
-            .text("condition", condition)
-            .maybe(self.condition.until(), until_json)
-            .maybe(self.why.as_deref(), |object, why| object.text("why", why))
-            .raw(
-                "windows",
-                list(
-                    self.usage
-                        .windows
-                        .iter()
-                        .map(level)
-                        .map(|level: Level| level.json()),
-                ),
-            )
-            .end()
+        status.object().end()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::common::time::Now;
 use crate::events::schema::{millis, time};
 use crate::events::token_status::TokenStatus;
 use crate::providers::{Dialect, Provider};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -203,6 +203,7 @@ pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'
 mod tests {
     use super::*;
     use crate::providers::by_name;
+    use serde_json::Value;
 
     #[test]
     fn a_refusal_has_the_shape_of_the_provider() {

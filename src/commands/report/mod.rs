@@ -1,11 +1,10 @@
-//! The morning after: a journal's lines in, and out a picture of the night: as text, as SVG, or its
-//! facts as JSON.
+//! `ddollar report`: the lines of a journal in; a chart as text or SVG, or JSON out.
 //!
-//! `timeline` says what happened, `picture` how it is told, `text` and `svg` draw the same picture.
-//! All of it is pure: the lines, the time and the time zone are handed in.
+//! `timeline` says what happened, `chart` how it is told; `text` and `svg` draw the same chart, and
+//! `json` is for programs. All of it is pure: the lines, the time and the time zone are handed in.
 
-mod facts;
-mod picture;
+mod chart;
+mod json;
 mod svg;
 mod text;
 mod timeline;
@@ -17,17 +16,17 @@ use jiff::tz::TimeZone;
 
 /// The report as one screen of text.
 pub(crate) fn text(timeline: &Timeline, zone: TimeZone, style: Style) -> String {
-    text::draw(&picture::Picture::of(timeline, zone), style)
+    text::draw(&chart::Chart::of(timeline, zone), style)
 }
 
-/// The same picture as a self-contained SVG.
+/// The same chart as a self-contained SVG.
 pub(crate) fn svg(timeline: &Timeline, zone: TimeZone) -> String {
-    svg::draw(&picture::Picture::of(timeline, zone))
+    svg::draw(&chart::Chart::of(timeline, zone))
 }
 
-/// The facts as one JSON object.
+/// The same facts as one JSON object.
 pub(crate) fn json(timeline: &Timeline) -> String {
-    facts::json(timeline)
+    json::json(timeline)
 }
 
 #[cfg(test)]

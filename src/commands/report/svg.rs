@@ -1,6 +1,6 @@
-//! The picture as SVG: one file that needs no other, readable on light and dark ground.
+//! The chart as SVG: one file that needs no other, readable on light and dark backgrounds.
 
-use super::picture::{Line, Picture};
+use super::chart::{Chart, Line};
 use super::timeline::Activity;
 use crate::common::style::Colour;
 use std::fmt::Write as _;
@@ -15,11 +15,11 @@ const LANE: usize = 44;
 const GAP: usize = 12;
 const COMMAND: usize = 14;
 const LINE: usize = 22;
-/// Letters of 14 pixels on a line; longer lines are cut off.
+/// Characters of 14 pixels on a line; longer lines are cut off.
 const LETTERS: usize = 110;
-/// Letters of the title on a line.
+/// Characters of the title on a line.
 const TITLE_LETTERS: usize = 76;
-/// More lines of the story are left out in the middle.
+/// Lines of the story at most; more are left out in the middle.
 const MOST_LINES: usize = 40;
 
 const STYLE: &str = "\
@@ -36,17 +36,17 @@ text{font:14px system-ui,sans-serif;fill:#1b1f24}\
 .gap{fill:#5f6872}.turn{stroke:#e6e9ed}.good{fill:#5cc98c}.bad{fill:#f47067}\
 .next{fill:#6cb0f5}.warn{fill:#e5a84b}}";
 
-/// Draws it.
-pub(crate) fn draw(picture: &Picture<'_>) -> String {
+/// Draws the chart.
+pub(crate) fn draw(chart: &Chart<'_>) -> String {
     let mut svg = Svg(String::new());
     let mut y = MARGIN + 18;
-    svg.text(MARGIN, y, "h", &cut(&picture.title, TITLE_LETTERS));
+    svg.text(MARGIN, y, "h", &cut(&chart.title, TITLE_LETTERS));
     y += LINE;
-    svg.text(MARGIN, y, "d", &picture.subtitle);
+    svg.text(MARGIN, y, "d", &chart.subtitle);
     y += LINE + GAP;
-    y = chart(&mut svg, picture, y);
-    y = story(&mut svg, picture, y);
-    for line in &picture.totals {
+    y = lanes(&mut svg, chart, y);
+    y = story(&mut svg, chart, y);
+    for line in &chart.totals {
         svg.text(MARGIN, y, "", line);
         y += LINE;
     }
@@ -55,27 +55,27 @@ pub(crate) fn draw(picture: &Picture<'_>) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n<title>{}</title>\n\
          <style>{STYLE}</style>\n<rect class=\"bg\" width=\"{WIDTH}\" height=\"{height}\"/>\n{}</svg>\n",
-        escaped(&picture.title),
+        escaped(&chart.title),
         svg.0
     )
 }
 
 /// The lanes, the command's bar below them, and the axis. Returns where the next thing begins.
-fn chart(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
-    let scale = picture.scale(CHART);
-    let bottom = top + picture.lanes.len() * (LANE + GAP) + COMMAND;
-    for (at, label) in picture.ticks(8) {
+fn lanes(svg: &mut Svg, chart: &Chart<'_>, top: usize) -> usize {
+    let scale = chart.scale(CHART);
+    let bottom = top + chart.lanes.len() * (LANE + GAP) + COMMAND;
+    for (at, label) in chart.ticks(8) {
         let x = LEFT + scale.cell(at);
         svg.line("grid", [x, top, x, bottom + 6]);
         svg.text_at(x, bottom + LINE, "d n", "middle", &label);
     }
     let mut y = top;
-    for lane in &picture.lanes {
+    for lane in &chart.lanes {
         svg.text(MARGIN, y + LANE / 2 + 5, "", &lane.label);
         svg.rect("lane", LEFT, y, CHART, LANE);
         let levels = scale.levels(lane);
-        svg.levels(&levels, picture.threshold, y + LANE);
-        let limit = y + LANE - height(picture.threshold);
+        svg.levels(&levels, chart.threshold, y + LANE);
+        let limit = y + LANE - height(chart.threshold);
         svg.line("limit", [LEFT, limit, LEFT + CHART, limit]);
         if let Some(last) = lane.last {
             let percent = format!("{:.0}%", (last * 100.0 + 1e-9).floor());
@@ -85,7 +85,7 @@ fn chart(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
         y += LANE + GAP;
     }
     svg.text(MARGIN, y + COMMAND - 2, "", "command");
-    for span in picture.spans {
+    for span in chart.spans {
         let cells = scale.cells(span.from, span.to - 1);
         let (x, width) = (LEFT + cells.start, cells.len());
         let class = match span.doing {
@@ -100,7 +100,7 @@ fn chart(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
     }
     // Rotations, as lines through all lanes; with names where there is room for them.
     let mut free = 0;
-    for (at, who) in &picture.rotations {
+    for (at, who) in &chart.rotations {
         let x = LEFT + scale.cell(*at);
         svg.line("turn", [x, top - 4, x, bottom]);
         if x >= free {
@@ -111,11 +111,11 @@ fn chart(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
     bottom + 2 * LINE + GAP
 }
 
-fn story(svg: &mut Svg, picture: &Picture<'_>, top: usize) -> usize {
+fn story(svg: &mut Svg, chart: &Chart<'_>, top: usize) -> usize {
     let mut y = top;
-    let surplus = picture.story.len().saturating_sub(MOST_LINES);
+    let surplus = chart.story.len().saturating_sub(MOST_LINES);
     let skipped = MOST_LINES / 2..MOST_LINES / 2 + surplus;
-    for (number, line) in picture.story.iter().enumerate() {
+    for (number, line) in chart.story.iter().enumerate() {
         if number == skipped.start && surplus > 0 {
             svg.text(MARGIN, y, "d", &format!("... {surplus} more"));
             y += LINE;
@@ -203,7 +203,7 @@ impl Svg {
     }
 }
 
-/// So many letters of a text.
+/// The first `most` characters of a text.
 fn cut(text: &str, letters: usize) -> String {
     match text.char_indices().nth(letters) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),

@@ -1,25 +1,25 @@
-//! The picture as text: one screen, at most as wide as the style says.
+//! The chart as text: one screen, at most as wide as the style says.
 
-use super::picture::{Picture, ROTATION, Scale};
+use super::chart::{Chart, ROTATION, Scale};
 use super::timeline::Activity;
 use crate::common::style::{Colour, Style, ascii};
 
-/// A chart of fewer cells shows nothing.
+/// With fewer cells the chart would show nothing, and is left out.
 const FEWEST_CELLS: usize = 10;
-/// A story of more lines is told by its beginning and its end.
+/// Lines of the story at most; of a longer one the beginning and the end are shown.
 const MOST_LINES: usize = 14;
 const FIRST_LINES: usize = 4;
-/// At the right end of a lane: how full the token was last.
+/// Columns at the right end of a lane, for how full the token was last.
 const PERCENT: usize = 5;
 
-/// Draws it, with a line's end after each line.
-pub(crate) fn draw(picture: &Picture<'_>, style: Style) -> String {
-    let mut lines = vec![style.cut(&picture.title), style.wrap(&picture.subtitle, 2)];
+/// Draws the chart; each line ends with a newline.
+pub(crate) fn draw(chart: &Chart<'_>, style: Style) -> String {
+    let mut lines = vec![style.cut(&chart.title), style.wrap(&chart.subtitle, 2)];
     lines.push(String::new());
-    chart(picture, style, &mut lines);
-    story(picture, style, &mut lines);
+    lanes(chart, style, &mut lines);
+    story(chart, style, &mut lines);
     lines.push(String::new());
-    lines.extend(picture.totals.iter().map(|line| style.wrap(line, 2)));
+    lines.extend(chart.totals.iter().map(|line| style.wrap(line, 2)));
     let mut text = String::new();
     for line in lines {
         text.push_str(line.trim_end());
@@ -28,20 +28,20 @@ pub(crate) fn draw(picture: &Picture<'_>, style: Style) -> String {
     if style.utf8 { text } else { ascii(&text) }
 }
 
-fn chart(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
-    let labels = picture.lanes.iter().map(|lane| lane.label.chars().count());
+fn lanes(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {
+    let labels = chart.lanes.iter().map(|lane| lane.label.chars().count());
     let margin = labels.max().unwrap_or(0).max("command".len()) + 2;
     let cells = style.width.saturating_sub(margin + PERCENT);
     if cells < FEWEST_CELLS {
         return;
     }
-    let scale = picture.scale(cells);
-    lines.push(axis(picture, &scale, margin));
-    for lane in &picture.lanes {
+    let scale = chart.scale(cells);
+    lines.push(axis(chart, &scale, margin));
+    for lane in &chart.lanes {
         let mut row = format!("{:margin$}", lane.label);
         for level in scale.levels(lane) {
             match level {
-                Some(used) if used > picture.threshold => {
+                Some(used) if used > chart.threshold => {
                     row.push_str(&style.paint(Colour::Warning, &style.level(used).to_string()));
                 }
                 Some(used) => row.push(style.level(used)),
@@ -56,15 +56,15 @@ fn chart(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
         }
         lines.push(row);
     }
-    lines.push(command(picture, style, &scale, margin));
+    lines.push(command(chart, style, &scale, margin));
     lines.push(style.paint(Colour::Faint, &legend(style, margin)));
     lines.push(String::new());
 }
 
-fn axis(picture: &Picture<'_>, scale: &Scale, margin: usize) -> String {
+fn axis(chart: &Chart<'_>, scale: &Scale, margin: usize) -> String {
     let mut line = " ".repeat(margin);
     // A label and a gap take up to ten columns.
-    for (at, label) in picture.ticks(scale.len / 10) {
+    for (at, label) in chart.ticks(scale.len / 10) {
         let column = margin + scale.cell(at);
         let length = line.chars().count();
         if (column > length || length == margin) && column + label.len() <= margin + scale.len {
@@ -75,18 +75,18 @@ fn axis(picture: &Picture<'_>, scale: &Scale, margin: usize) -> String {
     line
 }
 
-/// What the command did in each cell; the rarer thing covers the commoner one.
-fn command(picture: &Picture<'_>, style: Style, scale: &Scale, margin: usize) -> String {
+/// What the command did in each cell. Where it did several things, the rarest is shown.
+fn command(chart: &Chart<'_>, style: Style, scale: &Scale, margin: usize) -> String {
     let mut cells = vec![' '; scale.len];
     for doing in [Activity::Working, Activity::Waiting, Activity::Restarting] {
         let glyph = glyph(style, doing);
-        for span in picture.spans.iter().filter(|span| span.doing == doing) {
+        for span in chart.spans.iter().filter(|span| span.doing == doing) {
             if let Some(cells) = cells.get_mut(scale.cells(span.from, span.to - 1)) {
                 cells.fill(glyph);
             }
         }
     }
-    for (at, _) in &picture.rotations {
+    for (at, _) in &chart.rotations {
         if let Some(cell) = cells.get_mut(scale.cell(*at)) {
             *cell = style.glyph(ROTATION.0, ROTATION.1);
         }
@@ -117,12 +117,12 @@ fn legend(style: Style, margin: usize) -> String {
     " ".repeat(column) + &style.cut(&text)
 }
 
-fn story(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
-    let left_out = match picture.story.len() {
+fn story(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {
+    let left_out = match chart.story.len() {
         length if length > MOST_LINES => FIRST_LINES..length - (MOST_LINES - FIRST_LINES - 1),
         _ => 0..0,
     };
-    for (number, line) in picture.story.iter().enumerate() {
+    for (number, line) in chart.story.iter().enumerate() {
         if number == left_out.start && !left_out.is_empty() {
             lines.push(style.cut(&format!("... {} more; --json has all", left_out.len())));
         }
@@ -133,7 +133,7 @@ fn story(picture: &Picture<'_>, style: Style, lines: &mut Vec<String>) {
         let sign = style.glyph(glyph, letter).to_string();
         let indent = line.at.len() + 4;
         let text = style.wrap(&format!("{}  {sign} {}", line.at, line.words), indent);
-        // Painted last: what colours is not what takes room.
+        // Painted last: escape sequences take no columns.
         let painted = style.paint(colour, &sign);
         lines.push(text.replacen(&sign, &painted, 1));
     }

@@ -1,24 +1,25 @@
-//! From the lines of a journal to what happened: who was in use when, when the command worked, what
-//! was waited for, and what it all comes to.
+//! Reads a journal: which token was in use when, when the command worked and when it waited, and the
+//! sums over the run.
 //!
 //! It promises to make the best of any text that begins like a journal: damaged lines and unknown
-//! events are counted and skipped, times that run backwards stand still, and a run without an end is
-//! told as far as it goes. Pure.
+//! events are counted and skipped, a time before the last one counts as the last one, and a run without
+//! an end is shown as far as it goes. Pure.
 
 use crate::events::schema::{
     Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::system::exit_status::ExitStatus;
 
-/// Tokens that are told of: ten times as many as anyone has. A head may claim any number.
+/// Tokens that are shown at most: ten times as many as anyone has. A journal's head may claim any
+/// number.
 const MOST_TRACKS: usize = 1000;
 
-/// What a journal tells.
+/// What happened in a run, as far as its journal says.
 #[derive(Debug)]
 pub(crate) struct Timeline {
     pub(crate) run: Run,
     pub(crate) from: Millis,
-    /// Its last moment: of its end, of its last line, or now while it goes on.
+    /// When it ended, or its last line was written; now while it goes on.
     pub(crate) to: Millis,
     pub(crate) end: End,
     /// In the order of providers and tokens.
@@ -30,27 +31,27 @@ pub(crate) struct Timeline {
     pub(crate) starts: usize,
     pub(crate) rotations: usize,
     pub(crate) checks: usize,
-    /// Checks that no answer came to.
+    /// Checks without an answer.
     pub(crate) unanswered: usize,
-    /// From each rotation to the reset of the token that was left, all in all: what a command with
-    /// one token would have waited.
+    /// The sum of the times from each rotation to the reset of the token that was left: so long would
+    /// a command with one token have waited. In milliseconds.
     pub(crate) saved: Millis,
     /// When the first limit came: a run without ddollar would have met it.
     pub(crate) first_limit: Option<Millis>,
-    /// Lines that say nothing: damaged, or lost to a slow disk.
+    /// Lines that could not be read, or were never written because the disk was slow.
     pub(crate) damaged: u64,
-    /// Events of a later ddollar.
+    /// Events that only a later ddollar knows.
     pub(crate) unknown: usize,
 }
 
-/// How a record ends.
+/// How a journal ends.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
     /// The run is over.
     Told(Ending),
     /// It goes on.
     Open,
-    /// Nobody writes it any more, and it does not say how the run ended.
+    /// Nobody writes it any more, and it does not say how the run ended: ddollar or the machine died.
     CutOff,
 }
 
@@ -59,22 +60,22 @@ pub(crate) enum End {
 pub(crate) struct Track {
     pub(crate) who: Who,
     pub(crate) group: Option<String>,
-    /// How full its fullest window was, from each check to the next, as long as it was in use.
+    /// Utilization of its fullest window, from each check to the next, while it was in use.
     pub(crate) steps: Vec<Step>,
-    /// The windows of the last answer that had some.
+    /// The windows of the last answer that had any.
     pub(crate) windows: Vec<Level>,
     /// Whether it is in use, so that the last step goes on.
     open: bool,
-    /// The reset that was told when it was last found not to do.
+    /// The reset as promised when it last met a limit.
     reset: Option<Millis>,
 }
 
-/// A stretch of time in which a token was this full.
+/// A stretch of time with the same utilization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) from: Millis,
     pub(crate) to: Millis,
-    /// 0.0 to 1.0 and above.
+    /// Utilization: 0.0 to 1.0 and above.
     pub(crate) used: f64,
 }
 
@@ -87,7 +88,7 @@ pub(crate) enum Activity {
     Restarting,
 }
 
-/// A stretch of time in which it did so.
+/// A stretch of time in which the command did one thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) from: Millis,
@@ -99,24 +100,24 @@ pub(crate) struct Span {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Wait {
     pub(crate) from: Millis,
-    /// Its end; `None` when the record ends first.
+    /// Its end; `None` when the journal ends first.
     pub(crate) to: Option<Millis>,
-    /// The token that was waited for, with its provider; without one, for the provider.
+    /// The token that was waited for; `None`: it was the provider, which did not answer.
     pub(crate) provider: String,
     pub(crate) token: Option<usize>,
     pub(crate) cause: Option<Cause>,
-    /// When it was to be over, as told last; `None` when nobody told.
+    /// When it was to be over, as promised last; `None`: nothing was promised.
     pub(crate) promised: Option<Millis>,
     /// When an answer first showed a usable token again, or a held request went out.
     pub(crate) usable: Option<Millis>,
-    /// The command went on meanwhile; it was its requests that a proxy held.
+    /// The command went on; a proxy held its requests.
     pub(crate) held: bool,
 }
 
-/// One thing worth telling.
+/// One line of the story.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Entry {
-    /// A start; `tokens` of each provider.
+    /// A start, with the token of each provider that was in use.
     Started {
         again: bool,
         tokens: Vec<usize>,
@@ -127,7 +128,7 @@ pub(crate) enum Entry {
         used: Option<f64>,
         until: Option<Millis>,
     },
-    /// `took`: from the order to end to the new start.
+    /// `took`: milliseconds from the order to end until the new start.
     Rotated {
         who: Who,
         from: usize,
@@ -141,7 +142,7 @@ pub(crate) enum Entry {
     End(Ending),
 }
 
-/// Why a text is no record of a run.
+/// Why a text is no journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     Empty,
@@ -152,20 +153,20 @@ impl Timeline {
     /// Reads the last run in `text`. `now` is given while somebody writes it.
     ///
     /// # Errors
-    /// There is no beginning of a run in it.
+    /// It has no line with which a run begins.
     pub(crate) fn read(text: &str, now: Option<Millis>) -> Result<Timeline, Unusable> {
-        let mut night: Option<Builder> = None;
+        let mut run: Option<Builder> = None;
         let mut strange = 0;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            match (read(line), &mut night) {
-                (Ok((at, Record::Run(run))), _) => night = Some(Builder::new(at, run)),
-                (Ok((at, fact)), Some(builder)) => builder.add(at, fact),
-                (Err(Unread::Unknown), Some(builder)) => builder.night.unknown += 1,
-                (Err(Unread::Damaged), Some(builder)) => builder.night.damaged += 1,
+            match (read(line), &mut run) {
+                (Ok((at, Record::Run(head))), _) => run = Some(Builder::new(at, head)),
+                (Ok((at, record)), Some(builder)) => builder.add(at, record),
+                (Err(Unread::Unknown), Some(builder)) => builder.timeline.unknown += 1,
+                (Err(Unread::Damaged), Some(builder)) => builder.timeline.damaged += 1,
                 (_, None) => strange += 1,
             }
         }
-        match night {
+        match run {
             Some(builder) => Ok(builder.end(now, text.ends_with('\n'))),
             None if strange == 0 => Err(Unusable::Empty),
             None => Err(Unusable::NotAJournal),
@@ -181,23 +182,23 @@ impl Timeline {
         self.story.push((at, Entry::Rotated { who, from, took }));
     }
 
-    /// How long the command did this, all in all.
+    /// How long the command did this in all.
     pub(crate) fn time(&self, doing: Activity) -> Millis {
         let spans = self.spans.iter().filter(|span| span.doing == doing);
         spans.map(|span| span.to - span.from).sum()
     }
 
-    /// Whether the record was written by a later schema than is known here.
+    /// Whether the journal has a later schema than is known here.
     pub(crate) fn is_newer(&self) -> bool {
         self.run.schema > SCHEMA
     }
 
-    /// Whether tokens of several providers were at hand, so that a number alone names none.
+    /// Whether there were tokens of several providers, so that a number alone does not name one.
     pub(crate) fn has_several_providers(&self) -> bool {
         self.run.providers.len() > 1
     }
 
-    /// A provider's name as people write it.
+    /// A provider's name for people.
     pub(crate) fn label<'n>(&'n self, provider: &'n str) -> &'n str {
         let ring = self.run.providers.iter().find(|ring| ring.name == provider);
         ring.map_or(provider, |ring| &ring.label)
@@ -205,7 +206,7 @@ impl Timeline {
 }
 
 impl Track {
-    /// If it is in use, it is as full as when it was last seen.
+    /// Begins a step: a token in use counts as full as when it was last seen.
     fn go_on(&mut self, at: Millis) {
         if let (true, Some(last)) = (self.open, self.steps.last()) {
             let used = last.used;
@@ -218,14 +219,14 @@ impl Track {
     }
 }
 
-/// A night as far as it was read.
+/// A timeline as far as the journal was read.
 struct Builder {
-    night: Timeline,
+    timeline: Timeline,
     doing: Activity,
     since: Millis,
     /// When the command was last told to end.
     stopped: Option<Millis>,
-    /// The reason that was given last, and what was promised, until the wait that they are for.
+    /// The limit that was recorded last and the reset that was promised, until the wait they explain.
     cause: Option<Cause>,
     promise: Option<(String, Option<usize>, Millis)>,
     /// Whether the command is paused, and the providers whose requests a proxy holds.
@@ -256,7 +257,7 @@ impl Builder {
             .take(MOST_TRACKS)
             .collect();
         Builder {
-            night: Timeline {
+            timeline: Timeline {
                 run,
                 from: at,
                 to: at,
@@ -286,12 +287,12 @@ impl Builder {
         }
     }
 
-    fn add(&mut self, at: Millis, fact: Record) {
+    fn add(&mut self, at: Millis, record: Record) {
         // A clock that was set back must not make a stretch of time negative.
-        let at = at.max(self.night.to);
-        self.night.to = at;
-        match fact {
-            // The caller makes a new night of it.
+        let at = at.max(self.timeline.to);
+        self.timeline.to = at;
+        match record {
+            // The caller begins a new timeline.
             Record::Run(_) => {}
             Record::Launch { again, tokens } => self.launch(at, again, tokens),
             Record::Usage {
@@ -307,9 +308,9 @@ impl Builder {
                 used,
                 until,
             } => {
-                self.night.first_limit.get_or_insert(at);
-                // A proxy tells the reset with the windows.
-                let mut tracks = self.night.tracks.iter_mut();
+                self.timeline.first_limit.get_or_insert(at);
+                // A proxy records the reset with the windows.
+                let mut tracks = self.timeline.tracks.iter_mut();
                 let mut track = tracks.find(|track| track.who == who);
                 let until = until.or_else(|| {
                     let windows = track.as_ref()?.windows.iter();
@@ -328,10 +329,10 @@ impl Builder {
                     used,
                     until,
                 };
-                self.night.story.push((at, chapter));
+                self.timeline.story.push((at, chapter));
             }
             Record::Rotate { who, from } => {
-                self.night.rotations += 1;
+                self.timeline.rotations += 1;
                 if self.doing == Activity::Restarting {
                     self.rotated.push((who, from));
                 } else {
@@ -357,7 +358,7 @@ impl Builder {
             Record::Release { provider, token } => {
                 self.held.retain(|held| *held != provider);
                 if self.doing == Activity::Waiting && !self.paused && self.held.is_empty() {
-                    if let (Some(_), Some(wait)) = (token, self.night.waits.last_mut()) {
+                    if let (Some(_), Some(wait)) = (token, self.timeline.waits.last_mut()) {
                         wait.usable.get_or_insert(at);
                     }
                     self.turn(at, Activity::Working);
@@ -381,18 +382,25 @@ impl Builder {
                 self.stopped.get_or_insert(at);
                 self.turn(at, Activity::Restarting);
                 if !asked {
-                    self.night.story.push((at, Entry::Exited(how)));
+                    self.timeline.story.push((at, Entry::Exited(how)));
                 }
             }
-            Record::Note { text } => self.night.story.push((at, Entry::Note(text))),
-            Record::Lost { lines } => self.night.damaged = self.night.damaged.saturating_add(lines),
+            Record::Note { text } => self.timeline.story.push((at, Entry::Note(text))),
+            Record::Lost { lines } => {
+                self.timeline.damaged = self.timeline.damaged.saturating_add(lines)
+            }
             Record::End(ending) => self.ended = Some(ending),
         }
     }
 
-    /// Nothing is left of a token, whatever its windows say.
+    /// A token met a limit: nothing is left of it, whatever its windows say.
     fn is_spent(&mut self, at: Millis, who: &Who) {
-        let Some(track) = self.night.tracks.iter_mut().find(|track| track.who == *who) else {
+        let Some(track) = self
+            .timeline
+            .tracks
+            .iter_mut()
+            .find(|track| track.who == *who)
+        else {
             return;
         };
         if track.steps.last().is_none_or(|step| step.used < 1.0) {
@@ -407,35 +415,35 @@ impl Builder {
 
     fn launch(&mut self, at: Millis, again: bool, tokens: Vec<usize>) {
         self.turn(at, Activity::Working);
-        let night = &mut self.night;
-        night.starts += 1;
+        let timeline = &mut self.timeline;
+        timeline.starts += 1;
         let took = self.stopped.take().map(|stopped| at - stopped);
-        for track in &mut night.tracks {
-            let names = night.run.providers.iter().map(|ring| &ring.name);
+        for track in &mut timeline.tracks {
+            let names = timeline.run.providers.iter().map(|ring| &ring.name);
             track.open = names
                 .zip(&tokens)
                 .any(|(name, token)| *name == track.who.provider && *token == track.who.token);
             track.go_on(at);
         }
         if self.rotated.is_empty() {
-            night.story.push((at, Entry::Started { again, tokens }));
+            timeline.story.push((at, Entry::Started { again, tokens }));
         }
         for (who, from) in self.rotated.drain(..) {
-            night.told_rotation(at, who, from, took);
+            timeline.told_rotation(at, who, from, took);
         }
     }
 
     /// A proxy has rotated behind the command, which goes on.
     fn rotate_in_place(&mut self, at: Millis, who: Who, from: usize) {
-        let night = &mut self.night;
-        for track in &mut night.tracks {
+        let timeline = &mut self.timeline;
+        for track in &mut timeline.tracks {
             if track.who.provider == who.provider {
                 close(track, at);
                 track.open = track.who.token == who.token;
                 track.go_on(at);
             }
         }
-        night.told_rotation(at, who, from, None);
+        timeline.told_rotation(at, who, from, None);
     }
 
     fn usage(
@@ -446,10 +454,10 @@ impl Builder {
         group: Option<String>,
         windows: Vec<Level>,
     ) {
-        let night = &mut self.night;
-        night.checks += usize::from(finding != Verdict::Seen);
-        night.unanswered += usize::from(finding == Verdict::Silent);
-        let threshold = night.run.threshold;
+        let timeline = &mut self.timeline;
+        timeline.checks += usize::from(finding != Verdict::Seen);
+        timeline.unanswered += usize::from(finding == Verdict::Silent);
+        let threshold = timeline.run.threshold;
         let fullest = windows
             .iter()
             .map(|window| window.used)
@@ -461,11 +469,11 @@ impl Builder {
         if matches!(finding, Verdict::Served | Verdict::Seen)
             && used.is_none_or(|used| used <= threshold)
             && self.doing == Activity::Waiting
-            && let Some(wait) = night.waits.last_mut()
+            && let Some(wait) = timeline.waits.last_mut()
         {
             wait.usable.get_or_insert(at);
         }
-        let Some(track) = night.tracks.iter_mut().find(|track| track.who == *who) else {
+        let Some(track) = timeline.tracks.iter_mut().find(|track| track.who == *who) else {
             return;
         };
         track.group = group.or(track.group.take());
@@ -489,8 +497,8 @@ impl Builder {
         if !going_on {
             self.turn(at, Activity::Waiting);
             self.stopped = None;
-            let number = self.night.waits.len();
-            self.night.waits.push(Wait {
+            let number = self.timeline.waits.len();
+            self.timeline.waits.push(Wait {
                 from: at,
                 to: None,
                 provider: String::new(),
@@ -500,9 +508,9 @@ impl Builder {
                 usable: None,
                 held: true,
             });
-            self.night.story.push((at, Entry::Wait(number)));
+            self.timeline.story.push((at, Entry::Wait(number)));
         }
-        let Some(wait) = self.night.waits.last_mut() else {
+        let Some(wait) = self.timeline.waits.last_mut() else {
             return;
         };
         wait.held &= held;
@@ -518,16 +526,16 @@ impl Builder {
             return;
         }
         if self.doing == Activity::Waiting
-            && let Some(wait) = self.night.waits.last_mut()
+            && let Some(wait) = self.timeline.waits.last_mut()
         {
             wait.to = Some(at);
         }
         self.close_span(at);
-        // What is in use is known from one check to the next only while the command works or waits.
+        // Between two checks utilization is only known while the command works or waits.
         if doing == Activity::Restarting {
             self.paused = false;
             self.held.clear();
-            for track in &mut self.night.tracks {
+            for track in &mut self.timeline.tracks {
                 close(track, at);
                 track.open = false;
             }
@@ -538,7 +546,7 @@ impl Builder {
 
     fn close_span(&mut self, at: Millis) {
         if at > self.since {
-            self.night.spans.push(Span {
+            self.timeline.spans.push(Span {
                 from: self.since,
                 to: at,
                 doing: self.doing,
@@ -548,35 +556,35 @@ impl Builder {
 
     fn end(mut self, now: Option<Millis>, whole: bool) -> Timeline {
         let at = match (&self.ended, now) {
-            (None, Some(now)) => now.max(self.night.to),
-            _ => self.night.to,
+            (None, Some(now)) => now.max(self.timeline.to),
+            _ => self.timeline.to,
         };
-        self.night.to = at;
+        self.timeline.to = at;
         self.close_span(at);
-        for track in &mut self.night.tracks {
+        for track in &mut self.timeline.tracks {
             close(track, at);
         }
-        let night = &mut self.night;
+        let timeline = &mut self.timeline;
         // The line that is being written is not damaged.
         if now.is_some() && !whole {
-            night.damaged = night.damaged.saturating_sub(1);
+            timeline.damaged = timeline.damaged.saturating_sub(1);
         }
-        night.end = match self.ended {
+        timeline.end = match self.ended {
             Some(ending) => {
-                // The command's own end and the run's are one thing.
+                // The command's own end and the run's are told as one.
                 if let (Ending::AsCommand(how), Some((_, Entry::Exited(last)))) =
-                    (&ending, night.story.last())
+                    (&ending, timeline.story.last())
                     && how == last
                 {
-                    night.story.pop();
+                    timeline.story.pop();
                 }
-                night.story.push((at, Entry::End(ending.clone())));
+                timeline.story.push((at, Entry::End(ending.clone())));
                 End::Told(ending)
             }
             None if now.is_some() => End::Open,
             None => End::CutOff,
         };
-        self.night
+        self.timeline
     }
 }
 

@@ -1,6 +1,6 @@
-//! The drawing of a night: what text and SVG both show, before either has a shape.
+//! What a report shows of a run, for text and SVG alike: lanes, an axis, and the lines of the story.
 //!
-//! Owns the words of the report, its lanes and its axis. Times are local: the zone is handed in. Pure.
+//! Owns the report's words. Times are local; the caller hands the time zone in. Pure.
 
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
 use crate::common::duration::spaced;
@@ -20,7 +20,7 @@ const MINUTE: Millis = 60 * SECOND;
 const HOUR: Millis = 60 * MINUTE;
 const DAY: Millis = 24 * HOUR;
 
-/// From one label of the axis to the next; one of these.
+/// Possible distances between two labels of the axis.
 const TICKS: [Millis; 19] = [
     SECOND,
     2 * SECOND,
@@ -46,9 +46,9 @@ const TICKS: [Millis; 19] = [
 /// More lanes than this do not fit on a screen; the tokens that were used go first.
 const MOST_LANES: usize = 8;
 
-/// A night, ready to be drawn.
+/// A run, ready to be drawn.
 #[derive(Debug)]
-pub(crate) struct Picture<'n> {
+pub(crate) struct Chart<'t> {
     pub(crate) title: String,
     /// When, how long, and how it ended.
     pub(crate) subtitle: String,
@@ -56,22 +56,22 @@ pub(crate) struct Picture<'n> {
     /// Later than `from`.
     pub(crate) to: Millis,
     pub(crate) threshold: f64,
-    pub(crate) lanes: Vec<Lane<'n>>,
+    pub(crate) lanes: Vec<Lane<'t>>,
     /// What the command was doing.
-    pub(crate) spans: &'n [Span],
+    pub(crate) spans: &'t [Span],
     pub(crate) rotations: Vec<(Millis, String)>,
     pub(crate) story: Vec<Line>,
-    /// What it all comes to, and what is to be said about the record itself.
+    /// Sums over the run, and anything wrong with the journal itself.
     pub(crate) totals: Vec<String>,
     clock: Clock,
 }
 
-/// One token.
+/// One token over time.
 #[derive(Debug)]
-pub(crate) struct Lane<'n> {
+pub(crate) struct Lane<'t> {
     pub(crate) label: String,
-    pub(crate) steps: &'n [Step],
-    /// How full it was when it was last seen; `None` when it never was.
+    pub(crate) steps: &'t [Step],
+    /// Utilization when it was last seen, 0.0 to 1.0 and above; `None` when it never was.
     pub(crate) last: Option<f64>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Line {
     pub(crate) words: String,
 }
 
-/// What a line is about, at a glance: a glyph, the letter in its place, a colour.
+/// What a line is about, at a glance: a glyph, its replacement in ASCII, and a colour.
 pub(crate) type Sign = (char, char, Colour);
 
 const START: Sign = ('▶', '>', Colour::Next);
@@ -94,7 +94,7 @@ const DONE: Sign = ('✓', '*', Colour::Good);
 const FAILED: Sign = ('✗', 'x', Colour::Bad);
 const NOTE: Sign = ('·', '-', Colour::Plain);
 
-/// Local times, with as much as tells them apart.
+/// Writes local times, with the date where the time of day alone would be ambiguous.
 #[derive(Clone, Debug)]
 struct Clock {
     zone: TimeZone,
@@ -124,9 +124,9 @@ impl Clock {
     }
 }
 
-impl<'n> Picture<'n> {
-    /// The picture of a night, with times of this zone.
-    pub(crate) fn of(timeline: &'n Timeline, zone: TimeZone) -> Picture<'n> {
+impl<'t> Chart<'t> {
+    /// The chart of a run, with times in this zone.
+    pub(crate) fn of(timeline: &'t Timeline, zone: TimeZone) -> Chart<'t> {
         let clock = Clock {
             zone,
             dated: timeline.to - timeline.from >= 20 * HOUR,
@@ -147,7 +147,7 @@ impl<'n> Picture<'n> {
             timeline,
             clock: &clock,
         };
-        Picture {
+        Chart {
             title: timeline.run.command.clone(),
             subtitle: format!(
                 "{start} to {end} ({}): {ending}",
@@ -165,7 +165,7 @@ impl<'n> Picture<'n> {
         }
     }
 
-    /// The same stretch of time as so many cells, at least one.
+    /// The chart's time divided into `len` cells, at least one.
     pub(crate) fn scale(&self, len: usize) -> Scale {
         Scale {
             from: self.from,
@@ -174,7 +174,7 @@ impl<'n> Picture<'n> {
         }
     }
 
-    /// At most so many labels for the axis, at round local times.
+    /// At most `most` labels for the axis, at round local times.
     pub(crate) fn ticks(&self, most: usize) -> Vec<(Millis, String)> {
         let length = self.to - self.from;
         let most = Millis::try_from(most.max(1)).unwrap_or(1);
@@ -205,7 +205,7 @@ impl<'n> Picture<'n> {
     }
 }
 
-/// From times to cells.
+/// Maps times to cells.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scale {
     from: Millis,
@@ -243,14 +243,14 @@ impl Scale {
     }
 }
 
-/// The words of one night.
-struct Words<'w, 'n> {
-    timeline: &'n Timeline,
+/// Words about one run.
+struct Words<'w, 't> {
+    timeline: &'t Timeline,
     clock: &'w Clock,
 }
 
-impl<'n> Words<'_, 'n> {
-    fn lanes(&self) -> Vec<Lane<'n>> {
+impl<'t> Words<'_, 't> {
+    fn lanes(&self) -> Vec<Lane<'t>> {
         let all = || self.timeline.tracks.iter();
         let used = all().filter(|track| track.steps.len() > 1);
         let others = all().filter(|track| track.steps.len() <= 1);

@@ -1,10 +1,10 @@
-//! The facts of a night as JSON, for other programs. The names are those of the journal's schema.
+//! The report as JSON, for other programs. Names and formats are those of the journal's schema.
 
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
 use crate::common::json::{Object, list};
 use crate::events::schema::{Ending, Level, Millis, stamp, time};
 
-/// One object: `report` is the version of this schema; times in seconds are under `seconds`.
+/// One object. `report` is the version of this schema; `seconds` holds the durations, in seconds.
 pub(crate) fn json(timeline: &Timeline) -> String {
     let seconds = Object::new()
         .raw("worked", seconds(timeline.time(Activity::Working)))
@@ -39,12 +39,7 @@ pub(crate) fn json(timeline: &Timeline) -> String {
         .raw("waits", list(timeline.waits.iter().map(wait)))
         .raw(
             "story",
-            list(
-                timeline
-                    .story
-                    .iter()
-                    .map(|(at, chapter)| told(*at, chapter)),
-            ),
+            list(timeline.story.iter().map(|(at, entry)| story(*at, entry))),
         )
         .raw("damaged_lines", timeline.damaged)
         .raw("unknown_events", timeline.unknown)
@@ -95,9 +90,9 @@ fn wait(wait: &Wait) -> String {
         .end()
 }
 
-fn told(at: Millis, chapter: &Entry) -> String {
+fn story(at: Millis, entry: &Entry) -> String {
     let object = |event| time(Object::new(), "at", at).text("event", event);
-    match chapter {
+    match entry {
         Entry::Started { again, tokens } => object("launch")
             .raw("again", again)
             .raw("tokens", list(tokens.iter().map(ToString::to_string))),

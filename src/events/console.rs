@@ -1,8 +1,8 @@
-//! Where ddollar's own words go: stderr and the log.
+//! Prints messages to stderr, and logs them.
 //!
-//! Owns the style (marks, colour, how much is said). It promises never to fail and never to write
-//! to stdout while a command is supervised: that belongs to the child. It never waits for a reader:
-//! a stderr that is closed or full costs words, not the run.
+//! Owns the style: marks, colour, and how much is printed. It promises never to fail, never to write to
+//! stdout while a command is supervised (that belongs to the command), and never to wait for a reader:
+//! when stderr is closed or full, messages are lost and the run goes on.
 
 use crate::common::error::Error;
 use crate::common::mask::masked;
@@ -20,64 +20,64 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-/// How much is said.
+/// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verbosity {
     /// `-q`: warnings and failures.
     Quiet,
-    /// The story.
+    /// Everything but details.
     Normal,
-    /// `-v`: each probe's numbers too.
+    /// `-v`: the numbers of each check, too.
     Verbose,
 }
 
-/// So many notices wait for the screen at most; the oldest go first.
+/// Messages that wait for the terminal at most; the oldest are dropped first.
 const MOST_HELD: usize = 200;
 
-/// How far the further lines of a notice are indented, in columns.
+/// Indentation of a message's further lines, in columns.
 const INDENT: usize = 3;
 
-/// Where the countdown cannot be redrawn, it is a line this often.
+/// Where the countdown cannot be redrawn, a line is printed this often.
 const LINE_EACH: Duration = Duration::from_secs(600);
 
-/// ddollar's voice.
+/// Prints and logs what people are told.
 #[derive(Debug)]
 pub(crate) struct Console {
     verbosity: Verbosity,
     utf8: bool,
     colour: bool,
-    /// Whether a line can be drawn over another.
+    /// Whether the terminal can redraw a line.
     redraws: bool,
-    /// Whether stdout, the command's own, is the same place: then its words come in between.
+    /// Whether stdout, which is the command's, is the same file: its output may come in between.
     shared: bool,
-    /// What is said but not yet written.
-    held: RefCell<Held>,
+    /// What is not yet written.
+    pending: RefCell<Pending>,
 }
 
-/// Words that wait: for the screen, while it is the child's, or for a reader.
+/// Output that is queued while the command owns the terminal, or while stderr is full.
 #[derive(Debug, Default)]
-struct Held {
-    screen_is_the_childs: bool,
-    /// Whether the last line is the countdown, which the next words replace.
+struct Pending {
+    paused: bool,
+    /// Whether the last line is the countdown, which the next message replaces.
     countdown: bool,
-    /// Whether the last words were followed by an empty line.
+    /// Whether the last message was followed by an empty line.
     parted: bool,
-    /// When the wait began, or was last spoken of.
+    /// When the wait began, or a line about it was last printed.
     spoken: Option<Instant>,
     texts: VecDeque<String>,
 }
 
 impl Console {
-    /// A voice for this environment. `variable` looks a variable up.
+    /// A console for this environment. `variable` looks a variable up.
     pub(crate) fn new(verbosity: Verbosity, variable: impl Fn(&str) -> Option<String>) -> Console {
         Console {
             verbosity,
-            utf8: takes_utf8(&variable),
-            colour: std::io::stderr().is_terminal() && takes_colour(&variable),
+            utf8: wants_utf8(&variable),
+            colour: std::io::stderr().is_terminal() && wants_colour(&variable),
             redraws: std::io::stderr().is_terminal()
                 && terminal::is_capable(variable("TERM").as_deref()),
-            shared: are_one(std::io::stdout(), std::io::stderr()),
-            held: RefCell::default(),
+            shared: is_same_file(std::io::stdout(), std::io::stderr()),
+            pending: RefCell::default(),
         }
     }
 
@@ -101,35 +101,35 @@ impl Console {
             (false, false) => "\n",
         };
         let text = self.folded(mark, &text);
-        let mut held = self.held.borrow_mut();
-        // One empty line is enough, where nobody else writes.
-        let parted = std::mem::replace(&mut held.parted, event.ends_chapter()) && !self.shared;
+        let mut pending = self.pending.borrow_mut();
+        // One empty line is enough where nobody else writes.
+        let parted = std::mem::replace(&mut pending.parted, event.ends_chapter()) && !self.shared;
         let chapter = if event.opens_chapter() && !parted {
             "\n"
         } else {
             ""
         };
         let text = format!("{chapter}{text}{end}");
-        held.texts.push_back(text);
-        if held.texts.len() > MOST_HELD {
-            held.texts.pop_front();
+        pending.texts.push_back(text);
+        if pending.texts.len() > MOST_HELD {
+            pending.texts.pop_front();
         }
-        held.write();
+        pending.write();
     }
 
-    /// The screen is the child's, or ours again: nothing is printed in between.
-    pub(crate) fn hold(&self, screen_is_the_childs: bool) {
-        let mut held = self.held.borrow_mut();
-        if held.screen_is_the_childs != screen_is_the_childs {
-            held.erase();
-            held.screen_is_the_childs = screen_is_the_childs;
+    /// Holds output back while the command owns the terminal, and prints it afterwards.
+    pub(crate) fn hold(&self, paused: bool) {
+        let mut pending = self.pending.borrow_mut();
+        if pending.paused != paused {
+            pending.erase();
+            pending.paused = paused;
         }
-        held.write();
+        pending.write();
     }
 
-    /// Counts down to `until`: draws the line anew in the foreground of a terminal, and says it now
-    /// and then elsewhere. `None`: there is no wait, and the line goes. Returns when it wants to be
-    /// called again.
+    /// Shows how long a wait still is: redraws one line in the foreground of a terminal, and prints a
+    /// line every ten minutes elsewhere. `None`: there is no wait, and the line is erased. Returns
+    /// after which time it wants to be called again.
     pub(crate) fn count_down(
         &self,
         until: Option<Until>,
@@ -137,11 +137,11 @@ impl Console {
         now: Now,
     ) -> Option<Duration> {
         let left = until.map_or(Duration::ZERO, |until| until.remaining(now));
-        let mut held = self.held.borrow_mut();
+        let mut pending = self.pending.borrow_mut();
         let (Some(until), false) = (until, left.is_zero() || self.verbosity == Verbosity::Quiet)
         else {
-            held.erase();
-            held.spoken = None;
+            pending.erase();
+            pending.spoken = None;
             return None;
         };
         let event = RunEvent::StillWaiting {
@@ -153,24 +153,24 @@ impl Console {
             && is_foreground()
             && let Some(Message { mark, text }) = event.message()
         {
-            held.draw(&self.painted(mark), mark.text(self.utf8), &text);
+            pending.draw(&self.painted(mark), mark.text(self.utf8), &text);
             // Until the next whole second.
             let part = Duration::from_nanos(left.subsec_nanos().into());
             return Some(part + Duration::from_millis(1));
         }
-        held.erase();
-        let quiet = now.tick - *held.spoken.get_or_insert(now.tick);
+        pending.erase();
+        let quiet = now.tick - *pending.spoken.get_or_insert(now.tick);
         let Some(rest) = LINE_EACH.checked_sub(quiet).filter(|rest| !rest.is_zero()) else {
-            held.spoken = Some(now.tick);
-            drop(held);
+            pending.spoken = Some(now.tick);
+            drop(pending);
             self.say(&event);
             return Some(LINE_EACH);
         };
         Some(rest)
     }
 
-    /// The mark and the words, in lines that are no longer than the terminal is wide: by itself it
-    /// would break inside words.
+    /// The mark and the words, broken between words at the terminal's width; the terminal itself would
+    /// break inside words.
     fn folded(&self, mark: Mark, words: &str) -> String {
         let whole = format!("{}{words}", self.painted(mark));
         let Some(width) = columns(&std::io::stderr()) else {
@@ -206,11 +206,12 @@ impl Console {
     }
 }
 
-impl Held {
-    /// Writes what can be written without waiting. A pipe that has room at all has room for one
-    /// text (pipe(7), PIPE_BUF); what is left is tried again with the next one.
+impl Pending {
+    /// Writes what can be written without blocking. A pipe that polls as writable has room for
+    /// PIPE_BUF bytes (pipe(7)), which is more than a message has; the rest is tried again with the
+    /// next message.
     fn write(&mut self) {
-        while !self.screen_is_the_childs && takes_words(&std::io::stderr()) {
+        while !self.paused && is_writable(&std::io::stderr()) {
             let Some(text) = self.texts.pop_front() else {
                 return;
             };
@@ -221,7 +222,7 @@ impl Held {
 
     /// Draws the countdown, at most as wide as the terminal.
     fn draw(&mut self, painted_mark: &str, mark: &str, words: &str) {
-        if self.screen_is_the_childs || !takes_words(&std::io::stderr()) {
+        if self.paused || !is_writable(&std::io::stderr()) {
             return;
         }
         let columns = columns(&std::io::stderr()).unwrap_or(WIDEST);
@@ -232,7 +233,7 @@ impl Held {
         self.countdown = true;
     }
 
-    /// Takes the countdown away.
+    /// Erases the countdown.
     fn erase(&mut self) {
         if std::mem::take(&mut self.countdown) {
             write_line("\r\x1b[K");
@@ -240,8 +241,8 @@ impl Held {
     }
 }
 
-/// Whether two streams end in one file, terminal or pipe.
-fn are_one(one: impl AsFd, other: impl AsFd) -> bool {
+/// Whether two streams are the same file, terminal or pipe.
+fn is_same_file(one: impl AsFd, other: impl AsFd) -> bool {
     let file = |stream: &dyn AsFd| {
         let copy = stream.as_fd().try_clone_to_owned().ok()?;
         let data = File::from(copy).metadata().ok()?;
@@ -250,24 +251,24 @@ fn are_one(one: impl AsFd, other: impl AsFd) -> bool {
     file(&one).is_some_and(|own| file(&other) == Some(own))
 }
 
-/// How an answer on stdout is to be drawn. `variable` looks a variable up.
+/// The style for output on stdout. `variable` looks a variable up.
 pub(crate) fn style(variable: impl Fn(&str) -> Option<String>) -> Style {
     let stdout = std::io::stdout();
     let columns = columns(&stdout).or_else(|| variable("COLUMNS")?.parse().ok());
     Style {
-        utf8: takes_utf8(&variable),
-        colour: stdout.is_terminal() && takes_colour(&variable),
+        utf8: wants_utf8(&variable),
+        colour: stdout.is_terminal() && wants_colour(&variable),
         width: columns.unwrap_or(WIDEST).clamp(NARROWEST, WIDEST),
     }
 }
 
-/// How wide this terminal is. One that nobody has told its size, such as a serial line, says 0.
+/// The terminal's width; `None` when it is no terminal, or does not know (a serial line says 0).
 fn columns(out: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(out).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-fn takes_utf8(variable: &impl Fn(&str) -> Option<String>) -> bool {
+fn wants_utf8(variable: &impl Fn(&str) -> Option<String>) -> bool {
     // The first of these that is set and not empty decides (locale(7)).
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
@@ -277,19 +278,19 @@ fn takes_utf8(variable: &impl Fn(&str) -> Option<String>) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-fn takes_colour(variable: &impl Fn(&str) -> Option<String>) -> bool {
+fn wants_colour(variable: &impl Fn(&str) -> Option<String>) -> bool {
     variable("NO_COLOR").is_none_or(|value| value.is_empty())
         && terminal::is_capable(variable("TERM").as_deref())
 }
 
-/// Whether a write to it would not block. What cannot be asked does not block either.
-fn takes_words(out: &impl AsFd) -> bool {
+/// Whether a write would not block; also true when poll(2) fails.
+fn is_writable(out: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
     poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }
 
-/// Prints what was asked for on stdout; whether it is still read. A reader that went away has seen
-/// enough.
+/// Prints a command's answer on stdout. Returns whether stdout is still read; it is no error when the
+/// reader has gone away (`ddollar report | head`).
 ///
 /// # Errors
 /// It cannot be written.
@@ -307,23 +308,23 @@ pub(crate) fn print(text: &str) -> Result<bool, Error> {
     }
 }
 
-/// Reports ddollar's own failure: what, and what to do.
+/// Reports a failure of ddollar itself, and what can be done about it.
 pub(crate) fn report(error: &Error) {
     log::error!("{error}");
     write_line(&format!("ddollar: {error}\nhint: {}\n", error.hint()));
 }
 
-/// Reports that ddollar itself is broken. The panic's own words could hold anything; the place
-/// cannot.
+/// Reports a bug in ddollar. The panic's message is left out: it could hold a token; its place in the
+/// source cannot.
 pub(crate) fn report_bug(place: &str) {
     write_line(&format!(
         "ddollar: internal error at {place}\nhint: please report it with the command line that led to it\n"
     ));
 }
 
-/// One write for the whole line, so that the child's own words do not come between.
+/// One write for the whole text, so that the command's output does not come in between.
 fn write_line(text: &str) {
-    // Nobody is left to tell when stderr is gone.
+    // When stderr is gone there is nobody to tell.
     let _ = std::io::stderr().write_all(masked(text).as_bytes());
 }
 
@@ -348,7 +349,7 @@ mod tests {
                 tick: start.tick + span,
             };
             let next = console.count_down(until, || true, now);
-            let spoken = console.held.borrow().spoken;
+            let spoken = console.pending.borrow().spoken;
             (
                 next.map(|next| next.as_secs()),
                 spoken.map(|at| (at - start.tick).as_secs()),

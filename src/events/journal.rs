@@ -1,10 +1,10 @@
-//! The journal: what happened in a run, kept in a file for the morning after.
+//! The journal: a file that keeps what happened in a run.
 //!
 //! Owns the folder of journals, the thread that writes one, and finding and reading them again. It
-//! promises that the run never waits for a disk and never ends for want of one; that each line is
-//! one write, so that a crash costs at most the last; that only the owner can read a journal; and
-//! that the newest [`KEPT`] stay, and a few more after runs of less than a second. What
-//! the lines say is `schema.rs`'s; no token is among it.
+//! promises that the run never waits for a disk and never ends because of one; that each line is one
+//! write, so that a crash costs the last line at most; that only the owner can read a journal; and that
+//! the newest [`KEPT`] are kept (a few more after runs of less than a second). What the lines say is
+//! decided in `schema.rs`; they hold no token.
 
 use crate::common::Warning;
 use crate::common::error::Error;
@@ -21,27 +21,27 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// So many journals are kept.
+/// Journals that are kept.
 const KEPT: usize = 50;
-/// So many lines wait for a slow disk at most; a night has about a thousand.
+/// Lines that wait for a slow disk at most; a night has about a thousand in all.
 const MOST_WAITING: usize = 1024;
-/// The file is made this long after the start, or at the end of a run that is shorter.
+/// The file is created this long after the start, or at the end of a shorter run.
 const QUIET_START: Duration = Duration::from_millis(20);
 /// Old journals are removed this long after that.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// At its end a run waits this long for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// No more of a journal is read, in bytes: a month of checks each minute.
+/// Bytes of a journal that are read at most: a month of checks each minute.
 const LARGEST: u64 = 32 << 20;
-/// The end of a journal's name. The start is its time, so that names sort by age.
+/// The end of a journal's name, which begins with the time, so that names sort by age.
 const SUFFIX: &str = ".jsonl";
 
-/// Where a run is kept.
+/// Where the journal goes.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// A new file in this folder, which is made when it is not there.
+    /// A new file in this folder, which is created when it is missing.
     Folder(PathBuf),
-    /// This file, at its end.
+    /// Appended to this file.
     File(File),
 }
 
@@ -73,27 +73,27 @@ pub(crate) struct Journal {
     lines: Option<Sender<String>>,
     /// Disconnected when the last line is written.
     done: Receiver<()>,
-    /// Lines that found no room.
+    /// Lines that were dropped because too many waited.
     lost: u64,
 }
 
 impl Journal {
-    /// Starts the thread; the first trouble is reported to `events`.
+    /// Starts the thread. The first thing that goes wrong is sent to `warnings`.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(place: Place, events: Sender<Warning>) -> io::Result<Journal> {
+    pub(crate) fn start(place: Place, warnings: Sender<Warning>) -> io::Result<Journal> {
         let (lines, inbox) = bounded::<String>(MOST_WAITING);
         let (working, done) = bounded::<()>(0);
         std::thread::Builder::new()
             .name("journal".into())
             .stack_size(128 * 1024)
             .spawn(move || {
-                // A limit on file sizes is a failed write, not the end of everything.
+                // At a limit on file sizes (setrlimit(2)) the write is to fail, not the process to die.
                 let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-                if let Err(error) = keep(place, &inbox, &events) {
+                if let Err(error) = keep(place, &inbox, &warnings) {
                     let what = format!("No journal of this run: {error}");
-                    let _ = events.send(Warning(what));
+                    let _ = warnings.send(Warning(what));
                 }
                 drop(working);
             })?;
@@ -105,21 +105,21 @@ impl Journal {
     }
 
     /// Adds a line.
-    pub(crate) fn write(&mut self, at: Millis, fact: &Record) {
+    pub(crate) fn write(&mut self, at: Millis, record: &Record) {
         if self.lost > 0 && self.send(&Record::Lost { lines: self.lost }, at) {
             self.lost = 0;
         }
-        if !self.send(fact, at) {
+        if !self.send(record, at) {
             self.lost += 1;
         }
     }
 
-    /// Whether there was room for it. A thread that is gone has said why.
-    fn send(&self, fact: &Record, at: Millis) -> bool {
+    /// Whether there was room for it. A thread that is gone has warned already.
+    fn send(&self, record: &Record, at: Millis) -> bool {
         let Some(lines) = &self.lines else {
             return true;
         };
-        let line = masked(&fact.json(at)).into_owned() + "\n";
+        let line = masked(&record.json(at)).into_owned() + "\n";
         !matches!(lines.try_send(line), Err(TrySendError::Full(_)))
     }
 }
@@ -131,10 +131,10 @@ impl Drop for Journal {
     }
 }
 
-/// The thread's life: a file, and a write for each line. Fails when there is no file; a line that
-/// cannot be written is told once, and the next one is tried all the same.
-fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Warning>) -> io::Result<()> {
-    // The first lines are written together: the disk must not compete with the command's own start.
+/// What the thread does: creates the file, and writes each line. Fails when the file cannot be created;
+/// the first line that cannot be written is a warning, and later lines are tried all the same.
+fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> io::Result<()> {
+    // The first lines are written together, so as not to compete with the command's start for the disk.
     let quiet_until = Instant::now() + QUIET_START;
     let mut first = String::new();
     while let Ok(line) = lines.recv_deadline(quiet_until) {
@@ -144,7 +144,7 @@ fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Warning>) -> io:
         Place::File(file) => (file, None),
         Place::Folder(folder) => (create(&folder)?, Some(folder)),
     };
-    // Says to readers that the run goes on. Where locks are not supported they cannot tell.
+    // The lock tells readers that the run goes on. On file systems without locks they cannot know.
     let _ = file.try_lock();
     let (mut said, mut torn) = (false, false);
     let mut write = |line: &str| {
@@ -156,11 +156,11 @@ fn keep(place: Place, lines: &Receiver<String>, events: &Sender<Warning>) -> io:
             && !std::mem::replace(&mut said, true)
         {
             let what = format!("The journal of this run has gaps: {error}");
-            let _ = events.send(Warning(what));
+            let _ = warnings.send(Warning(what));
         }
     };
     write(&first);
-    // A run that is over by now has no time to tidy up; one of many that are so short does.
+    // A run that is over by now does not take the time to tidy up, but for one in eight of them.
     let next = lines.recv_timeout(TIDY_AFTER);
     let is_over = next == Err(RecvTimeoutError::Disconnected);
     if let Some(folder) = folder.filter(|_| !is_over || std::process::id().is_multiple_of(8)) {
@@ -184,7 +184,7 @@ fn create(folder: &Path) -> io::Result<File> {
     loop {
         let path = folder.join(format!("{name}{SUFFIX}"));
         match private_file::append(OpenOptions::new().create_new(true), &path) {
-            // Containers that share a home share process numbers, too.
+            // Containers with the same home folder may have the same process ids.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && name.len() < 64 => {
                 name.push('x');
             }
@@ -198,7 +198,7 @@ fn within(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Removes the oldest journals; never that of a run that goes on.
+/// Removes the oldest journals, but never that of a run that goes on.
 fn prune(folder: &Path) {
     let mut journals = all(folder);
     let surplus = journals.len().saturating_sub(KEPT);
@@ -239,8 +239,8 @@ pub(crate) struct Text {
     pub(crate) going_on: bool,
 }
 
-/// The journal that is called for: a path, the name of one in the folder, with `.jsonl` or without,
-/// or without either the newest there.
+/// Finds and reads a journal. `run` is a path, or the name of a journal in the folder, with or without
+/// `.jsonl`; `None`: the newest in the folder.
 ///
 /// # Errors
 /// There is none, or it cannot be read.
@@ -281,7 +281,7 @@ fn read(path: &Path) -> io::Result<Text> {
     })
 }
 
-/// Whether a run holds the file. The lock that tells is given back with the file.
+/// Whether a run writes the file: then it holds a lock on it.
 fn is_going_on(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
 }

@@ -1,10 +1,10 @@
 //! `--notify`: a command of the user's that is run when something has happened.
 //!
-//! Owns both ends: starting a helper for each piece of news, and the hidden `__notify`, the helper
-//! itself. It promises that the news never disturbs the run: the command has a process group of its
-//! own and no standard streams, at most [`MOST_RUNNING`] run at a time, none for longer than
-//! [`LONGEST`], and what it leaves behind comes to the helper and ends with it, not to ddollar, which
-//! adopts the supervised command's orphans. No token is in its environment.
+//! Owns both ends: starting a helper process for each event that is told, and the hidden `__notify`,
+//! which is that helper. It promises never to disturb the run: the command has a process group of its
+//! own and no standard streams, at most [`MOST_RUNNING`] run at a time, and none for longer than
+//! [`LONGEST`]. Orphans of the command go to the helper, which ends them; they would else go to
+//! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;
 use crate::events::schema::{Cause, Ending, Millis, Record, stamp};
@@ -23,33 +23,33 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// So many commands run at a time; what happens meanwhile is not told.
+/// Commands that run at a time at most; what happens meanwhile is not told.
 const MOST_RUNNING: usize = 4;
 /// A command that has not ended by then is killed, with all that it has started.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The end of a run waits this long for the last command: in a container, or under a service
-/// manager, ddollar's end is everybody's.
+/// At its end a run waits this long for the last command: in a container, or under a service manager,
+/// all processes are killed when ddollar ends.
 const LAST_NEWS: Duration = Duration::from_secs(5);
-/// From one look of the helper to the next.
+/// Pause between two looks of the helper at what still runs.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the user wants to be run.
+/// Runs the user's command.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     /// For `sh -c`.
     command: OsString,
-    /// How many files it can open, as ddollar at its start.
+    /// The limit on open files that ddollar was started with.
     files: rlim_t,
     /// The child's environment, without any token.
     environment: Vec<(OsString, OsString)>,
-    /// What each running helper holds open.
+    /// One end of a pipe for each running helper, which holds the other.
     running: Vec<PipeReader>,
     /// Whether the run is waiting, so that its next start is the end of the wait.
     waiting: bool,
 }
 
 impl Notifier {
-    /// Nothing has happened yet.
+    /// For a run in which nothing has happened yet.
     pub(crate) fn new(
         command: OsString,
         inherited: Inherited,
@@ -64,9 +64,10 @@ impl Notifier {
         }
     }
 
-    /// Runs the command, if this is news; `words` are for people. Returns the new process.
-    pub(crate) fn tell(&mut self, fact: &Record, at: Millis, words: &str) -> Option<Pid> {
-        let event = match fact {
+    /// Runs the command, if this record is one that it is told of. `words` are for people. Returns the
+    /// new process.
+    pub(crate) fn tell(&mut self, record: &Record, at: Millis, words: &str) -> Option<Pid> {
+        let event = match record {
             Record::Limit { .. } => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Wait { .. } => {
@@ -81,12 +82,12 @@ impl Notifier {
             _ => return None,
         };
         self.running.retain(is_held);
-        // The last news is what most people wait for.
+        // The end of a run is what most people wait for.
         if self.running.len() >= MOST_RUNNING && event != "exit" {
             log::warn!("{event} is not told: {MOST_RUNNING} notify commands are running");
             return None;
         }
-        match self.start(event, fact, at, words) {
+        match self.start(event, record, at, words) {
             Ok((helper, held)) => {
                 self.running.push(held);
                 Some(helper)
@@ -101,7 +102,7 @@ impl Notifier {
     fn start(
         &self,
         event: &str,
-        fact: &Record,
+        record: &Record,
         at: Millis,
         words: &str,
     ) -> io::Result<(Pid, PipeReader)> {
@@ -115,12 +116,12 @@ impl Notifier {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("DDOLLAR_EVENT", event)
             .env("DDOLLAR_MESSAGE", &*masked(words))
-            .env("DDOLLAR_FACT", &*masked(&fact.json(at)))
-            .envs(details(fact))
+            .env("DDOLLAR_FACT", &*masked(&record.json(at)))
+            .envs(details(record))
             .stdin(Stdio::null())
             .stdout(holder)
             .stderr(Stdio::null())
-            // Ctrl-C and Ctrl-Z are not meant for it.
+            // Ctrl-C and Ctrl-Z must not reach it.
             .process_group(0);
         let process = signals::undisturbed(|| command.spawn())?;
         let pid = i32::try_from(process.id()).unwrap_or(i32::MAX);
@@ -131,7 +132,7 @@ impl Notifier {
     pub(crate) fn finish(&mut self) {
         let until = Instant::now() + LAST_NEWS;
         for held in &self.running {
-            // A signal, such as that of another helper's end, cuts poll(2) short.
+            // A signal, such as SIGCHLD of another helper, ends poll(2) early.
             while is_held(held) && Instant::now() < until {
                 let left = until.saturating_duration_since(Instant::now());
                 let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
@@ -142,11 +143,11 @@ impl Notifier {
     }
 }
 
-/// The facts that shell scripts want, as variables.
-fn details(fact: &Record) -> Vec<(&'static str, String)> {
+/// The fields of a record that shell scripts want, as variables.
+fn details(record: &Record) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
-    let (provider, token, until) = match fact {
+    let (provider, token, until) = match record {
         Record::Limit { who, until, .. } => (Some(&who.provider), Some(who.token), *until),
         Record::Rotate { who, .. } => (Some(&who.provider), Some(who.token), None),
         Record::Wait {
@@ -161,7 +162,7 @@ fn details(fact: &Record) -> Vec<(&'static str, String)> {
     add("DDOLLAR_PROVIDER", provider.cloned());
     add("DDOLLAR_TOKEN", token.map(|token| token.to_string()));
     add("DDOLLAR_UNTIL", until.map(stamp));
-    match fact {
+    match record {
         Record::Limit { cause, .. } => add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into())),
         Record::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
         _ => {}
@@ -175,8 +176,8 @@ fn is_held(reader: &PipeReader) -> bool {
     poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
-/// `__notify`: runs the command, which can open so many files, and ends when it and all that it has
-/// started have ended.
+/// `__notify`: runs the command with this limit on open files, and ends when the command and all that
+/// it has started have ended.
 pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
     signals::limit_files(files);
     let (mut tree, _) = Tree::adopt();
@@ -196,12 +197,12 @@ pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
     while matches!(shell.try_wait(), Ok(None)) && Instant::now() < until {
         sleep(LOOK);
     }
-    // Whoever waits for the news has waited for this.
+    // Who waits for the helper (`finish`) waits for the command only, not for what it has started.
     let _ = nix::unistd::close(1);
     while !tree.left(None).is_empty() && Instant::now() < until {
         sleep(LOOK);
     }
-    // What makes new processes faster than they die is left alone after a while.
+    // What forks faster than it can be killed is left alone after a while.
     for _ in 0..100 {
         if shell.try_wait().is_ok_and(|ended| ended.is_none()) {
             let _ = killpg(group, Signal::SIGKILL);

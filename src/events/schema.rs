@@ -1,9 +1,9 @@
 //! The journal's lines: one [`Record`] for each thing that happened, and its JSON.
 //!
-//! Owns the schema of the journal, in both directions. It promises that what it writes it can read,
-//! that no line makes it panic, and that a text which was read holds no control characters: a
-//! journal may come from anywhere, and its words end up on a terminal. Pure. `recorder` says which
-//! record an event becomes, and `report/` what a journal means.
+//! Owns the schema of the journal, in both directions. It promises that it can read what it writes,
+//! that no line makes it panic, and that no text which it has read holds control characters: a journal
+//! may come from anywhere, and its texts are shown on a terminal. Pure. `recorder` says which record an
+//! event becomes, and `commands/report` what a journal means.
 //!
 //! The schema, version 1. Each line has `at` (RFC 3339, UTC, milliseconds) and `event`; tokens and
 //! rings are counted from 1; times are as `at`, fractions 0.0 to 1.0 and above. A reader skips events
@@ -34,25 +34,22 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::time::SystemTime;
 
-/// The version of the schema that is written here.
+/// The version of the schema that is written.
 pub(crate) const SCHEMA: u64 = 1;
 
-/// A time in a record: milliseconds since 1970.
+/// A time in a record: milliseconds since 1970, UTC.
 pub(crate) type Millis = i64;
 
-/// No text that is read is longer, in characters. The longest that is written has 300 and a bit.
+/// Characters of a text that are read at most. The longest that is written have a few more than 300.
 const LONGEST_TEXT: usize = 1000;
 
 /// One line of a journal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Record {
-    /// A run begins.
+    /// A run begins; the first line.
     Run(Run),
-    /// The command was started with these tokens, one of each ring, from 1.
-    Launch {
-        again: bool,
-        tokens: Vec<usize>,
-    },
+    /// The command is started with these tokens, one of each ring, counted from 1.
+    Launch { again: bool, tokens: Vec<usize> },
     /// A provider was asked about a token.
     Usage {
         who: Who,
@@ -68,43 +65,38 @@ pub(crate) enum Record {
         used: Option<f64>,
         until: Option<Millis>,
     },
-    /// The command goes on with another token.
-    Rotate {
-        who: Who,
-        from: usize,
-    },
-    /// Nothing is usable before `until`. Without a token it is the provider that is waited for.
+    /// The command goes on with another token than `from`.
+    Rotate { who: Who, from: usize },
+    /// Nothing is usable before `until`. Without a token, the provider does not answer.
     Wait {
         provider: String,
         token: Option<usize>,
         until: Millis,
-        /// A proxy holds the command's requests; nothing else tells that it waits.
+        /// The command goes on; a proxy holds its requests.
         held: bool,
     },
-    /// A proxy holds no request any longer: they go out with this token, or are all gone.
+    /// A proxy holds no requests any longer: they go out with this token, or nobody waits for an answer.
     Release {
         provider: String,
         token: Option<usize>,
     },
+    /// The command was paused.
     Pause,
+    /// The paused command goes on.
     Resume,
+    /// The command was told to end.
     Stop,
-    /// The command ended.
-    Exit {
-        how: ExitStatus,
-        asked: bool,
-    },
-    Note {
-        text: String,
-    },
-    Lost {
-        lines: u64,
-    },
+    /// The command ended; `asked`: it had been told to.
+    Exit { how: ExitStatus, asked: bool },
+    /// Anything else that was worth a warning.
+    Note { text: String },
+    /// Lines that could not be written, because the disk was too slow.
+    Lost { lines: u64 },
     /// The run is over.
     End(Ending),
 }
 
-/// The head of a record.
+/// The head of a journal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Run {
     pub(crate) schema: u64,
@@ -115,7 +107,7 @@ pub(crate) struct Run {
     pub(crate) providers: Vec<Ring>,
 }
 
-/// One provider of a run, and how many of its tokens there are.
+/// A ring of tokens: of one provider, or `mixed`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ring {
     pub(crate) name: String,
@@ -123,14 +115,14 @@ pub(crate) struct Ring {
     pub(crate) tokens: usize,
 }
 
-/// A token: its provider's name, and its number there, from 1.
+/// A token: the name of its ring, and its number there, from 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Who {
     pub(crate) provider: String,
     pub(crate) token: usize,
 }
 
-/// One window as it was seen.
+/// One window of a provider's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Level {
     pub(crate) name: String,
@@ -151,11 +143,11 @@ pub(crate) enum Verdict {
     Unclear,
     /// No answer came.
     Silent,
-    /// Nobody was asked: the command's own traffic went by.
+    /// Nobody was asked: the proxy saw it in the command's own traffic.
     Seen,
 }
 
-/// Why a token will not do.
+/// Why a token cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Near,
@@ -167,8 +159,11 @@ pub(crate) enum Cause {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ending {
+    /// As the command did.
     AsCommand(ExitStatus),
+    /// A signal with this number told ddollar to end.
     BySignal(i32),
+    /// Before the command has finished: run it again later (exit status 75).
     AgainLater,
     /// ddollar itself failed.
     Failure(String),
@@ -206,20 +201,20 @@ fn value<T: Copy>(words: &Words<T>, word: &str) -> Option<T> {
 }
 
 impl Verdict {
-    /// The word for it in a record.
+    /// Its word in the journal.
     pub(crate) fn word(self) -> &'static str {
         word(VERDICTS, &self)
     }
 }
 
 impl Cause {
-    /// The word for it in a record.
+    /// Its word in the journal.
     pub(crate) fn word(self) -> &'static str {
         word(CAUSES, &self)
     }
 }
 
-/// A window as a record has it.
+/// A window as the journal has it.
 pub(crate) fn level(window: &Window) -> Level {
     Level {
         name: window.name.clone(),
@@ -230,12 +225,12 @@ pub(crate) fn level(window: &Window) -> Level {
     }
 }
 
-/// A wall-clock time as records have it; one beyond what an i64 holds is the nearest that it does.
+/// A wall-clock time as the journal has it; a time beyond the calendar is the last one that fits.
 pub(crate) fn millis(at: SystemTime) -> Millis {
     Timestamp::try_from(at).map_or(Millis::MAX, Timestamp::as_millisecond)
 }
 
-/// A time as it is written; one beyond the calendar as its last moment.
+/// A time as text, RFC 3339 in UTC; a time beyond the calendar is its last moment.
 pub(crate) fn stamp(at: Millis) -> String {
     let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);
     format!("{at:.3}")
@@ -244,7 +239,7 @@ pub(crate) fn stamp(at: Millis) -> String {
 // ---- writing ----
 
 impl Record {
-    /// Its name in a record.
+    /// Its `event` in the journal.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Record::Run(_) => "run",
@@ -264,7 +259,7 @@ impl Record {
         }
     }
 
-    /// Its JSON, on one line and without the line's end.
+    /// Its JSON on one line, without a newline.
     pub(crate) fn json(&self, at: Millis) -> String {
         let object = time(Object::new(), "at", at).text("event", self.name());
         let who = |object: Object, who: &Who| {
@@ -375,7 +370,7 @@ impl Ending {
     }
 }
 
-/// Adds a time.
+/// Adds a time, as text.
 pub(crate) fn time(object: Object, key: &str, at: Millis) -> Object {
     object.text(key, &stamp(at))
 }
@@ -392,9 +387,9 @@ fn how_json(object: Object, how: ExitStatus) -> Object {
 /// Why a line is no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unread {
-    /// It is no JSON object, or a field that its event needs is missing or of another kind.
+    /// It is no JSON object, or a field that its event needs is missing or has the wrong type.
     Damaged,
-    /// Its event is not known here.
+    /// Its event is not known: a later ddollar wrote it.
     Unknown,
 }
 
@@ -507,7 +502,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
     })
 }
 
-/// The fields of one object.
+/// Reads the fields of one object.
 struct Fields<'v>(&'v Value);
 
 impl<'v> Fields<'v> {

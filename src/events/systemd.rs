@@ -1,8 +1,8 @@
-//! The service manager: tells systemd how the run is doing (sd_notify(3)).
+//! Tells the service manager how the run is doing (sd_notify(3)).
 //!
-//! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start, STATUS with what happens,
-//! WATCHDOG at half the time that the manager gives, STOPPING at the end. It promises not to block;
-//! a manager that does not listen is none.
+//! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start, STATUS with what happens, WATCHDOG
+//! twice in the time that the manager allows, STOPPING at the end. It promises not to block, and not to
+//! fail when the manager does not listen.
 
 use crate::common::mask::masked;
 use crate::events::schema::Record;
@@ -11,20 +11,20 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// The variables that are between the manager and ddollar; the command does not get them.
+/// Variables that the manager sets for ddollar; the command does not get them.
 pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
-/// How the manager is reached, and how often it wants to hear.
+/// How the manager is reached, and how often it wants a sign of life.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
-    /// A path, or `@` and an abstract name.
+    /// A path, or `@` and a name in the abstract namespace (unix(7)).
     socket: String,
-    /// Half of what the manager waits before it takes the service for dead.
+    /// Half of the time after which the manager takes the service for dead (sd_watchdog_enabled(3)).
     each: Option<Duration>,
 }
 
 impl Address {
-    /// What the variables say; `None` when nobody wants to be told.
+    /// Reads the variables; `None` when no manager wants to be told.
     pub(crate) fn from(variable: impl Fn(&str) -> Option<String>) -> Option<Address> {
         let socket = variable("NOTIFY_SOCKET")?;
         let meant_for_us =
@@ -37,7 +37,7 @@ impl Address {
     }
 }
 
-/// A manager that is told.
+/// The manager, which is told.
 #[derive(Debug)]
 pub(crate) struct Service {
     socket: UnixDatagram,
@@ -48,10 +48,10 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Opens the way to the manager.
+    /// Opens a socket to the manager.
     ///
     /// # Errors
-    /// The address is none, or there is no room for a socket.
+    /// The address is not valid, or the system refuses a socket.
     pub(crate) fn open(address: &Address) -> std::io::Result<Service> {
         let to = match address.socket.strip_prefix('@') {
             #[cfg(target_os = "linux")]
@@ -69,9 +69,9 @@ impl Service {
         })
     }
 
-    /// Passes on what happened, in words for people.
-    pub(crate) fn tell(&mut self, fact: &Record, words: &str) {
-        match fact {
+    /// Passes on what happened; `words` are for people.
+    pub(crate) fn tell(&mut self, record: &Record, words: &str) {
+        match record {
             Record::Launch { .. } if !self.ready => {
                 self.ready = true;
                 self.send(&format!("READY=1\nSTATUS={words}"));
@@ -82,7 +82,7 @@ impl Service {
         }
     }
 
-    /// Says that ddollar is alive, when it is time. Returns when it is time again.
+    /// Sends a sign of life when one is due. Returns after which time the next is.
     pub(crate) fn sign_of_life(&mut self, now: Instant) -> Option<Duration> {
         let each = self.each?;
         let rest = self.told.and_then(|told| each.checked_sub(now - told));

@@ -327,6 +327,20 @@ impl RunEvent {
                     provider.label
                 ),
             ),
+            RunEvent::ModelSpent {
+                token,
+                model,
+                at,
+                now,
+            } => (
+                Mark::Warning,
+                format!(
+                    "{}{model} is refused until {} (token {} first); others go on",
+                    prefix(*token),
+                    local(*at, *now),
+                    token.number(),
+                ),
+            ),
             RunEvent::TooLong { index, at, now } => {
                 let who = index.map_or(String::new(), |index| format!(" (token {})", index + 1));
                 (

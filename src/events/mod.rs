@@ -226,6 +226,14 @@ pub(crate) enum RunEvent {
     NoneLeft {
         provider: &'static Provider,
     },
+    /// Requests for this model are refused with every token until `at`, when this one is the first; what
+    /// else the command uses is served.
+    ModelSpent {
+        token: TokenRef,
+        model: String,
+        at: SystemTime,
+        now: SystemTime,
+    },
     /// The earliest reset is beyond `--max-wait`.
     TooLong {
         index: Option<usize>,
@@ -413,6 +421,7 @@ impl RunEvent {
             | RunEvent::AllExhausted
             | RunEvent::NeverHeard
             | RunEvent::NoneLeft { .. }
+            | RunEvent::ModelSpent { .. }
             | RunEvent::TooLong { .. }
             | RunEvent::Silent { .. }
             | RunEvent::Unclear { .. }

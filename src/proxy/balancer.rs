@@ -105,6 +105,8 @@ struct Lane {
     /// The wait that was told of.
     hold: Option<Hold>,
     said_exhausted: bool,
+    /// Until when its requests are refused, as was said.
+    said_refused: Option<SystemTime>,
 }
 
 /// A wait that all held requests of a scope share.
@@ -269,6 +271,28 @@ impl Balancer {
             ring.owners.pop_front();
         }
         ring.owners.push_back((path.to_owned(), index));
+    }
+
+    /// A request gets its refusal, because no token serves its model before long, while what else the
+    /// command uses goes on: that is said once for each end.
+    pub(crate) fn refused(
+        &mut self,
+        place: Place,
+        (until, index): (Until, usize),
+        now: Now,
+    ) -> Option<RunEvent> {
+        let named = self.named(place.ring);
+        let token = named.token(self.ledger.pool(place)?, index);
+        let model = self.ledger.name(place)?.to_owned();
+        let lane = self.lane(place)?;
+        let last = lane.said_refused.replace(until.wall);
+        let is_new = last.is_none_or(|last| !is_same_end(last, until.wall));
+        is_new.then_some(RunEvent::ModelSpent {
+            token,
+            model,
+            at: until.wall,
+            now: now.wall,
+        })
     }
 
     /// One more request waits for a reset. `told`: what `choose` had to say of it was said.
@@ -570,6 +594,7 @@ impl Lane {
             held: 0,
             hold: None,
             said_exhausted: false,
+            said_refused: None,
         }
     }
 

@@ -533,7 +533,7 @@ impl<'a> Exchange<'a> {
                     return Ok(Choice::Own(LocalResponse::exhausted(provider, None)));
                 }
                 Pick::Queue => LOOK,
-                Pick::Hold { until, .. } => {
+                Pick::Hold { until, index } => {
                     let left = until.remaining(now);
                     if left > hold_until.saturating_duration_since(now.tick) {
                         let outlook = balancer.outlook(self.place.ring, now);
@@ -544,10 +544,12 @@ impl<'a> Exchange<'a> {
                                 shared.exhausted();
                             }
                             (waits, _) => {
-                                // What else the command uses goes on: its limit has been told.
-                                if !waits {
-                                    shared.say(say);
+                                if waits {
+                                    let first = (until, index);
+                                    let refused = balancer.refused(self.place, first, now);
+                                    say = refused.into_iter().collect();
                                 }
+                                shared.say(say);
                                 drop(balancer);
                                 let own = LocalResponse::exhausted(provider, Some(left));
                                 return Ok(Choice::Own(own));

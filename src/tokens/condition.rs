@@ -488,6 +488,10 @@ impl TokenState {
 
     /// It was refused what another token was served, for a reason that is not known.
     pub(super) fn suspend(&mut self, asked: Instant, now: Now) {
+        // A check may have found the reason meanwhile.
+        if self.condition(now).is_refused() {
+            return;
+        }
         let until = Until::after(UNKNOWN_RESET, now);
         self.last = Last::Verdict(asked);
         self.take_on(Condition::Limited { until }, asked, now);

@@ -143,6 +143,15 @@ impl Ledger {
         Some(&mut self.book_mut(place)?.pool)
     }
 
+    /// What the requests of a place are for, as people call it: the model, or the kind of endpoint.
+    pub(crate) fn name(&self, place: Place) -> Option<&str> {
+        let scope = &self.rings.get(place.ring)?.get(place.scope)?.scope;
+        Some(match scope.class.as_str() {
+            "" => scope.kind.name(),
+            model => model,
+        })
+    }
+
     /// All places of a ring with their scopes, and what is known there.
     pub(crate) fn scopes(&self, ring: usize) -> impl Iterator<Item = (&Scope, &TokenPool)> {
         let books = self.rings.get(ring).into_iter().flatten();

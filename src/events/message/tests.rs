@@ -225,6 +225,12 @@ fn every_sentence_fits_a_line_of_80_columns() {
             });
         }
         all.push(RunEvent::StillWaiting { span, at, now });
+        all.push(RunEvent::ModelSpent {
+            token: token(azure, false),
+            model: "claude-opus-5-5".into(),
+            at,
+            now,
+        });
         all.push(RunEvent::TooLong {
             index: Some(11),
             at,

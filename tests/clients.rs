@@ -2,6 +2,7 @@
 //! (facts/providers.md §4.1), and what ddollar makes of the others' command lines.
 
 use crate::support::env::{Desk, PROGRAM, output};
+use crate::support::run::Ended;
 use crate::support::{AGENT, Provider, Run, Supervise, spent_at};
 use serde_json::json;
 use std::fs;
@@ -83,13 +84,18 @@ fn ready(run: &mut Run) -> String {
 }
 
 fn hourly(provider: &Provider) -> Supervise {
-    Supervise::with(provider).options(&["--interval", "1h"])
+    by_restart(provider).options(&["--interval", "1h"])
+}
+
+/// A run whose requests are left alone.
+fn by_restart(provider: &Provider) -> Supervise {
+    Supervise::with(provider).options(&["--no-proxy"])
 }
 
 #[test]
 fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let mut run = claude(Supervise::with(&provider), &["do", "it"]);
+    let mut run = claude(by_restart(&provider), &["do", "it"]);
     assert!(ready(&mut run).ends_with("token=1 env=none do it turn=1"));
     provider.wait_for_probe("anthropic#2");
     provider.control(json!({"set": {"organization": "org-1", "bucket": "requests", "used": 0.97}}));
@@ -223,7 +229,7 @@ fn a_turn_that_failed_on_a_rejection_goes_on_when_the_provider_knows_the_token_a
 #[test]
 fn trouble_that_is_over_does_not_end_the_client_at_the_next_limit() {
     let mut provider = Provider::anthropic(&[0.1]);
-    let mut run = claude(Supervise::with(&provider), &[]);
+    let mut run = claude(by_restart(&provider), &[]);
     ready(&mut run);
     run.tell("fail authentication_failed");
     run.stdout.wait("TOLD");
@@ -240,7 +246,7 @@ fn trouble_that_is_over_does_not_end_the_client_at_the_next_limit() {
 #[test]
 fn a_session_that_never_began_is_started_anew() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let supervise = Supervise::with(&provider);
+    let supervise = by_restart(&provider);
     let mut run = claude(supervise, &["-p", "do"]);
     ready(&mut run);
     fs::remove_file(run.desk.join("transcript.jsonl")).unwrap();
@@ -253,7 +259,7 @@ fn a_session_that_never_began_is_started_anew() {
 #[test]
 fn a_named_session_that_never_began_is_started_by_its_name_again() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let supervise = Supervise::with(&provider);
+    let supervise = by_restart(&provider);
     let mut run = claude(supervise, &["--session-id=S", "-p", "do"]);
     ready(&mut run);
     fs::remove_file(run.desk.join("transcript.jsonl")).unwrap();
@@ -274,7 +280,7 @@ fn without_hooks_a_session_goes_on_by_the_id_that_it_was_given() {
         ),
     ] {
         let mut provider = Provider::anthropic(&[0.1, 0.1]);
-        let (mut run, id) = without_hooks(Supervise::with(&provider), words);
+        let (mut run, id) = without_hooks(by_restart(&provider), words);
         run.tell("begin");
         run.stdout.wait("BEGUN");
         provider.wait_for_probe("anthropic#2");
@@ -288,7 +294,7 @@ fn without_hooks_a_session_goes_on_by_the_id_that_it_was_given() {
 #[test]
 fn without_hooks_a_session_that_never_began_is_started_anew_under_another_id() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let (mut run, id) = without_hooks(Supervise::with(&provider), &["-p", "do"]);
+    let (mut run, id) = without_hooks(by_restart(&provider), &["-p", "do"]);
     provider.wait_for_probe("anthropic#2");
     provider.set("org-1", 0.97);
     let line = run.stdout.wait("READY new ");
@@ -427,22 +433,188 @@ fn nothing_is_changed_with_resume_same_or_the_client_generic() {
     }
 }
 
-#[test]
-fn codex_gets_its_own_variable_and_resumes_the_last_session() {
+/// Stands in for codex: it keeps the file of its session open, as the real one does (0.171).
+const CODEX: &str = r#"
+folder=$HOME/.codex/sessions/2026/11/29
+mkdir -p "$folder"
+echo '{}' >"$folder/rollout-2026-11-29T01-00-00-99999999-2163-7683-b35e-90f0f0c07051.jsonl"
+case $* in
+*without*) ;;
+*) exec 9>>"$folder/rollout-2026-11-29T01-48-18-01a224fd-2163-7683-b35e-90f0f0c07051.jsonl" ;;
+esac
+OPENAI_API_KEY=$CODEX_API_KEY
+"#;
+
+/// A run of that with these words, and how it is started again near a limit.
+fn codex_again(words: &[&str]) -> String {
     let mut provider = Provider::openai(&[0.1, 0.1]);
-    let supervise = Supervise::with(&provider);
-    let script = format!("#!/bin/sh\nOPENAI_API_KEY=$CODEX_API_KEY\n{AGENT}");
-    let program = supervise.desk().write("codex", script);
-    let mut run = supervise.start(&[program.to_str().unwrap(), "exec", "--json", "do it"]);
-    assert!(run.stdout.wait("READY").ends_with(" 1 exec --json do it"));
-    provider.wait_for_probe("openai#2");
-    provider.control(json!({"set": {"organization": "org-1", "bucket": "requests", "used": 0.97}}));
+    let supervise = by_restart(&provider);
+    let program = supervise
+        .desk()
+        .write("codex", format!("#!/bin/sh\n{CODEX}{AGENT}"));
+    let mut run = supervise.start(&[&[program.to_str().unwrap()], words].concat());
     let line = run.stdout.wait("READY");
+    assert!(line.ends_with(&format!(" 1 {}", words.join(" "))), "{line}");
+    provider.wait_for_probe("openai#2");
+    provider.set("org-1", 0.97);
+    let line = run.stdout.wait("READY");
+    let again = line.split_once(" 2 ").unwrap().1.to_owned();
+    let (said, not) = match again.contains("resume") {
+        true => ("Session resumed", "begins anew"),
+        false => ("codex: no session is known to resume", "Session resumed"),
+    };
+    run.finish()
+        .says(&["codex: with CODEX_API_KEY\n", said])
+        .never_says(not);
+    again
+}
+
+#[test]
+#[cfg_attr(
+    feature = "portable",
+    ignore = "which files a process has open is not told"
+)]
+fn codex_gets_its_own_variable_and_resumes_the_session_that_it_has_open() {
+    assert_eq!(
+        codex_again(&["exec", "--json", "do it"]),
+        "exec --json resume 01a224fd-2163-7683-b35e-90f0f0c07051 Continue where you left off."
+    );
+}
+
+/// For the provider that it has built in, it would insist on a sign-in.
+#[test]
+fn interactive_codex_gets_a_provider_that_takes_its_token_from_the_environment() {
+    let provider = Provider::openai(&[0.1]);
+    let supervise = hourly(&provider);
+    let program = supervise
+        .desk()
+        .write("codex", "#!/bin/sh\necho \"$CODEX_API_KEY $*\"\n");
+    let ended = supervise.start(&[program.to_str().unwrap(), "do it"]).end();
+    let out = String::from_utf8(ended.expect(0).stdout).unwrap();
+    let beginning = format!("{} -c model_provider=\"ddollar\" -c ", provider.token(1));
+    assert!(out.starts_with(&beginning), "{out}");
+    let url = format!("base_url=\"{}/v1\"", provider.url);
+    assert!(out.contains(&url) && out.ends_with(" do it\n"), "{out}");
+}
+
+/// The last session of the folder is somebody else's.
+#[test]
+fn without_a_session_of_its_own_codex_is_started_with_the_same_words() {
+    assert_eq!(codex_again(&["exec", "without"]), "exec without");
+}
+
+/// Stands in for opencode: its log says which session has which title (1.18).
+const OPENCODE: &str = r#"
+log=$HOME/.local/share/opencode/log
+mkdir -p "$log"
+new() { echo "timestamp=T level=INFO run=$$ message=created id=$1 slug=x title=\"$2\" agent=y" >>"$log/opencode.log"; }
+if [ "$2" = --title ]; then new ses_ours "$3"; new ses_other "New session"; fi
+"#;
+
+#[test]
+fn opencode_is_asked_for_its_model_and_resumes_the_session_of_its_title() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let supervise = by_restart(&provider);
+    let program = supervise
+        .desk()
+        .write("opencode", format!("#!/bin/sh\n{OPENCODE}{AGENT}"));
+    let model = ["-m", "anthropic/claude-sonnet-5-5"];
+    let mut run = supervise.start(&[
+        program.to_str().unwrap(),
+        "run",
+        model[0],
+        model[1],
+        "do it",
+    ]);
+    let line = run.stdout.wait("READY");
+    assert!(line.contains(" 1 run --title do it (ddollar "), "{line}");
+    assert_eq!(
+        provider.wait_for_probe("anthropic#2")["model"],
+        "claude-sonnet-5-5"
+    );
+    provider.set("org-1", 0.97);
+    let line = run.stdout.wait("READY");
+    let again =
+        "2 run -m anthropic/claude-sonnet-5-5 --session ses_ours Continue where you left off.";
+    assert!(line.ends_with(again), "{line}");
+    run.finish().says(&["opencode: with --title\n"]);
+}
+
+#[test]
+fn a_client_that_exits_with_zero_after_a_limit_goes_on_with_the_next_token() {
+    let mut provider = Provider::openai(&[0.1, 0.1]);
+    let supervise = hourly(&provider);
+    let program = supervise
+        .desk()
+        .write("aider", format!("#!/bin/sh\n{AGENT}"));
+    let mut run = supervise.start(&[program.to_str().unwrap(), "--message", "do it"]);
+    run.stdout.wait("READY");
+    provider.wait_for_probe("openai#2");
+    provider.control(spent_at("org-1", "9m"));
+    run.tell("exit 0");
+    let line = run.stdout.wait("READY");
+    let again = " 2 --restore-chat-history --message Continue where you left off.";
+    assert!(line.ends_with(again), "{line}");
+    run.finish()
+        .says(&["Token limit reached", "Switched to token 2/2"])
+        .says_once("Process completed successfully");
+}
+
+#[test]
+fn what_a_client_cannot_do_after_a_restart_is_said_at_the_start() {
+    for (words, cannot) in [
+        (
+            &["opencode"][..],
+            "opencode: its full-screen program waits for you after a restart",
+        ),
+        (
+            &["aider", "a.py"],
+            "aider: its chat waits for you after a restart",
+        ),
+        (&["opencode", "run", "x"], ""),
+        (&["aider", "--message", "x"], ""),
+    ] {
+        let provider = Provider::openai(&[0.1]);
+        let supervise = hourly(&provider);
+        let program = supervise.desk().write(words[0], "#!/bin/sh\n");
+        let run = supervise.start(&[&[program.to_str().unwrap()], &words[1..]].concat());
+        let ended = run.end().expect(0);
+        match cannot {
+            "" => ended.never_says("waits for you"),
+            cannot => ended.says(&[cannot, "Launching"]),
+        };
+    }
+}
+
+#[test]
+fn copilot_is_supervised_with_a_provider_of_the_users_own_alone() {
+    let provider = Provider::openai(&[0.1]);
+    let script = "#!/bin/sh\necho \"$COPILOT_PROVIDER_API_KEY $COPILOT_PROVIDER_BASE_URL\"\n";
+    let start = |set: bool, options: &[&str]| {
+        let supervise = hourly(&provider).options(options);
+        let url = format!("{}/v1", provider.url);
+        let supervise = if set {
+            supervise.env("COPILOT_PROVIDER_BASE_URL", url)
+        } else {
+            supervise
+        };
+        let program = supervise.desk().write("copilot", script);
+        supervise
+            .start(&[program.to_str().unwrap(), "--continue"])
+            .end()
+    };
+    start(false, &[])
+        .expect(125)
+        .says(&["copilot would ask", "hint: set COPILOT_PROVIDER_BASE_URL"]);
+    let out = |ended: Ended| String::from_utf8(ended.stdout).unwrap();
+    let line = out(start(true, &[]).expect(0));
+    assert_eq!(line, format!("{} {}/v1\n", provider.token(1), provider.url));
+    let line = out(start(true, &["--proxy"]).expect(0));
     assert!(
-        line.ends_with(" 2 exec --json resume --last Continue where you left off."),
+        line.starts_with("ddollar-") && line.contains(" http://127.0.0.1:"),
         "{line}"
     );
-    run.finish().says(&["codex: with CODEX_API_KEY\n"]);
+    assert!(!line.contains(&provider.url), "{line}");
 }
 
 #[test]
@@ -466,7 +638,7 @@ fn the_client_says_which_tokens_are_watched() {
 #[test]
 fn a_client_without_a_token_of_its_own_is_not_ended_by_those_of_others() {
     let provider = Provider::openai(&[1.0]);
-    let supervise = Supervise::with(&provider);
+    let supervise = by_restart(&provider);
     let program = supervise.desk().write("claude", "#!/bin/sh\nsleep 60\n");
     let run = supervise.start(&[program.to_str().unwrap()]);
     run.end().expect(125).says(&[
@@ -505,7 +677,7 @@ fn a_model_that_the_provider_does_not_know_is_not_asked_for_again() {
     // The client's usual model is one that this provider does not have.
     let scenario = json!({"models": ["claude-haiku-5-5"]});
     let mut provider = Provider::playing("anthropic", &["org-1"], scenario);
-    let run = claude(Supervise::with(&provider), &[]);
+    let run = claude(by_restart(&provider), &[]);
     for _ in 0..2 {
         provider.wait_for("a probe that is served", |line| line["status"] == 200);
     }

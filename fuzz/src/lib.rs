@@ -452,7 +452,7 @@ fn check_request(request: &Request) {
     };
     let mut head = Vec::new();
     let credential = ["x-api-key", "", TOKEN];
-    request.put_upstream(&mut head, &path, "api.example", credential, 7, None);
+    request.put_upstream(&mut head, &path, "api.example", Some(credential), 7, None);
     let (again, length) = Request::parse(&head)
         .expect("a request")
         .expect("a whole one");

@@ -197,15 +197,31 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
     let mut files = Vec::new();
     let mut hooked = |words| {
         hooked(
-            CommandLine::new(words, client.as_deref()),
+            CommandLine::new(words, client.as_deref()).in_environment(&variable),
             &found.tokens,
             &mut files,
         )
     };
-    let (command, failed) = hooked(args.command);
+    let (mut command, failed) = hooked(args.command);
     notices.extend(failed);
-    let again = again.map(|words| hooked(words).0);
+    let mut again = again.map(|words| hooked(words).0);
     notices.extend(client_notices(&command, again.is_some(), &variable));
+    if command.uses_own_service() {
+        return Err(Error::OwnService {
+            client: command.client().name,
+        });
+    }
+    // A known client can be led through a proxy, where it notices no rotation. In one ring over all
+    // providers, and where the user is asked before each rotation, it is started again.
+    let proxied = args
+        .proxy
+        .unwrap_or(command.is_known() && !args.mixed && !args.interactive);
+    if !proxied && let Some(what) = command.cannot() {
+        let client = command.client().name;
+        notices.push(RunEvent::Warning {
+            what: format!("{client}: {what}"),
+        });
+    }
     // Tokens of providers that the client never asks are not watched.
     let asks = |provider: &Provider| command.uses(provider);
     let has_own = found.tokens.iter().any(|token| asks(token.provider));
@@ -218,7 +234,7 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
         });
     }
     // Behind a proxy no token is handed over, so all of them go through it.
-    let narrow = args.providers.is_empty() && !args.proxy;
+    let narrow = args.providers.is_empty() && !proxied;
     let calls_back =
         command.has_settings() || again.as_ref().is_some_and(CommandLine::has_settings);
     let only_calls_back =
@@ -239,14 +255,25 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
         if let Some(pool) = TokenPool::new(tokens) {
             let endpoint = endpoint(provider, args.model.as_deref(), &command, &variable)?;
             let model = endpoint.models.first().map_or("", String::as_str);
-            let why = provider.unwatched(&endpoint.base_url, model);
+            let by_restart =
+                "it tells none before one is reached, so a limit is seen when the command ends";
+            let why = provider
+                .unwatched(&endpoint.base_url, model)
+                .or((!proxied && !provider.tells_limits).then_some(by_restart));
             if why.is_some() || !provider.tells_limits {
                 notices.push(RunEvent::Unwatched { provider, why });
             }
             rings.push((pool, vec![endpoint]));
         }
     }
-    if args.mixed && args.proxy {
+    if !proxied && command.needs_base_url() {
+        command = with_base_url_of(command, &rings, &mut notices);
+        again = again.map(|line| match line.needs_base_url() {
+            true => with_base_url_of(line, &rings, &mut Vec::new()),
+            false => line,
+        });
+    }
+    if args.mixed && proxied {
         return Err(Error::FlagUsage {
             flag: "--mixed".into(),
             problem: "does nothing with --proxy, which has them all",
@@ -281,6 +308,7 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
             patience: args.patience,
             max_wait: args.max_wait,
             retries: args.retries,
+            checks_exit_zero: command.client().may_exit_zero_on_failure,
             interactive: args.interactive,
             grace: args.grace,
             jitter: jitter(),
@@ -298,10 +326,28 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
             notify: args.notify,
             service: systemd::Address::from(variable),
         },
-        proxied: args.proxy.then_some(args.hold),
+        proxied: proxied.then_some(args.hold),
         name: None,
         notices,
     })
+}
+
+/// The line with the base URL of its provider as an argument, as far as that has tokens.
+fn with_base_url_of(line: CommandLine, rings: &[Ring], notices: &mut Vec<RunEvent>) -> CommandLine {
+    let endpoints = || rings.iter().flat_map(|(_, endpoints)| endpoints);
+    let its = |endpoint: &&Endpoint| Some(endpoint.provider.name) == line.takes_base_url_for();
+    let Some(url) = endpoints()
+        .find(its)
+        .map(|endpoint| endpoint.base_url.clone())
+    else {
+        return line;
+    };
+    let name = line.client().name;
+    let (line, words) = line.with_base_url(url);
+    let added = words.iter().map(|word| word.to_string_lossy());
+    let added = added.collect::<Vec<_>>().join(" ");
+    notices.extend((!added.is_empty()).then_some(RunEvent::Client { name, added }));
+    line
 }
 
 /// Each ring with the one endpoint of its provider; for those that are not mixed.
@@ -387,9 +433,8 @@ fn client_notices(
     if line.has_settings() {
         added.push("--settings".to_owned());
     }
-    if line.takes_session_id() && !has_own_resume {
-        added.push("--session-id".to_owned());
-    }
+    let session_option = line.session_option().filter(|_| !has_own_resume);
+    added.extend(session_option.map(str::to_owned));
     added.extend(client.token_variable.map(str::to_owned));
     for (name, value) in client.environment {
         if variable(name).is_none() {
@@ -528,7 +573,12 @@ fn endpoint(
             word
         })
     };
-    let guessed = (known.then(|| command.model_on_line()).flatten())
+    let guessed = (command.model_on_line(provider))
+        .or_else(|| {
+            known
+                .then(|| command.model_in_environment(variable))
+                .flatten()
+        })
         .or_else(from_variable)
         .or_else(|| known.then(|| command.default_model()).flatten());
     let mut models = match (model, guessed) {
@@ -541,7 +591,12 @@ fn endpoint(
     };
     // Of most providers none is known.
     models.retain(|model| !model.is_empty());
-    Endpoint::find(provider, models, variable)
+    let with_own = |name: &str| {
+        let own = || command.own_base_url(provider, variable);
+        let is_url = provider.base_url_variable == Some(name);
+        is_url.then(own).flatten().or_else(|| variable(name))
+    };
+    Endpoint::find(provider, models, &with_own)
 }
 
 fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {

@@ -212,12 +212,12 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "what the command is, when it does not look like it",
-        details: "claude, codex, gemini, opencode, aider or llm, which are otherwise known by \
+        details: "claude, codex, gemini, opencode, aider, llm, copilot or qwen, which are otherwise known by \
                   their names, also behind npx, env or nice. ddollar tells them their token in \
                   their own way and makes them go on with their session after a restart. With \
                   'generic' nothing is changed.",
         set: |args, value| {
-            let wants = "claude, codex, gemini, opencode, aider, llm or generic";
+            let wants = "claude, codex, gemini, opencode, aider, llm, copilot, qwen or generic";
             let name = text(value).ok_or(wants)?;
             if !clients::names().any(|known| known == name) {
                 return Err(wants);
@@ -336,9 +336,23 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "rotate inside a proxy, without restarts",
         details: "The command's requests go through a proxy of its own on this machine, which \
                   changes tokens between two attempts of a request. The command gets the proxy's \
-                  address and a secret, and no token.",
+                  address and a secret, and no token. For known clients this is the default.",
         set: |args, _| {
-            args.proxy = true;
+            args.proxy = Some(true);
+            Ok(())
+        },
+    },
+    Flag {
+        long: "no-proxy",
+        short: None,
+        value: None,
+        default: None,
+        commands: BOTH,
+        about: "leave the command's requests alone, and rotate by restarts",
+        details: "For commands whose requests come from another machine or a container, where an \
+                  address on this machine leads nowhere.",
+        set: |args, _| {
+            args.proxy = Some(false);
             Ok(())
         },
     },

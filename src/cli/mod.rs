@@ -123,8 +123,8 @@ pub(crate) struct Args {
     pub(crate) retries: u32,
     pub(crate) state: StateFile,
     pub(crate) verbosity: Verbosity,
-    /// `supervise` through a proxy.
-    pub(crate) proxy: bool,
+    /// `supervise` through a proxy, or not; `None`: as suits the command.
+    pub(crate) proxy: Option<bool>,
     /// `proxy` only, as are the next two.
     pub(crate) listen: SocketAddr,
     pub(crate) allow_remote: bool,
@@ -199,7 +199,7 @@ impl Default for Args {
             retries: 0,
             state: StateFile::Usual,
             verbosity: Verbosity::Normal,
-            proxy: false,
+            proxy: None,
             listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
             allow_remote: false,
             strategy: Strategy::Sticky,

@@ -1,7 +1,7 @@
 //! aider: its options and how it resumes. Measured with 0.86.2.
 
 use super::args::{Grammar, Part, Takes};
-use super::{CONTINUE, Client, GENERIC, words_of};
+use super::{CONTINUE, Client, GENERIC, has_any, words_of};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -9,6 +9,11 @@ pub(super) const CLIENT: Client = Client {
     package: "aider-chat",
     grammar: GRAMMAR,
     base_url_variables: &[("OPENAI_API_BASE", "openai")],
+    may_exit_zero_on_failure: true,
+    cannot: |parts| {
+        let waits = !has_any(parts, &["--message", "--message-file"]);
+        waits.then_some("its chat waits for you after a restart")
+    },
     resume,
     ..GENERIC
 };

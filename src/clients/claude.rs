@@ -1,7 +1,7 @@
 //! Claude Code: its options, how it resumes, its settings and its hooks. Measured with 2.1.332.
 
 use super::args::{Grammar, Part, Takes};
-use super::{CONTINUE, Client, GENERIC, is_dashes, subcommand, words_of};
+use super::{CONTINUE, Client, GENERIC, has_any, is_dashes, subcommand, with_session_id, words_of};
 use crate::tokens::condition::Trouble;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -25,7 +25,13 @@ pub(super) const CLIENT: Client = Client {
     has_hooks: true,
     grammar: GRAMMAR,
     works_on_session,
-    takes_session_id,
+    give_session_id,
+    find_session: |start| {
+        let projects = start
+            .folder("CLAUDE_CONFIG_DIR", ".claude")?
+            .join("projects");
+        start.id_if_in_any(Some(projects), &format!("{}.jsonl", start.id?))
+    },
     resume,
     ..GENERIC
 };
@@ -143,13 +149,11 @@ fn works_on_session(parts: &[Part]) -> bool {
         "--environment",
     ];
     !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-        && !parts
-            .iter()
-            .any(|part| elsewhere.contains(&part.name.as_str()))
+        && !has_any(parts, &elsewhere)
 }
 
 /// Whether it starts a session that has no id yet and is stored in the current folder.
-fn takes_session_id(parts: &[Part]) -> bool {
+fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
     let otherwise = [
         "--session-id",
         "--continue",
@@ -162,10 +166,8 @@ fn takes_session_id(parts: &[Part]) -> bool {
         "--help",
         "--version",
     ];
-    works_on_session(parts)
-        && !parts
-            .iter()
-            .any(|part| otherwise.contains(&part.name.as_str()))
+    let is_new = works_on_session(parts) && !has_any(parts, &otherwise);
+    is_new.then(|| with_session_id(parts, id))
 }
 
 /// `--session-id U` → `--resume U`. A prompt that was sent is not sent again; `-p` needs a new one.

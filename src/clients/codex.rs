@@ -1,7 +1,8 @@
 //! OpenAI Codex: its options and how it resumes. Measured with 0.171.0.
 
 use super::args::{Grammar, Part, Takes};
-use super::{CONTINUE, Client, GENERIC, is_dashes, subcommand, words_of};
+use super::session::{Start, uuid_at_end};
+use super::{CONTINUE, Client, GENERIC, has_any, is_dashes, subcommand, words_of};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -13,9 +14,14 @@ pub(super) const CLIENT: Client = Client {
     model: "gpt-6.2-sol",
     grammar: GRAMMAR,
     // It ignores OPENAI_BASE_URL.
-    base_url_argument: Some(("openai", |url| {
-        vec!["-c".into(), format!("openai_base_url=\"{url}\"").into()]
-    })),
+    base_url_arguments: Some(("openai", base_url_arguments)),
+    needs_base_url: |parts| {
+        let word = subcommand(parts).map_or("", |(_, word)| word);
+        !matches!(word, "exec" | "e") && !SUBCOMMANDS.contains(&word)
+    },
+    own_base_url: |parts, _| own_setting(parts, "openai_base_url"),
+    find_session,
+    watches_files: true,
     resume,
     ..GENERIC
 };
@@ -96,88 +102,150 @@ const SUBCOMMANDS: &[&str] = &[
     "mcp-server",
 ];
 
-/// `codex exec PROMPT` → `codex exec resume --last CONTINUE`, `codex PROMPT` → `codex resume
-/// --last`. A session that the user named stays named.
-fn resume(parts: &[Part], _: Option<&str>) -> Option<Vec<OsString>> {
-    if parts.iter().any(|part| part.is("--ephemeral")) {
+/// Whether a part is the user's own setting of this key: `-c KEY=VALUE`.
+fn sets(part: &Part, key: &str) -> bool {
+    let value = part.text().filter(|_| part.is("--config"));
+    let of_key = |value: &str| {
+        value
+            .trim_start()
+            .strip_prefix(key)?
+            .trim_start()
+            .strip_prefix('=')
+            .map(str::len)
+    };
+    value.and_then(of_key).is_some()
+}
+
+/// The value of the user's own `-c KEY=VALUE`, without its quotes.
+fn own_setting(parts: &[Part], key: &str) -> Option<String> {
+    let part = parts.iter().rev().find(|part| sets(part, key))?;
+    let (_, value) = part.text()?.split_once('=')?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned())
+}
+
+/// The user's arguments with this base URL. `codex exec` takes it for its own provider. The
+/// interactive program would insist on a sign-in for that one, so it gets a provider of its own, which
+/// takes its key from a variable.
+fn base_url_arguments(parts: &[Part], url: &str) -> Vec<OsString> {
+    let is_headless = matches!(subcommand(parts), Some((_, "exec" | "e")));
+    let elsewhere = has_any(
+        parts,
+        &["--oss", "--local-provider", "--profile", "--remote"],
+    ) || parts.iter().any(|part| sets(part, "model_provider"));
+    let settings = match (is_headless, elsewhere) {
+        (_, true) => Vec::new(),
+        (true, false) => vec![format!("openai_base_url=\"{url}\"")],
+        (false, false) => vec![
+            "model_provider=\"ddollar\"".to_owned(),
+            format!(
+                "model_providers.ddollar={{name=\"OpenAI through ddollar\",base_url=\"{url}\",\
+                 env_key=\"CODEX_API_KEY\",wire_api=\"responses\"}}"
+            ),
+        ],
+    };
+    let mut words: Vec<OsString> = Vec::new();
+    for setting in settings {
+        words.extend(["-c".into(), setting.into()]);
+    }
+    // The last one would win.
+    let kept = parts
+        .iter()
+        .filter(|part| elsewhere || !sets(part, "openai_base_url"));
+    words.extend(words_of(kept));
+    words
+}
+
+/// It keeps the file of its session open: `sessions/Y/M/D/rollout-TIME-ID.jsonl`. Threads of its agents
+/// have files of their own; ids begin with their time, so the first is the session.
+fn find_session(start: &Start) -> Option<String> {
+    let is_session = |path: &&std::path::PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("rollout-") && name.ends_with(".jsonl"))
+    };
+    let found = start.open_files.iter().filter(is_session);
+    found
+        .filter_map(|path| uuid_at_end(path))
+        .min()
+        .map(str::to_owned)
+}
+
+/// `codex exec PROMPT` → `codex exec resume ID CONTINUE`, `codex PROMPT` → `codex resume ID CONTINUE`.
+/// Without an id, neither known nor in the user's line, the line is repeated.
+fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
+    if has_any(parts, &["--ephemeral"]) {
         return None;
     }
     // What was sent with the first prompt is in the session.
-    let keep = |part: &&Part| !part.is_word() && !is_dashes(part) && !part.is("--image");
+    let keep = |part: &&Part| {
+        !part.is_word()
+            && !is_dashes(part)
+            && !has_any(std::slice::from_ref(*part), &["--image", "--last"])
+    };
     let (place, word) = subcommand(parts).unwrap_or((parts.len(), ""));
     let (before, after) = parts.split_at(place);
     let after = after.get(1..).unwrap_or_default();
+    let is_last = has_any(after, &["--last"]);
     let mut words = words_of(before.iter().filter(keep));
-    match word {
-        "exec" | "e" => {
-            let inner = subcommand(after);
-            let named = match inner {
-                Some((_, "review")) => return None,
-                Some((at, "resume" | "fork")) => {
-                    let rest = after.get(at + 1..).unwrap_or_default();
-                    let is_last = after.iter().any(|part| part.is("--last"));
-                    let is_resume = inner.is_some_and(|(_, word)| word == "resume");
-                    subcommand(rest)
-                        .map(|(_, id)| id)
-                        .filter(|_| is_resume && !is_last)
-                }
-                _ => None,
-            };
-            words.push("exec".into());
-            words.extend(words_of(
-                after.iter().filter(keep).filter(|part| !part.is("--last")),
-            ));
-            words.push("resume".into());
-            words.push(named.unwrap_or("--last").into());
-            words.push(CONTINUE.into());
-        }
-        "resume" => {
-            words.push("resume".into());
-            words.extend(words_of(after.iter().filter(keep)));
-            let is_last = after.iter().any(|part| part.is("--last"));
-            match subcommand(after) {
-                Some((_, id)) if !is_last => words.push(id.into()),
-                _ if is_last => {}
-                _ => words.push("--last".into()),
-            }
-        }
+    let named = match word {
+        "exec" | "e" => match subcommand(after) {
+            Some((_, "review")) => return None,
+            Some((at, "resume")) => subcommand(after.get(at + 1..)?).map(|(_, id)| id),
+            _ => None,
+        },
+        "resume" => subcommand(after).map(|(_, id)| id),
         word if SUBCOMMANDS.contains(&word) => return None,
-        _ => {
-            words.push("resume".into());
-            words.extend(words_of(after.iter().filter(keep)));
-            words.push("--last".into());
-        }
+        _ => None,
+    };
+    let id = session.or(named.filter(|_| !is_last))?;
+    if matches!(word, "exec" | "e") {
+        words.push("exec".into());
+        words.extend(words_of(after.iter().filter(keep)));
+        words.push("resume".into());
+    } else {
+        words.push("resume".into());
+        words.extend(words_of(after.iter().filter(keep)));
     }
+    words.extend([id.into(), CONTINUE.into()]);
     Some(words)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::clients::tests::check_resumes;
+    use super::*;
+    use crate::clients::CommandLine;
+    use crate::clients::tests::{check_resumes, words};
 
     #[test]
     fn resumes() {
         check_resumes(&[
-            ("codex exec 'do it'", false, "codex exec resume --last GO"),
-            (
-                "codex exec --json -m gpt-6 'do it'",
-                false,
-                "codex exec --json -m gpt-6 resume --last GO",
-            ),
-            (
-                "codex -c a=b e --full-auto -",
-                false,
-                "codex -c a=b exec --full-auto resume --last GO",
-            ),
-            (
-                "codex exec -i shot.png --json 'do it'",
-                false,
-                "codex exec --json resume --last GO",
-            ),
+            // Nobody knows which session is the last one.
+            ("codex exec 'do it'", false, "codex exec 'do it'"),
             (
                 "codex exec resume --last 'more'",
                 false,
-                "codex exec resume --last GO",
+                "codex exec resume --last 'more'",
+            ),
+            ("codex", false, "codex"),
+            ("codex exec 'do it'", true, "codex exec resume U GO"),
+            (
+                "codex exec --json -m gpt-6 'do it'",
+                true,
+                "codex exec --json -m gpt-6 resume U GO",
+            ),
+            (
+                "codex -c a=b e --full-auto -",
+                true,
+                "codex -c a=b exec --full-auto resume U GO",
+            ),
+            (
+                "codex exec -i shot.png --json 'do it'",
+                true,
+                "codex exec --json resume U GO",
+            ),
+            (
+                "codex exec resume --last 'more'",
+                true,
+                "codex exec resume U GO",
             ),
             (
                 "codex exec --json resume S 'more'",
@@ -187,22 +255,101 @@ mod tests {
             (
                 "codex exec fork S 'more'",
                 false,
-                "codex exec resume --last GO",
+                "codex exec fork S 'more'",
             ),
+            ("codex exec fork S 'more'", true, "codex exec resume U GO"),
             (
                 "codex exec --ephemeral 'do it'",
-                false,
+                true,
                 "codex exec --ephemeral 'do it'",
             ),
-            ("codex exec review", false, "codex exec review"),
-            ("codex", false, "codex resume --last"),
-            (
-                "codex -m gpt-6 'do it'",
-                false,
-                "codex -m gpt-6 resume --last",
-            ),
-            ("codex resume S 'more'", false, "codex resume S"),
-            ("codex login", false, "codex login"),
+            ("codex exec review", true, "codex exec review"),
+            ("codex", true, "codex resume U GO"),
+            ("codex -m gpt-6 'do it'", true, "codex -m gpt-6 resume U GO"),
+            ("codex resume S 'more'", false, "codex resume S GO"),
+            ("codex resume --last", false, "codex resume --last"),
+            ("codex login", true, "codex login"),
         ]);
+    }
+
+    #[test]
+    fn the_session_is_the_first_of_the_files_that_it_has_open() {
+        let id = |number: u8| format!("01a224fd-2163-7683-b35e-90f0f0c0705{number}");
+        let file = |number: u8| {
+            format!(
+                "/h/.codex/sessions/2026/11/29/rollout-2026-11-29T01-48-18-{}.jsonl",
+                id(number)
+            )
+        };
+        let find = |files: &[String]| {
+            let open_files: Vec<_> = files.iter().map(Into::into).collect();
+            find_session(&Start {
+                id: None,
+                environment: &[],
+                open_files: &open_files,
+            })
+        };
+        let others = ["/h/.codex/state_5.sqlite".into(), "/tmp/x.jsonl".into()];
+        assert_eq!(find(&others), None);
+        // The second is a thread of an agent.
+        assert_eq!(find(&[file(2), others[0].clone(), file(1)]), Some(id(1)));
+        assert_eq!(find(&["/h/rollout-x.jsonl".into()]), None);
+    }
+
+    #[test]
+    fn a_base_url_is_given_so_that_no_sign_in_is_needed() {
+        let led = |line: &str| {
+            let line = CommandLine::new(words(line), None);
+            let (line, _) = line.with_base_url("http://127.0.0.1:1/openai/v1".into());
+            line.first(None)
+                .iter()
+                .map(|word| word.to_str().unwrap())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        let url = "openai_base_url=\"http://127.0.0.1:1/openai/v1\"";
+        assert_eq!(led("codex exec x"), format!("codex -c {url} exec x"));
+        assert_eq!(
+            led("codex -c openai_base_url='https://x/v1' -c a=b exec x"),
+            format!("codex -c {url} -c a=b exec x")
+        );
+        let interactive = led("nice codex x");
+        assert!(interactive.starts_with("nice codex -c model_provider=\"ddollar\" -c "));
+        assert!(interactive.contains("env_key=\"CODEX_API_KEY\"") && interactive.ends_with(" x"));
+        for own in [
+            "codex --oss x",
+            "codex --profile night exec x",
+            "codex -c model_provider=mine x",
+        ] {
+            assert_eq!(led(own), own);
+        }
+    }
+
+    #[test]
+    fn the_interactive_program_alone_needs_a_provider_for_its_token() {
+        for (line, needs) in [
+            ("codex", true),
+            ("codex 'do it'", true),
+            ("codex resume S", true),
+            ("codex exec 'do it'", false),
+            ("codex login", false),
+            ("claude", false),
+        ] {
+            let line = CommandLine::new(words(line), None);
+            assert_eq!(line.needs_base_url(), needs, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_users_own_base_url_is_known() {
+        let own = |line: &str| {
+            (CLIENT.own_base_url)(&super::super::args::parts(&words(line), GRAMMAR), &|_| None)
+        };
+        assert_eq!(
+            own("-c openai_base_url='\"https://x/v1\"' exec y").as_deref(),
+            Some("https://x/v1")
+        );
+        assert_eq!(own("-c openai_base_urls=1 exec y"), None);
+        assert_eq!(own("exec openai_base_url=1"), None);
     }
 }

@@ -3,8 +3,8 @@
 //! Pure: it knows the rows of the table, and touches no file and no process.
 
 use super::args::{Part, parts};
-use super::{CLIENTS, Client, GENERIC_CLIENT, detect, words_of};
-use crate::providers::Provider;
+use super::{CLIENTS, Client, GENERIC_CLIENT, Uses, Variable, detect, words_of};
+use crate::providers::{Provider, by_name};
 use std::ffi::OsString;
 
 /// A command line and the client that it starts.
@@ -16,8 +16,10 @@ pub(crate) struct CommandLine {
     client: &'static Client,
     /// Value for its `--settings`, if ddollar has some.
     settings: Option<String>,
-    /// Arguments of ddollar's that go before its own.
-    arguments: Vec<OsString>,
+    /// The base URL to give it as an argument, if any.
+    base_url: Option<String>,
+    /// Which providers it uses.
+    uses: Uses,
 }
 
 impl CommandLine {
@@ -40,7 +42,8 @@ impl CommandLine {
             words,
             client,
             settings: None,
-            arguments: Vec::new(),
+            base_url: None,
+            uses: Uses::AnyOfRow,
         };
         if name.is_none() && !line.works_on_session() {
             line.client = &GENERIC_CLIENT;
@@ -53,23 +56,88 @@ impl CommandLine {
         self.client
     }
 
-    /// Whether the client may use this provider.
-    pub(crate) fn uses(&self, provider: &Provider) -> bool {
-        self.client.providers.is_empty() || self.client.providers.contains(&provider.name)
+    /// Whether it starts a known client.
+    pub(crate) fn is_known(&self) -> bool {
+        !std::ptr::eq(self.client, &GENERIC_CLIENT)
     }
 
-    /// The model that the line asks for, by its full name. Clients that can use any provider have
-    /// names of their own for models.
-    pub(crate) fn model_on_line(&self) -> Option<String> {
-        if self.client.providers.is_empty() {
+    /// Whether the client may use this provider.
+    pub(crate) fn uses(&self, provider: &Provider) -> bool {
+        match self.uses {
+            Uses::Only(name) => provider.name == name,
+            _ => self.client.providers.is_empty() || self.client.providers.contains(&provider.name),
+        }
+    }
+
+    /// The same line, with what the environment says about it.
+    pub(crate) fn in_environment(mut self, variable: Variable) -> CommandLine {
+        let parts = self.parts();
+        self.uses = (self.client.uses)(&parts, variable);
+        if self.uses == Uses::AnyOfRow
+            && let Some((provider, _)) = self.named_model(&parts)
+        {
+            self.uses = Uses::Only(provider);
+        }
+        self
+    }
+
+    /// What the client cannot do after a restart, for people.
+    pub(crate) fn cannot(&self) -> Option<&'static str> {
+        (self.client.cannot)(&self.parts())
+    }
+
+    /// Whether the client uses a service of its own, for which ddollar has no token.
+    pub(crate) fn uses_own_service(&self) -> bool {
+        self.uses == Uses::NoneOfOurs
+    }
+
+    /// The base URL that the user has set for the client, beyond the provider's own variable.
+    pub(crate) fn own_base_url(&self, provider: &Provider, variable: Variable) -> Option<String> {
+        let url = self
+            .uses(provider)
+            .then(|| (self.client.own_base_url)(&self.parts(), variable));
+        url.flatten()
+    }
+
+    /// The model of this provider that the line asks for, by its full name. Clients that can use any
+    /// provider name it in the model: `anthropic/claude-opus-5-5`.
+    pub(crate) fn model_on_line(&self, provider: &Provider) -> Option<String> {
+        let parts = self.parts();
+        if let Some((name, model)) = self.named_model(&parts) {
+            return (name == provider.name).then_some(model);
+        }
+        let is_its_own = matches!(self.uses, Uses::Only(_)) || !self.client.providers.is_empty();
+        let word = model_word(&parts).filter(|_| is_its_own && self.uses(provider))?;
+        Some(self.full_model(word))
+    }
+
+    /// Provider and model of a line whose client can use any provider.
+    fn named_model(&self, parts: &[Part]) -> Option<(&'static str, String)> {
+        if !self.client.providers.is_empty() || std::ptr::eq(self.client, &GENERIC_CLIENT) {
             return None;
         }
-        let parts = self.parts();
-        let word = parts
-            .iter()
-            .find(|part| part.is("--model"))
-            .and_then(Part::text)?;
-        Some(self.full_model(word))
+        let word = model_word(parts)?;
+        if let Some((prefix, model)) = word.split_once('/') {
+            let name = match prefix {
+                "google" | "vertex" => "gemini",
+                other => other,
+            };
+            return Some((by_name(name)?.name, model.to_owned()));
+        }
+        let families = [
+            ("claude-", "anthropic"),
+            ("gpt-", "openai"),
+            ("gemini-", "gemini"),
+        ];
+        let (_, name) = families
+            .into_iter()
+            .find(|(family, _)| word.starts_with(family))?;
+        Some((name, word.to_owned()))
+    }
+
+    /// The model that the environment names for this client.
+    pub(crate) fn model_in_environment(&self, variable: Variable) -> Option<String> {
+        self.client.model_variable.and_then(variable)
     }
 
     /// The full name of a model that the client may know by a short one.
@@ -103,24 +171,61 @@ impl CommandLine {
         self
     }
 
-    /// With these arguments before its own.
-    pub(crate) fn with_arguments(mut self, arguments: Vec<OsString>) -> CommandLine {
-        self.arguments = arguments;
-        self
+    /// The provider whose base URL the client takes only as an argument, if there is one.
+    pub(crate) fn takes_base_url_for(&self) -> Option<&'static str> {
+        self.client.base_url_arguments.map(|(provider, _)| provider)
+    }
+
+    /// Whether the client uses a token from the environment only with its base URL as an argument.
+    pub(crate) fn needs_base_url(&self) -> bool {
+        (self.client.needs_base_url)(&self.parts())
+    }
+
+    /// The same line with this base URL as an argument, and the words that this adds.
+    pub(crate) fn with_base_url(mut self, url: String) -> (CommandLine, Vec<OsString>) {
+        let own = self.words.get(self.own..).unwrap_or_default().to_vec();
+        self.base_url = Some(url);
+        let mut added = self.led(&own);
+        added.retain(|word| !own.contains(word));
+        (self, added)
+    }
+
+    /// Its own arguments, with the base URL if it takes one so.
+    fn led(&self, own: &[OsString]) -> Vec<OsString> {
+        match (&self.base_url, self.client.base_url_arguments) {
+            (Some(url), Some((_, arguments))) => arguments(&parts(own, self.client.grammar), url),
+            _ => own.to_vec(),
+        }
     }
 
     /// Whether it starts a new session that ddollar may give an id.
     pub(crate) fn takes_session_id(&self) -> bool {
-        (self.client.takes_session_id)(&self.parts())
+        self.own_with_session_id("").is_some()
     }
 
     /// All words of the first start, with this id for the session if it takes one.
     pub(crate) fn first(&self, id: Option<&str>) -> Vec<OsString> {
-        let mut own = self.words.get(self.own..).unwrap_or_default().to_vec();
-        if let Some(id) = id.filter(|_| self.takes_session_id()) {
-            own.splice(..0, ["--session-id".into(), id.into()]);
+        let given = id.and_then(|id| self.own_with_session_id(id));
+        match given {
+            Some(own) => self.whole(&own, self.settings.as_deref()),
+            None => self.whole(
+                self.words.get(self.own..).unwrap_or_default(),
+                self.settings.as_deref(),
+            ),
         }
-        self.whole(&own, self.settings.as_deref())
+    }
+
+    fn own_with_session_id(&self, id: &str) -> Option<Vec<OsString>> {
+        (self.client.give_session_id)(&self.parts(), id)
+    }
+
+    /// The option that gives its session an id, if it takes one.
+    pub(crate) fn session_option(&self) -> Option<&'static str> {
+        let own = self.own_with_session_id("id")?;
+        let is = |name: &str| own.iter().any(|word| word == name);
+        ["--session-id", "--title"]
+            .into_iter()
+            .find(|name| is(name))
     }
 
     /// All words of a later start, which resumes this session if its id is known.
@@ -148,7 +253,7 @@ impl CommandLine {
     /// Wrapper and program, ddollar's arguments and settings, then these arguments.
     fn whole(&self, own: &[OsString], settings: Option<&str>) -> Vec<OsString> {
         let mut all = self.words.get(..self.own).unwrap_or_default().to_vec();
-        all.extend_from_slice(&self.arguments);
+        let own = &self.led(own);
         let Some(settings) = settings else {
             all.extend_from_slice(own);
             return all;
@@ -172,4 +277,10 @@ impl CommandLine {
         let has = |name: &str| parts.iter().any(|part| part.is(name));
         !has("--help") && !has("--version") && (self.client.works_on_session)(&parts)
     }
+}
+
+/// The value of a line's `--model`.
+fn model_word(parts: &[Part]) -> Option<&str> {
+    let found = parts.iter().rev().find(|part| part.is("--model"));
+    found.and_then(Part::text)
 }

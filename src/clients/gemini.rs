@@ -1,14 +1,21 @@
 //! Gemini CLI: its options and how it resumes. Measured with 0.61.0.
 
 use super::args::{Grammar, Part, Takes};
-use super::{CONTINUE, Client, GENERIC, subcommand, words_of};
+use super::{Client, GENERIC, has_any, subcommand, words_of};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
     name: "gemini",
     package: "@google/gemini-cli",
     providers: &["gemini"],
+    // Also what it asks for with `-m gemini-3-flash`.
+    model: "gemini-3.8-flash",
+    models: &[("gemini-3-flash", "gemini-3.8-flash")],
     grammar: GRAMMAR,
+    works_on_session,
+    cannot: |_| {
+        Some("its service refuses a session that is resumed, so each restart begins the task anew")
+    },
     resume,
     ..GENERIC
 };
@@ -25,6 +32,9 @@ const GRAMMAR: Grammar = &[
     (&["--extensions", "-e"], Takes::One),
     (&["--resume", "-r"], Takes::Optional),
     (&["--session-id"], Takes::One),
+    (&["--session-file"], Takes::One),
+    (&["--worktree", "-w"], Takes::Optional),
+    (&["--admin-policy"], Takes::One),
     (&["--delete-session"], Takes::One),
     (&["--include-directories"], Takes::One),
     (&["--output-format", "-o"], Takes::One),
@@ -35,53 +45,43 @@ const GRAMMAR: Grammar = &[
     (&["--list-extensions", "-l"], Takes::Nothing),
     (&["--list-sessions"], Takes::Nothing),
     (&["--screen-reader"], Takes::Nothing),
+    (&["--acp"], Takes::Nothing),
+    (&["--experimental-acp"], Takes::Nothing),
+    (&["--raw-output"], Takes::Nothing),
+    (&["--accept-raw-output-risk"], Takes::Nothing),
     (&["--help", "-h"], Takes::Nothing),
     (&["--version", "-v"], Takes::Nothing),
 ];
 
-/// Resumes the session that the user's line names, else the newest of the folder, with a prompt where
-/// the line has one.
-fn resume(parts: &[Part], _: Option<&str>) -> Option<Vec<OsString>> {
-    if matches!(
-        subcommand(parts),
-        Some((_, "mcp" | "extensions" | "skills" | "hooks"))
-    ) || parts
-        .iter()
-        .any(|part| part.is("--list-sessions") || part.is("--delete-session"))
-    {
-        return None;
-    }
-    let drop = [
-        "--resume",
-        "--session-id",
-        "--prompt",
-        "--prompt-interactive",
-        "--",
-        "",
+/// Its subcommands, with their aliases. From its help.
+const SUBCOMMANDS: &[&str] = &[
+    "mcp",
+    "extensions",
+    "extension",
+    "skills",
+    "skill",
+    "hooks",
+    "hook",
+    "gemma",
+];
+
+fn works_on_session(parts: &[Part]) -> bool {
+    let elsewhere = [
+        "--list-sessions",
+        "--delete-session",
+        "--list-extensions",
+        "--acp",
+        "--experimental-acp",
     ];
-    let mut words = words_of(
-        parts
-            .iter()
-            .filter(|part| !drop.contains(&part.name.as_str())),
-    );
-    let named = |name: &str| {
-        parts
-            .iter()
-            .find(|part| part.is(name))
-            .and_then(|part| part.value.clone())
-    };
-    let id = named("--session-id").or_else(|| named("--resume"));
-    words.extend(["--resume".into(), id.unwrap_or_else(|| "latest".into())]);
-    let is_interactive = parts.iter().any(|part| part.is("--prompt-interactive"));
-    let has_prompt = parts
-        .iter()
-        .any(|part| part.is("--prompt") || part.is_word());
-    if is_interactive {
-        words.extend(["--prompt-interactive".into(), CONTINUE.into()]);
-    } else if has_prompt {
-        words.extend(["--prompt".into(), CONTINUE.into()]);
-    }
-    Some(words)
+    !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
+        && !has_any(parts, &elsewhere)
+}
+
+/// The line again, but for an id that the client knows by now. A session is not resumed: 0.61 sends the
+/// result of each tool twice then, which its service refuses with 400.
+fn resume(parts: &[Part], _: Option<&str>) -> Option<Vec<OsString>> {
+    let is_named = has_any(parts, &["--session-id"]);
+    is_named.then(|| words_of(parts.iter().filter(|part| !part.is("--session-id"))))
 }
 
 #[cfg(test)]
@@ -89,30 +89,17 @@ mod tests {
     use crate::clients::tests::check_resumes;
 
     #[test]
-    fn resumes() {
+    fn lines_are_repeated_without_an_id_that_is_taken() {
         check_resumes(&[
+            ("gemini -p 'do it'", true, "gemini -p 'do it'"),
+            ("gemini 'do it' -m pro", false, "gemini 'do it' -m pro"),
             (
-                "gemini -p 'do it' --skip-trust",
+                "gemini --skip-trust --session-id S -p 'do it'",
                 false,
-                "gemini --skip-trust --resume latest --prompt GO",
+                "gemini --skip-trust -p 'do it'",
             ),
-            (
-                "gemini 'do it' -m pro",
-                false,
-                "gemini -m pro --resume latest --prompt GO",
-            ),
-            (
-                "gemini --session-id S -p 'do it'",
-                false,
-                "gemini --resume S --prompt GO",
-            ),
-            ("gemini", false, "gemini --resume latest"),
-            (
-                "gemini -i 'do it'",
-                false,
-                "gemini --resume latest --prompt-interactive GO",
-            ),
-            ("gemini mcp list", false, "gemini mcp list"),
+            ("gemini --resume S", false, "gemini --resume S"),
+            ("gemini mcp list", true, "gemini mcp list"),
         ]);
     }
 }

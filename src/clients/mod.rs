@@ -10,18 +10,21 @@ mod args;
 mod claude;
 mod codex;
 mod command_line;
+mod copilot;
 mod detect;
 mod gemini;
 pub(crate) mod hook_server;
 mod llm;
 mod opencode;
-pub(crate) mod session_file;
+mod qwen;
+pub(crate) mod session;
 
 pub(crate) use command_line::CommandLine;
 
 pub(crate) use claude::{Merged, Report, merge, report, trouble_of};
 
 use args::{Grammar, Part};
+use session::Start;
 use std::ffi::OsString;
 
 /// Name of the provider of the clients that have hooks.
@@ -32,8 +35,25 @@ pub(crate) const HOOKED_TOKEN_VARIABLE: &str = "ANTHROPIC_AUTH_TOKEN";
 /// Prompt for a client that needs one to resume.
 const CONTINUE: &str = "Continue where you left off.";
 
-/// Turns a base URL into arguments.
-type Arguments = fn(&str) -> Vec<OsString>;
+/// Looks up a variable of the client's environment.
+pub(crate) type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// The user's arguments, changed so that the client takes this base URL.
+type BaseUrlArguments = fn(&[Part], &str) -> Vec<OsString>;
+/// Variables that lead a client to the proxy: from the base URLs there, each with its provider's name,
+/// and the user's own variables; or what stands in the way.
+type ProxyVariables =
+    fn(&[(&str, String)], Variable) -> Result<Vec<(&'static str, String)>, &'static str>;
+
+/// Which providers a command line uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Uses {
+    /// Those of the client's row.
+    AnyOfRow,
+    /// The one of this name.
+    Only(&'static str),
+    /// None whose tokens ddollar has: a service of the client's own.
+    NoneOfOurs,
+}
 
 /// A client that ddollar knows. What the rows say was measured with the real programs.
 #[derive(Debug)]
@@ -56,8 +76,18 @@ pub(crate) struct Client {
     pub(crate) behind_proxy: &'static [(&'static str, &'static str)],
     /// Variables for a base URL beyond the provider's own, each with the provider's name.
     pub(crate) base_url_variables: &'static [(&'static str, &'static str)],
-    /// A provider whose base URL it takes only as an argument, and those arguments.
-    pub(crate) base_url_argument: Option<(&'static str, Arguments)>,
+    /// A provider whose base URL it takes only as an argument, and how.
+    base_url_arguments: Option<(&'static str, BaseUrlArguments)>,
+    /// Whether a line uses a token from the environment only with those arguments.
+    needs_base_url: fn(&[Part]) -> bool,
+    /// Further variables that lead it to the proxy.
+    pub(crate) proxy_variables: ProxyVariables,
+    /// The base URL that the user has set for it, beyond the provider's own variable.
+    own_base_url: fn(&[Part], Variable) -> Option<String>,
+    /// Which providers a line uses, if the line or the environment says so.
+    uses: fn(&[Part], Variable) -> Uses,
+    /// A variable that names its model, beyond the provider's own.
+    model_variable: Option<&'static str>,
     /// What it turns off behind any base URL but the provider's own, as told to the user.
     pub(crate) does_without: Option<&'static str>,
     /// Whether it reports failures through a hook, and asks for its token.
@@ -67,8 +97,16 @@ pub(crate) struct Client {
     /// Whether a line works on a session in this process. Asked only where the line does not ask for
     /// help or the version.
     works_on_session: fn(&[Part]) -> bool,
-    /// Whether a line starts a new session that takes an id with `--session-id`.
-    takes_session_id: fn(&[Part]) -> bool,
+    /// Arguments of a line that starts a new session, with this id for it; `None`: it takes none.
+    give_session_id: fn(&[Part], &str) -> Option<Vec<OsString>>,
+    /// Id of the session of a start, if the client's files show that it can be resumed.
+    find_session: fn(&Start) -> Option<String>,
+    /// Whether only the files that the client has open show that.
+    watches_files: bool,
+    /// Whether it may exit with 0 after a limit or a rejection.
+    pub(crate) may_exit_zero_on_failure: bool,
+    /// What it cannot do after a restart, by whether the line is interactive; for people.
+    cannot: fn(&[Part]) -> Option<&'static str>,
     /// Arguments that resume the session of this id, if it is known; `None`: run the same line again.
     resume: fn(&[Part], Option<&str>) -> Option<Vec<OsString>>,
 }
@@ -81,6 +119,8 @@ static CLIENTS: &[Client] = &[
     opencode::CLIENT,
     aider::CLIENT,
     llm::CLIENT,
+    copilot::CLIENT,
+    qwen::CLIENT,
 ];
 
 /// Any other command: nothing is changed, and every start is the same.
@@ -96,12 +136,21 @@ const GENERIC: Client = Client {
     environment: &[],
     behind_proxy: &[],
     base_url_variables: &[],
-    base_url_argument: None,
+    base_url_arguments: None,
+    needs_base_url: |_| false,
+    proxy_variables: |_, _| Ok(Vec::new()),
+    own_base_url: |_, _| None,
+    uses: |_, _| Uses::AnyOfRow,
+    model_variable: None,
     does_without: None,
     has_hooks: false,
     grammar: &[],
     works_on_session: |_| true,
-    takes_session_id: |_| false,
+    give_session_id: |_, _| None,
+    find_session: |_| None,
+    watches_files: false,
+    may_exit_zero_on_failure: false,
+    cannot: |_| None,
     resume: |_, _| None,
 };
 
@@ -111,6 +160,18 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
         .iter()
         .map(|client| client.name)
         .chain(std::iter::once(GENERIC_CLIENT.name))
+}
+
+/// The arguments with `--session-id` before them.
+fn with_session_id(parts: &[Part], id: &str) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec!["--session-id".into(), id.into()];
+    words.extend(words_of(parts.iter()));
+    words
+}
+
+/// Whether any part is one of these options.
+fn has_any(parts: &[Part], names: &[&str]) -> bool {
+    parts.iter().any(|part| names.contains(&part.name.as_str()))
 }
 
 fn words_of<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<OsString> {

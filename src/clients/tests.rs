@@ -1,6 +1,7 @@
 //! Tests that concern several clients, and helpers for the tests of each.
 
 use super::*;
+use crate::providers::by_name;
 use crate::tokens::condition::Trouble;
 
 pub(super) fn words(line: &str) -> Vec<OsString> {
@@ -69,6 +70,9 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
         ("nice claude x", "nice claude --session-id U x"),
         ("claude -- -p", "claude --session-id U -- -p"),
         ("claude --bare -p x", "claude --session-id U --bare -p x"),
+        ("copilot -p x", "copilot --session-id U -p x"),
+        ("qwen x", "qwen --session-id U x"),
+        ("opencode run x", "opencode run --title 'x (ddollar U)' x"),
     ] {
         let line = CommandLine::new(words(line), None);
         assert!(line.takes_session_id());
@@ -91,7 +95,12 @@ fn a_session_is_given_an_id_where_the_line_leaves_that_open() {
         "claude mcp list",
         "claude --version",
         "codex exec x",
-        "gemini -p x",
+        "gemini --session-id S -p x",
+        "gemini -p y",
+        "opencode run -c x",
+        "opencode",
+        "copilot --continue",
+        "qwen -r S x",
         "llm chat",
         "sh -c claude",
     ] {
@@ -153,21 +162,83 @@ fn a_name_overrides_what_a_line_looks_like() {
 
 #[test]
 fn a_probe_asks_for_the_model_of_the_line() {
-    let model = |text: &str| CommandLine::new(words(text), None).model_on_line();
-    assert_eq!(model("claude --model opus"), Some("claude-opus-5-5".into()));
+    let model = |name: &str, text: &str| {
+        let line = CommandLine::new(words(text), None).in_environment(&|_| None);
+        line.model_on_line(by_name(name).unwrap())
+    };
+    for (line, provider, wanted) in [
+        ("claude --model opus", "anthropic", "claude-opus-5-5"),
+        (
+            "claude --model=sonnet[1m] -p x",
+            "anthropic",
+            "claude-sonnet-5-5",
+        ),
+        (
+            "claude --model claude-other-1",
+            "anthropic",
+            "claude-other-1",
+        ),
+        ("codex exec -m gpt-x go", "openai", "gpt-x"),
+        // These can use any provider, and name it.
+        (
+            "opencode run -m anthropic/claude-opus-5-5 go",
+            "anthropic",
+            "claude-opus-5-5",
+        ),
+        ("opencode run -m openrouter/a/b go", "openrouter", "a/b"),
+        ("aider --model openai/gpt-6-luna", "openai", "gpt-6-luna"),
+        (
+            "aider --model gemini/gemini-3-flash",
+            "gemini",
+            "gemini-3-flash",
+        ),
+        ("llm -m gpt-4o-mini go", "openai", "gpt-4o-mini"),
+        (
+            "qwen --auth-type openai -m qwen3-coder go",
+            "openai",
+            "qwen3-coder",
+        ),
+    ] {
+        assert_eq!(model(provider, line).as_deref(), Some(wanted), "{line}");
+    }
+    for (line, provider) in [
+        ("claude 'what is --model opus'", "anthropic"),
+        ("opencode run -m anthropic/x go", "openai"),
+        ("opencode run -m unknown/x go", "anthropic"),
+        ("aider --model own-alias", "openai"),
+        ("claude --model opus", "openai"),
+        ("python3 --model openai/x", "openai"),
+    ] {
+        assert_eq!(model(provider, line), None, "{line}");
+    }
+}
+
+#[test]
+fn a_line_that_names_its_provider_uses_no_other() {
+    let uses = |text: &str, set: &[(&str, &str)]| {
+        let variable = |name: &str| {
+            let found = set.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let line = CommandLine::new(words(text), None).in_environment(&variable);
+        let names = ["anthropic", "openai", "gemini"];
+        let used = names
+            .into_iter()
+            .filter(|name| line.uses(by_name(name).unwrap()));
+        (used.collect::<Vec<_>>().join(" "), line.uses_own_service())
+    };
+    let all = "anthropic openai gemini";
+    let url = ("COPILOT_PROVIDER_BASE_URL", "https://x");
+    let kind = |name: &'static str| ("COPILOT_PROVIDER_TYPE", name);
+    assert_eq!(uses("opencode run go", &[]).0, all);
+    assert_eq!(uses("opencode run -m anthropic/x go", &[]).0, "anthropic");
+    assert_eq!(uses("qwen --auth-type gemini go", &[]).0, "gemini");
+    assert_eq!(uses("copilot -p go", &[url]), ("openai".into(), false));
     assert_eq!(
-        model("claude --model=sonnet[1m] -p x"),
-        Some("claude-sonnet-5-5".into())
+        uses("copilot -p go", &[url, kind("anthropic")]).0,
+        "anthropic"
     );
-    assert_eq!(
-        model("claude --model claude-other-1"),
-        Some("claude-other-1".into())
-    );
-    assert_eq!(model("claude 'what is --model opus'"), None);
-    assert_eq!(model("codex exec -m gpt-x go"), Some("gpt-x".into()));
-    // These name a provider in their models.
-    assert_eq!(model("opencode run -m anthropic/x go"), None);
-    assert_eq!(model("python3 --model x"), None);
+    assert!(uses("copilot -p go", &[]).1 && uses("copilot -p go", &[url, kind("azure")]).1);
 }
 
 #[test]
@@ -240,9 +311,9 @@ fn a_hook_tells_its_session_and_its_failure() {
 
 proptest::proptest! {
     #[test]
-    fn any_line_can_go_on(line in proptest::collection::vec("[-a-z= ]{0,12}|claude|codex|gemini|opencode|aider|llm|npx|env|exec|run|--", 0..8)) {
+    fn any_line_can_go_on(line in proptest::collection::vec("[-a-z= ]{0,12}|claude|codex|gemini|opencode|aider|llm|copilot|qwen|npx|env|exec|run|--", 0..8)) {
         let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
-        for name in [None, Some("claude"), Some("codex"), Some("gemini"), Some("opencode"), Some("aider"), Some("llm")] {
+        for name in [None, Some("claude"), Some("codex"), Some("gemini"), Some("opencode"), Some("aider"), Some("llm"), Some("copilot"), Some("qwen")] {
             let whole = CommandLine::new(line.clone(), name);
             let _ = whole.again(Some("U"));
             proptest::prop_assert_eq!(whole.first(None), line.clone());

@@ -71,6 +71,8 @@ pub(crate) enum Error {
         client: Option<&'static str>,
         variables: String,
     },
+    /// A known client that asks a service of its own, for which there are no tokens.
+    OwnService { client: &'static str },
     /// A token file that cannot be read, and what would help.
     TokenFile {
         variable: String,
@@ -169,6 +171,11 @@ impl Error {
             Error::NoTokens { variables, .. } => {
                 format!("set {variables}; more as NAME_2, NAMES, NAMES_FILE")
             }
+            Error::OwnService { .. } => {
+                "set COPILOT_PROVIDER_BASE_URL, COPILOT_PROVIDER_TYPE (openai, anthropic) and \
+                 COPILOT_MODEL; or say --client generic"
+                    .into()
+            }
             Error::TokenFile { path, .. } if path.starts_with("~") => {
                 "only a shell knows '~', and not within quotes: give the whole path".into()
             }
@@ -229,6 +236,7 @@ impl Error {
             | Error::UnknownProvider { .. }
             | Error::NoTerminal
             | Error::NoTokens { .. }
+            | Error::OwnService { .. }
             | Error::TokenFile { .. }
             | Error::MalformedToken { .. }
             | Error::SubscriptionToken { .. }
@@ -267,6 +275,12 @@ impl fmt::Display for Error {
             Error::NoCommand { .. } => f.write_str("no command to run after '--'"),
             Error::UnknownProvider { name, .. } => write!(f, "unknown provider '{name}'"),
             Error::NoTerminal => f.write_str("--interactive needs a terminal"),
+            Error::OwnService { client } => {
+                write!(
+                    f,
+                    "{client} would ask its vendor's own service, which takes none of these tokens"
+                )
+            }
             Error::NoTokens { client: None, .. } => {
                 f.write_str("no API tokens found in the environment")
             }

@@ -93,8 +93,21 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
         client.send(&own.bytes(false, is_head))?;
         Ok(false)
     };
-    if let Err(refusal) = request.check(shared.any_host, |given| shared.key.is(given)) {
+    let checked = request.check(shared.any_host, |given| shared.key.is(given));
+    // A program of the supervised command may have a credential of its own, and keeps working.
+    let is_foreign = matches!(checked, Err(Refusal::NoSecret))
+        && shared.waits_for_ever
+        && request.has_credential();
+    if let Err(refusal) = checked
+        && !is_foreign
+    {
         return refuse(client, refused(refusal));
+    }
+    if is_foreign && !shared.counters.foreign.swap(true, Relaxed) {
+        shared.say(vec![RunEvent::Warning {
+            what: "A request has a credential of its own: it goes on with that, without a token of ddollar's"
+                .into(),
+        }]);
     }
     if request.has_passed(&shared.name) {
         if !shared.counters.circle.swap(true, Relaxed) {
@@ -140,6 +153,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
     };
     let keep_alive = request.keep_alive && !shared.is_stopping();
     let own = match route {
+        Route::Status | Route::Metrics if is_foreign => refused(Refusal::NoSecret),
         Route::Provider { ring, path } => {
             let Some(upstream) = shared.upstreams.get(ring) else {
                 return Err(Gone);
@@ -155,6 +169,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 place,
                 kind: scope.kind,
                 request,
+                is_foreign,
                 path: Request::path(&upstream.base_path, path, |given| shared.key.is(given)),
                 body,
                 last: None,
@@ -217,6 +232,8 @@ struct Exchange<'a> {
     place: Place,
     kind: EndpointKind,
     request: &'a Request,
+    /// Whether it goes out with the client's own credential.
+    is_foreign: bool,
     /// The path and query at the provider.
     path: String,
     body: Vec<u8>,
@@ -346,6 +363,10 @@ enum BodyRead {
 
 impl<'a> Exchange<'a> {
     fn run(&mut self) -> Result<Sent, Gone> {
+        if self.is_foreign {
+            let came = self.attempt(None)?;
+            return self.pass_on(came, 0);
+        }
         let hold_until = Instant::now() + self.shared.hold;
         let mut attempts = Attempts::default();
         let mut first: Option<FirstAnswer> = None;
@@ -367,7 +388,7 @@ impl<'a> Exchange<'a> {
             };
             self.let_go();
             let (index, asked) = (ticket.index, ticket.asked);
-            let came = self.attempt(index)?;
+            let came = self.attempt(Some(index))?;
             let reading = came
                 .as_ref()
                 .map(|came| self.reading(came))
@@ -620,8 +641,11 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Sends the request with this token, and reads as much of the response as decides what follows.
-    fn attempt(&mut self, index: usize) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
+    /// Sends the request with this token, or with the client's own credential, and reads as much of the response as decides what follows.
+    fn attempt(
+        &mut self,
+        index: Option<usize>,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let is_small = self.body.len() <= GATHERED;
         let mut first = self.client.memory();
         // A small body goes in one piece with the head.
@@ -630,7 +654,7 @@ impl<'a> Exchange<'a> {
             &mut first,
             &self.path,
             &self.upstream.host,
-            self.upstream.credential(index),
+            index.map(|index| self.upstream.credential(index)),
             self.body.len(),
             // A provider elsewhere cannot be this proxy, and is told nothing about it.
             self.upstream.is_here().then_some(&self.shared.name),

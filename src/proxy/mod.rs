@@ -104,6 +104,8 @@ struct Counters {
     held: AtomicU64,
     /// Whether a request has come back.
     circle: AtomicBool,
+    /// Whether a request with a credential of somebody else's has come.
+    foreign: AtomicBool,
 }
 
 /// No token is usable for a request for longer than it may be held, nor for anything else that the

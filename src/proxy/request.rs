@@ -143,6 +143,16 @@ impl Request {
         Ok(())
     }
 
+    /// Whether it carries any credential, ours or not.
+    pub(crate) fn has_credential(&self) -> bool {
+        let fields = CREDENTIALS.iter().flat_map(|name| self.values(name));
+        let keys = parameters(self.text(&self.target)).filter_map(key);
+        fields
+            .map(credential)
+            .chain(keys)
+            .any(|given| !given.is_empty())
+    }
+
     /// The path and query to ask a provider for, under its base path and without our credential.
     pub(crate) fn path(base: &str, path: &str, knows: impl Fn(&[u8]) -> bool) -> String {
         let mut kept = parameters(path).filter(|one| !key(one).is_some_and(&knows));
@@ -176,19 +186,21 @@ impl Request {
     }
 
     /// Puts the head as it goes to `host` for `path`, with this credential (the field's name, what
-    /// stands before the token, and the token) and a body of this length. `via` is the name of this
+    /// stands before the token, and the token; `None`: the client's own) and a body of this length. `via` is the name of this
     /// proxy, if it is to be known again.
     pub(crate) fn put_upstream(
         &self,
         out: &mut Vec<u8>,
         path: &str,
         host: &str,
-        credential: [&str; 3],
+        credential: Option<[&str; 3]>,
         length: usize,
         via: Option<&str>,
     ) {
-        let [credential, prefix, token] = credential.map(str::as_bytes);
-        let credential = [credential, b": ", prefix, token, b"\r\n"];
+        let credential = credential.map(|parts| {
+            let [name, prefix, token] = parts.map(str::as_bytes);
+            [name, b": ", prefix, token, b"\r\n"]
+        });
         put(
             out,
             &[
@@ -199,14 +211,16 @@ impl Request {
             ],
         );
         let named = self.named_by_connection();
-        let (mut authorized, mut framed) = (false, false);
+        let (mut authorized, mut framed) = (credential.is_none(), false);
         for (name, value) in &self.fields {
             let (name, value) = (self.text(name), &self.head[value.clone()]);
             let is = |other: &&str| name.eq_ignore_ascii_case(other);
             let value: &[u8] = if is(&"host") {
                 host.as_bytes()
-            } else if CREDENTIALS.iter().any(is) {
-                if !std::mem::replace(&mut authorized, true) {
+            } else if CREDENTIALS.iter().any(is) && credential.is_some() {
+                if let Some(credential) =
+                    credential.filter(|_| !std::mem::replace(&mut authorized, true))
+                {
                     put(out, &credential);
                 }
                 continue;
@@ -235,7 +249,7 @@ impl Request {
             };
             put(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
         }
-        if !authorized {
+        if let Some(credential) = credential.filter(|_| !authorized) {
             put(out, &credential);
         }
         if let Some(name) = via {
@@ -335,7 +349,14 @@ mod tests {
         via: Option<&str>,
     ) -> String {
         let mut head = Vec::new();
-        request.put_upstream(&mut head, path, "api.example", credential, length, via);
+        request.put_upstream(
+            &mut head,
+            path,
+            "api.example",
+            Some(credential),
+            length,
+            via,
+        );
         String::from_utf8(head).unwrap()
     }
 

@@ -21,6 +21,7 @@ use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// A running proxy for one command.
@@ -66,6 +67,11 @@ impl Gateway {
         self.proxy.exhausted.clone()
     }
 
+    /// Whether no request has come through it yet.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.proxy.shared.counters.requests.load(Relaxed) == 0
+    }
+
     /// Where it listens.
     pub(crate) fn notice(&self) -> RunEvent {
         RunEvent::ProxyListening {
@@ -105,8 +111,26 @@ impl Gateway {
                 Some((provider.base_url_variable?, self.proxy.base_url(provider)))
             })
             .collect();
+        let is_used = |name: &str| {
+            let mut used = upstreams().filter(|provider| command.uses(provider));
+            used.any(|provider| provider.name == name)
+        };
         let own = client.base_url_variables.iter();
-        added.extend(own.filter_map(|(name, provider)| Some((*name, url_of(provider)?))));
+        added.extend(
+            own.filter(|(_, provider)| is_used(provider))
+                .filter_map(|(name, provider)| Some((*name, url_of(provider)?))),
+        );
+        let urls: Vec<(&str, String)> = upstreams()
+            .map(|provider| (provider.name, self.proxy.base_url(provider)))
+            .collect();
+        let variable = |name: &str| {
+            let found = environment.iter().find(|(known, _)| known == name);
+            found.and_then(|(_, value)| value.to_str().map(str::to_owned))
+        };
+        match (client.proxy_variables)(&urls, &variable) {
+            Ok(variables) => added.extend(variables),
+            Err(why) => log::warn!("{}: {why}", client.name),
+        }
         for (name, value) in client.behind_proxy {
             if !environment.iter().any(|(known, _)| known == name) {
                 added.push((name, (*value).to_owned()));
@@ -123,7 +147,7 @@ impl Gateway {
         bypass_proxies(environment);
 
         // Where it listens has been said.
-        let is_address = |value: &str| value.starts_with("http://");
+        let is_address = |value: &str| value.contains("http://");
         let mut shown: Vec<String> = added
             .iter()
             .map(|(name, value)| match is_address(value) {
@@ -131,13 +155,11 @@ impl Gateway {
                 false => format!("{name}={value}"),
             })
             .collect();
-        if let Some((provider, arguments)) = client.base_url_argument
-            && let Some(url) = url_of(provider)
-        {
-            let arguments = arguments(&url);
-            let words = arguments.iter().map(|word| word.to_string_lossy());
+        if let Some(url) = command.takes_base_url_for().and_then(url_of) {
+            let (led, added) = command.clone().with_base_url(url);
+            let words = added.iter().map(|word| word.to_string_lossy());
             shown.push(words.collect::<Vec<_>>().join(" "));
-            *command = command.clone().with_arguments(arguments);
+            *command = led;
         }
         RunEvent::ThroughProxy {
             added: shown.join(", "),

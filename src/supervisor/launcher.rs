@@ -6,14 +6,17 @@
 
 use crate::cli::config::Config;
 use crate::clients::hook_server::{self, HookEvent, HookServer};
-use crate::clients::{self, CommandLine, session_file};
+use crate::clients::session::SessionTracker;
+use crate::clients::{self, CommandLine};
 use crate::common::error::Error;
+use crate::common::time::Now;
 use crate::supervisor::session::Session;
 use crate::system::job::Start;
 use crate::system::os::PrivateFile;
 use crate::tokens::{self, Token, TokenPool};
 use crossbeam_channel::Sender;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// Tells a command that can use any provider whose token it has.
 const PROVIDER: &str = "DDOLLAR_PROVIDER";
@@ -27,8 +30,8 @@ pub(super) struct Launcher {
     _files: Vec<PrivateFile>,
     environment: Vec<(OsString, OsString)>,
     hook_server: Option<HookServer>,
-    /// The id that the last session was started with, when the user's line leaves that to ddollar.
-    named: Option<String>,
+    /// The session that the client works on.
+    sessions: SessionTracker,
     /// Whether the command can use any provider, and is told which.
     mixed: bool,
     /// Tokens that the child gets whatever happens.
@@ -46,6 +49,8 @@ pub(super) struct Line {
     pub(super) shown: String,
     /// The program, as messages call it.
     name: String,
+    /// The known client that begins anew, since no session of its is known.
+    pub(super) anew: Option<&'static str>,
 }
 
 impl Launcher {
@@ -74,7 +79,7 @@ impl Launcher {
             _files: std::mem::take(&mut config.files),
             environment,
             hook_server,
-            named: None,
+            sessions: SessionTracker::default(),
             mixed: config.mixed,
             passthrough: std::mem::take(&mut config.passthrough),
             placeholders,
@@ -88,20 +93,22 @@ impl Launcher {
     }
 
     /// The words of the next start.
-    pub(super) fn line(&mut self, again: bool, session: &Session) -> Line {
+    pub(super) fn line(&mut self, again: bool, session: &Session, now: Now) -> Line {
         let (words, shown) = match (&self.again, again) {
             (Some(line), true) => (line.first(None), line.shown_first().to_vec()),
             (None, true) => match self.client_session() {
-                Some((_, false)) => self.anew(),
+                Some((_, false)) => self.anew(now),
                 session => {
                     let id = session.as_ref().map(|(id, _)| id.as_str());
                     (self.command.again(id), self.command.shown_again(id))
                 }
             },
-            (_, false) => self.anew(),
+            (_, false) => self.anew(now),
         };
         let name = self.shown(words.get(..1).unwrap_or_default(), session);
+        let is_repeated = again && self.again.is_none() && shown == self.command.shown_first();
         Line {
+            anew: (is_repeated && self.command.is_known()).then_some(self.command.client().name),
             shown: self.shown(&shown, session),
             words,
             name,
@@ -147,19 +154,27 @@ impl Launcher {
     fn client_session(&self) -> Option<(String, bool)> {
         let told = self.hook_server.as_ref().and_then(HookServer::session);
         // Hooks may be turned off; then the id is the one that it was given.
-        told.or_else(|| {
-            let id = self.named.clone()?;
-            let begun = session_file::exists(&id, &self.environment);
-            Some((id, begun))
-        })
+        told.or_else(|| self.sessions.session(&self.command, &self.environment))
+    }
+
+    /// Looks for the session of the running client when it is time to. Returns when it will again.
+    pub(super) fn tick(&mut self, now: Now) -> Option<Duration> {
+        self.sessions.tick(&self.command, &self.environment, now)
+    }
+
+    /// Looks for it now, because the client may be about to end.
+    pub(super) fn find_session(&mut self) {
+        self.sessions.look(&self.command, &self.environment);
     }
 
     /// The words that begin the work, and as people read them. Each session has an id of its own: one
     /// that the client knows already, it refuses.
-    fn anew(&mut self) -> (Vec<OsString>, Vec<OsString>) {
-        let may_be_named = self.again.is_none() && self.command.takes_session_id();
-        self.named = may_be_named.then(session_file::new_id);
-        let words = self.command.first(self.named.as_deref());
+    fn anew(&mut self, now: Now) -> (Vec<OsString>, Vec<OsString>) {
+        let id = match self.again {
+            Some(_) => None,
+            None => self.sessions.begin(&self.command, now),
+        };
+        let words = self.command.first(id);
         (words, self.command.shown_first().to_vec())
     }
 

@@ -22,6 +22,7 @@ use crate::providers::schedule::ProbeSchedule;
 use crate::proxy::{Exhausted, Gateway};
 use crate::supervisor::event::{Action, Event, Outcome};
 use crate::supervisor::session::{Session, Turn};
+use crate::system::exit_status::ExitStatus;
 use crate::system::job::{Job, JobEvent};
 use crate::system::prompt::Prompt;
 use crate::system::signals::{self, Inherited};
@@ -121,7 +122,10 @@ impl<'a> Supervisor<'a> {
                 Action::Nothing => {}
                 Action::Probe(token) => self.probe(token),
                 Action::Launch { again } => self.launch(again)?,
-                Action::Stop(signal) => self.job.stop(signal, now().tick),
+                Action::Stop(signal) => {
+                    self.launcher.find_session();
+                    self.job.stop(signal, now().tick);
+                }
                 Action::Forward(signal) => self.job.signal(signal, now().tick),
                 Action::Pause => self.job.pause(now().tick),
                 Action::Resume => self.job.resume(now().tick),
@@ -290,6 +294,15 @@ impl<'a> Supervisor<'a> {
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(now());
         }
+        if let Event::Job(JobEvent::Exited { how, .. }) = event
+            && *how != ExitStatus::Code(0)
+            && self.gateway.as_ref().is_some_and(Gateway::is_unused)
+        {
+            self.console.say(&RunEvent::Warning {
+                what: "No request came through the proxy; --no-proxy leaves the command's requests alone"
+                    .into(),
+            });
+        }
     }
 
     /// Behind a proxy the session decides by the proxy's ledger, as it is now.
@@ -318,7 +331,7 @@ impl<'a> Supervisor<'a> {
     fn launch(&mut self, again: bool) -> Result<(), Error> {
         // What is typed from here on is the command's.
         self.prompt = None;
-        let line = self.launcher.line(again, &self.session);
+        let line = self.launcher.line(again, &self.session, now());
         self.console.say(&RunEvent::Launching {
             command: line.shown.clone(),
             first: !again,
@@ -327,7 +340,14 @@ impl<'a> Supervisor<'a> {
         self.store.hold(self.session.pools());
         if self.job.launch(start)? && again {
             self.console.hold(self.job.has_screen());
-            self.console.say(&RunEvent::SessionResumed);
+            self.console.say(&match line.anew {
+                None => RunEvent::SessionResumed,
+                Some(client) => RunEvent::Warning {
+                    what: format!(
+                        "{client}: no session is known to resume, so the command begins anew"
+                    ),
+                },
+            });
         }
         Ok(())
     }
@@ -379,6 +399,7 @@ impl<'a> Supervisor<'a> {
             countdown,
             self.reporter.tick(now),
             self.sample(now),
+            self.launcher.tick(now),
         ];
         times.into_iter().flatten().min()
     }

@@ -38,6 +38,8 @@ pub(crate) struct Rules {
     pub(crate) max_wait: Option<Duration>,
     /// How often a child that failed for reasons of its own is started again.
     pub(crate) retries: u32,
+    /// Whether an exit with 0 proves as little as any other, so that a check follows it.
+    pub(crate) checks_exit_zero: bool,
     /// Whether the user is asked before a rotation or a wait.
     pub(crate) interactive: bool,
     /// From SIGTERM to SIGKILL.

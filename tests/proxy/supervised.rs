@@ -477,7 +477,7 @@ fn clients_are_led_through_it_each_in_its_own_way() {
         (
             "codex",
             vec![
-                "ARGS -c openai_base_url=\"http://127.0.0.1:",
+                "ARGS -c model_provider=\"ddollar\" -c model_providers.ddollar={",
                 "CODEX_API_KEY=ddollar-",
             ],
         ),
@@ -506,4 +506,81 @@ fn clients_are_led_through_it_each_in_its_own_way() {
         assert!(ended.stderr.contains("Through it: "), "{}", ended.stderr);
         assert_eq!(ended.stderr.contains("Remote Control"), name == "claude");
     }
+}
+
+#[test]
+fn a_known_client_goes_through_it_unless_its_requests_are_to_be_left_alone() {
+    let provider = Provider::openai(&[0.1]);
+    let script = "#!/bin/sh\necho \"$OPENAI_API_KEY $OPENAI_BASE_URL\"\n";
+    let line = |name: &str, options: &[&str]| {
+        let prepared = Supervise::with(&provider).options(options);
+        let program = prepared.desk().write(name, script);
+        let ended = prepared.start(&[program.to_str().unwrap(), "x"]).end();
+        String::from_utf8(ended.expect(0).stdout).unwrap()
+    };
+    let with_token = format!("{} ", provider.token(1));
+    for name in ["llm", "aider", "qwen", "opencode"] {
+        let line = line(name, &[]);
+        assert!(
+            line.starts_with("ddollar-") && line.contains(" http://127.0.0.1:"),
+            "{name}: {line}"
+        );
+    }
+    for (name, options) in [
+        ("llm", &["--no-proxy"][..]),
+        ("llm", &["--resume", "same"]),
+        ("llm", &["--client", "generic"]),
+        ("another", &[]),
+    ] {
+        let line = line(name, options);
+        assert!(line.starts_with(&with_token), "{name}: {line}");
+    }
+}
+
+#[test]
+fn a_request_with_a_credential_of_its_own_passes_through_and_condemns_no_token() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    let proxied = supervised(&provider, &[]);
+    let ask = |field: &str| {
+        let body = message(json!({}));
+        let mut wire = Wire::to(&proxied.address);
+        wire.send(format!(
+            "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {}\r\n{field}Content-Length: {}\r\n\r\n{body}",
+            proxied.address,
+            body.len()
+        ));
+        wire.answer()
+    };
+    for _ in 0..2 {
+        let answered = ask("x-api-key: made-up-key-of-its-own\r\n");
+        assert_eq!(answered.status, 401);
+        assert!(!answered.text().contains("proxy's secret"), "{answered:?}");
+        provider.wait_for("the request", |line| {
+            line["who"] == "other" && line["status"] == 401
+        });
+    }
+    // One without any is the proxy's to refuse.
+    let answered = ask("");
+    assert_eq!(answered.status, 401);
+    assert!(answered.text().contains("proxy's secret"), "{answered:?}");
+    proxied.is_served();
+    proxied
+        .run
+        .finish()
+        .says_once("credential of its own")
+        .never_says("rejected");
+}
+
+#[test]
+fn a_command_that_fails_and_has_sent_nothing_through_it_is_told_so() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider).options(&["--proxy"]);
+    run.start(&["sh", "-c", "exit 3"])
+        .end()
+        .expect(3)
+        .says_once("No request came through the proxy");
+    let mut proxied = supervised(&provider, &[]);
+    proxied.is_served();
+    proxied.run.tell("exit 3");
+    proxied.run.end().expect(3).never_says("No request came");
 }

@@ -19,6 +19,7 @@ fn night(strategy: Strategy, tokens: &[&str]) -> Night {
         patience: Duration::from_secs(5),
         max_wait: None,
         retries: 0,
+        checks_exit_zero: false,
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,

@@ -406,7 +406,7 @@ impl Session {
         if self.idle(now).is_some() {
             return self.fail(how, true, Reported::Nothing, now);
         }
-        if how == ExitStatus::Code(0) {
+        if how == ExitStatus::Code(0) && !self.rules.checks_exit_zero {
             return self.finish(how);
         }
         if now.tick.saturating_duration_since(self.last_start) < SHORT_LIFE {

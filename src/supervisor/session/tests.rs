@@ -28,6 +28,7 @@ impl Night {
             patience: seconds(5),
             max_wait: None,
             retries: 0,
+            checks_exit_zero: false,
             interactive: false,
             grace: seconds(10),
             jitter: Duration::ZERO,

@@ -354,7 +354,7 @@ impl Session {
     }
 
     fn retry_or_finish(&mut self, waiting: Waiting, how: ExitStatus, now: Now) -> Turn {
-        if self.retries >= self.rules.retries {
+        if how == ExitStatus::Code(0) || self.retries >= self.rules.retries {
             return self.finish(how);
         }
         let pause = BETWEEN_STARTS

@@ -82,6 +82,20 @@ pub(crate) fn has_variable(process: Pid, variable: &str) -> bool {
     })
 }
 
+/// Names of the regular files that the descendants of a process have open (proc(5), `fd`).
+pub(crate) fn open_files_of_descendants(ancestor: Pid) -> Vec<PathBuf> {
+    let descendants = super::with_descendants(&processes(), |process| process.pid == ancestor);
+    let descriptors = descendants
+        .iter()
+        .filter(|process| process.pid != ancestor)
+        .filter_map(|process| fs::read_dir(format!("/proc/{}/fd", process.pid)).ok());
+    descriptors
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| path.is_absolute())
+        .collect()
+}
+
 /// Makes this process the parent of whatever loses its own below it (PR_SET_CHILD_SUBREAPER).
 ///
 /// # Errors

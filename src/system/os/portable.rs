@@ -90,6 +90,11 @@ pub(crate) fn children() -> Vec<Pid> {
     Vec::new()
 }
 
+/// Which files another process has open is not told.
+pub(crate) fn open_files_of_descendants(_: Pid) -> Vec<PathBuf> {
+    Vec::new()
+}
+
 /// Whether a process was started with this variable is not told.
 pub(crate) fn has_variable(_: Pid, _: &str) -> bool {
     false

@@ -17,6 +17,7 @@ fn rules() -> Rules {
         patience: Duration::from_secs(5),
         max_wait: None,
         retries: 0,
+        checks_exit_zero: false,
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,

@@ -16,6 +16,7 @@ fn rules() -> Rules {
         patience: Duration::from_secs(5),
         max_wait: None,
         retries: 0,
+        checks_exit_zero: false,
         interactive: false,
         grace: Duration::from_secs(10),
         jitter: Duration::ZERO,

@@ -255,13 +255,17 @@ pub(crate) fn resolve(args: Args, environment: Vec<(OsString, OsString)>) -> Res
         if let Some(pool) = TokenPool::new(tokens) {
             let endpoint = endpoint(provider, args.model.as_deref(), &command, &variable)?;
             let model = endpoint.models.first().map_or("", String::as_str);
-            let by_restart =
-                "it tells none before one is reached, so a limit is seen when the command ends";
-            let why = provider
-                .unwatched(&endpoint.base_url, model)
-                .or((!proxied && !provider.tells_limits).then_some(by_restart));
+            let why = provider.unwatched(&endpoint.base_url, model);
             if why.is_some() || !provider.tells_limits {
                 notices.push(RunEvent::Unwatched { provider, why });
+            }
+            if why.is_none() && !proxied && !provider.tells_limits {
+                notices.push(RunEvent::Warning {
+                    what: format!(
+                        "{}: a limit is seen only when the command ends, unless --proxy is given",
+                        provider.label
+                    ),
+                });
             }
             rings.push((pool, vec![endpoint]));
         }

@@ -38,7 +38,7 @@ SERVED = {}
 USED = {}
 # The names under which clients offer a shell to their model.
 SHELLS = ("Bash", "bash", "shell", "run_shell_command", "exec_command", "terminal", "execute_bash")
-GEMINI = re.compile(r"^/v1beta/models/([^/:]+):(generateContent|streamGenerateContent|countTokens)$")
+GEMINI = re.compile(r"^/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|countTokens)$")
 
 
 def say(**facts):

@@ -7,9 +7,9 @@ mod view;
 
 use crate::cli::config;
 use crate::cli::{Args, StateFile};
+use crate::common::Environment;
 use crate::common::error::{Error, TRY_AGAIN_LATER};
 use crate::common::time::Now;
-use crate::common::{Environment, Warning};
 use crate::events::RunEvent;
 use crate::events::console::{self, Console};
 use crate::providers::monitor::ask_all;
@@ -69,7 +69,7 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
         let began = now();
         let (view, asked) = look(&rings, &rules, began, now);
         store.keep(asked.iter(), view.now);
-        for Warning(what) in warnings.try_iter() {
+        for what in warnings.try_iter() {
             console.say(&RunEvent::Warning { what });
         }
         let text = if args.json {

@@ -14,8 +14,7 @@ pub(crate) mod time;
 use std::ffi::OsString;
 
 /// Something that a thread cannot do, as a sentence; the run goes on without it.
-#[derive(Debug)]
-pub(crate) struct Warning(pub(crate) String);
+pub(crate) type Warning = String;
 
 /// Names and values, as the system has them.
 pub(crate) type Environment = Vec<(OsString, OsString)>;

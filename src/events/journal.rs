@@ -93,7 +93,7 @@ impl Journal {
                 let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
                 if let Err(error) = keep(place, &inbox, &warnings) {
                     let what = format!("No journal of this run: {error}");
-                    let _ = warnings.send(Warning(what));
+                    let _ = warnings.send(what);
                 }
                 drop(working);
             })?;
@@ -156,7 +156,7 @@ fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> i
             && !std::mem::replace(&mut said, true)
         {
             let what = format!("The journal of this run has gaps: {error}");
-            let _ = warnings.send(Warning(what));
+            let _ = warnings.send(what);
         }
     };
     write(&first);

@@ -23,12 +23,11 @@ pub(crate) mod usage; // who they are
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::http::headers::Headers;
-use flate2::read::{GzDecoder, ZlibDecoder};
 use http::Method;
+use miniz_oxide::inflate::{decompress_to_vec_with_limit, decompress_to_vec_zlib_with_limit};
 use serde_json::Value;
 
 use crate::providers::scope::EndpointKind;
@@ -199,21 +198,46 @@ impl Reply {
     /// where it is not.
     fn text(&self) -> Cow<'_, [u8]> {
         let coding = self.headers.get("content-encoding").map(str::trim);
-        let mut text = Vec::new();
-        let read = match coding.map(str::to_ascii_lowercase).as_deref() {
+        let inflated = match coding.map(str::to_ascii_lowercase).as_deref() {
             None | Some("" | "identity") => return Cow::Borrowed(&self.body),
-            Some("gzip" | "x-gzip") => GzDecoder::new(&*self.body)
-                .take(TEXT_MAX)
-                .read_to_end(&mut text),
+            Some("gzip" | "x-gzip") => {
+                let deflated = gzip_data(&self.body).unwrap_or_default();
+                decompress_to_vec_with_limit(deflated, TEXT_MAX)
+            }
             // RFC 9110 §8.4.1.2: with the frame of zlib.
-            Some("deflate") => ZlibDecoder::new(&*self.body)
-                .take(TEXT_MAX)
-                .read_to_end(&mut text),
+            Some("deflate") => decompress_to_vec_zlib_with_limit(&self.body, TEXT_MAX),
             Some(_) => return Cow::Borrowed(&[]),
         };
         // What is damaged or cut off is as good as it is.
-        let _ = read;
-        Cow::Owned(text)
+        Cow::Owned(inflated.unwrap_or_else(|error| error.output))
+    }
+}
+
+/// What follows the header of a gzip member (RFC 1952 §2.3); `None` where there is no whole header.
+fn gzip_data(member: &[u8]) -> Option<&[u8]> {
+    /// Bits of the flags: a check sum of the header, extra fields, a name, a comment.
+    const HCRC: u8 = 1 << 1;
+    const EXTRA: u8 = 1 << 2;
+    const NAME: u8 = 1 << 3;
+    const COMMENT: u8 = 1 << 4;
+    let [0x1f, 0x8b, 8, flags, rest @ ..] = member else {
+        return None;
+    };
+    // Time, hints and system.
+    let mut rest = rest.get(6..)?;
+    if flags & EXTRA != 0 {
+        let length = u16::from_le_bytes([*rest.first()?, *rest.get(1)?]);
+        rest = rest.get(2 + usize::from(length)..)?;
+    }
+    for text in [NAME, COMMENT] {
+        if flags & text != 0 {
+            let end = rest.iter().position(|byte| *byte == 0)?;
+            rest = rest.get(end + 1..)?;
+        }
+    }
+    match flags & HCRC {
+        0 => Some(rest),
+        _ => rest.get(2..),
     }
 }
 
@@ -539,7 +563,7 @@ impl Provider {
 }
 
 /// The largest error text that is looked at, in bytes: compressed ones may promise gigabytes.
-const TEXT_MAX: u64 = 64 * 1024;
+const TEXT_MAX: usize = 64 * 1024;
 
 /// The end of an address that stands for none: RFC 2606 keeps it from ever resolving, so a token
 /// cannot end up with a stranger who registered a placeholder.

@@ -29,7 +29,6 @@ pub(crate) use supervised::Gateway;
 use crate::cli::Args;
 use crate::cli::PORT;
 use crate::cli::config;
-use crate::common::Warning;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::RunEvent;
@@ -110,8 +109,7 @@ struct Counters {
 
 /// No token is usable for a request for longer than it may be held, nor for anything else that the
 /// command uses.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Exhausted;
+pub(crate) type Exhausted = ();
 
 impl Shared {
     fn balancer(&self) -> MutexGuard<'_, Balancer> {
@@ -158,7 +156,7 @@ impl Shared {
 
     /// Tells the supervisor that the command cannot go on, as the ledger says.
     fn exhausted(&self) {
-        let _ = self.exhausted.send(Exhausted);
+        let _ = self.exhausted.send(());
     }
 
     fn stop(&self) -> BorrowedFd<'_> {
@@ -449,7 +447,7 @@ pub(crate) fn run(
                 Err(_) => answers = never(),
             },
             recv(warnings) -> warning => {
-                if let Ok(Warning(what)) = warning {
+                if let Ok(what) = warning {
                     console.say(&RunEvent::Warning { what });
                 }
             }

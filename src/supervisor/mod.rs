@@ -141,9 +141,9 @@ impl<'a> Supervisor<'a> {
                 recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
                 recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::Signal),
                 recv(sources.answers) -> answer => self.probed(answer),
-                recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |Exhausted| Event::Exhausted),
+                recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |()| Event::Exhausted),
                 recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
-                recv(sources.warnings) -> what => heard(what, &mut sources.warnings, |what| Event::Warning(what.0)),
+                recv(sources.warnings) -> what => heard(what, &mut sources.warnings, Event::Warning),
                 recv(deadline) -> _ => Event::Deadline,
             };
             self.record(&event);
@@ -491,7 +491,7 @@ fn heard<T>(
 
 /// Says what a thread could not do, when no event will be waited for.
 fn say_warnings(warnings: &Receiver<Warning>, console: &Console) {
-    for Warning(what) in warnings.try_iter() {
+    for what in warnings.try_iter() {
         console.say(&RunEvent::Warning { what });
     }
 }

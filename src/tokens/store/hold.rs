@@ -19,7 +19,7 @@ const LARGEST: u64 = 65 * 1024;
 /// No machine has more runs; what is beyond is not looked at.
 const MOST: usize = 256;
 /// A run that starts at the same time is waited for, to see what it takes.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// This run's own file.
 #[derive(Debug)]

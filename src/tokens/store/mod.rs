@@ -299,7 +299,7 @@ fn write_all(path: &Path, inbox: &Receiver<Findings>, events: &Sender<Warning>) 
 fn report(path: &Path, why: &str, events: &Sender<Warning>) {
     let path = path.display();
     let what = format!("No state is kept: '{path}' cannot be used ({why})");
-    let _ = events.send(Warning(what));
+    let _ = events.send(what);
 }
 
 /// Merges what was found out into the file.
@@ -330,7 +330,7 @@ fn load(path: &Path, events: &Sender<Warning>) -> Result<StoredTokens, String> {
     std::fs::rename(path, &aside).map_err(|error| format!("it is damaged, and stays: {error}"))?;
     let (path, aside) = (path.display(), aside.display());
     let what = format!("The state file '{path}' is damaged; it is now '{aside}'");
-    let _ = events.send(Warning(what));
+    let _ = events.send(what);
     Ok(StoredTokens::default())
 }
 

@@ -60,7 +60,7 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Rehearse(args) => rehearse_night(args, environment(), inherited),
         Request::Hook => Ok(hook_server::hook()),
         Request::Token => Ok(hook_server::token()),
-        Request::Notify { files, command } => Ok(notify::help(files, command)),
+        Request::Notify { limits, command } => Ok(notify::help(limits, command)),
         Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
         Request::Status(args) => {
             mind_panics();

@@ -378,8 +378,10 @@ fn a_token_file_that_others_can_read_is_used_with_a_warning() {
     std::fs::set_permissions(&file, open).unwrap();
     let mut run = run.env("ANTHROPIC_API_KEYS_FILE", &file).agent();
     run.wait_ready_with(1);
-    run.finish()
-        .says(&["Loaded 2 token(s)", "⚠️  Others can read the token file"]);
+    run.finish().says(&[
+        "Loaded 2 token(s)",
+        "⚠️  Others can read or write the token file",
+    ]);
 }
 
 #[test]
@@ -435,10 +437,56 @@ fn an_interpreter_that_is_missing_is_told_as_one_failure_of_the_start() {
     let run = Supervise::with(&provider);
     let file = run.desk().write("script", b"#!/no/such/interpreter\n");
     let file = file.to_str().unwrap().to_owned();
-    run.start(&[&file])
-        .end()
-        .expect(127)
-        .says(&["ddollar: '", "' was not found", "\nhint: "]);
+    run.start(&[&file]).end().expect(127).says(&[
+        "ddollar: '",
+        "its interpreter /no/such/interpreter was not found",
+        "\nhint: install /no/such/interpreter",
+    ]);
+
+    let run = Supervise::with(&provider);
+    let file = run.desk().write("script", b"#!/bin/sh\r\nexit 7\r\n");
+    let file = file.to_str().unwrap().to_owned();
+    run.start(&[&file]).end().expect(127).says(&[
+        "its first line ends in CR",
+        "\nhint: ",
+        "sed -i",
+    ]);
+}
+
+#[test]
+fn half_a_program_is_not_handed_to_a_shell() {
+    let provider = Provider::anthropic(&[0.1]);
+    for half in [&b"\x7fELF\x02\x01"[..], b""] {
+        let run = Supervise::with(&provider);
+        let file = run.desk().write("half", half);
+        let file = file.to_str().unwrap().to_owned();
+        let ended = run.start(&[&file]).end().expect(126);
+        ended.says(&["cannot be executed: exec format error"]);
+    }
+}
+
+#[test]
+fn what_was_meant_is_hinted_at() {
+    let provider = Provider::anthropic(&[0.1]);
+    for (words, hint) in [
+        (&["FOO=1", "true"][..], "hint: set variables before ddollar"),
+        (&["sleep 1"], "hint: it is one argument"),
+        (
+            &["--grace", "5s", "true"],
+            "hint: options of ddollar go before",
+        ),
+        (&["my-function"], "hint: it is a function of your shell"),
+    ] {
+        let run = Supervise::with(&provider).env("BASH_FUNC_my-function%%", "() { :; }");
+        run.start(words).end().expect(127).says(&[hint]);
+    }
+    for folder in [".", "..", "/"] {
+        let run = Supervise::with(&provider);
+        run.start(&[folder])
+            .end()
+            .expect(126)
+            .says(&["it is a directory"]);
+    }
 }
 
 #[test]

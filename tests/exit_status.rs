@@ -39,7 +39,6 @@ fn the_death_by_a_signal_is_the_childs() {
         Signal::SIGKILL,
         Signal::SIGUSR1,
         Signal::SIGSEGV,
-        Signal::SIGPIPE,
         Signal::SIGTERM,
     ];
     let numbers = signals.map(|signal| signal as i32);

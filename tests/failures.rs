@@ -2,6 +2,8 @@
 
 use crate::support::{AGENT, Provider, Supervise, spent_at};
 use serde_json::json;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 #[test]
 fn a_child_that_fails_on_a_spent_token_goes_on_with_the_next_and_the_resume_command() {
@@ -177,4 +179,46 @@ fn a_child_that_was_ended_on_purpose_is_not_started_again() {
         run.tell(&format!("exit {code}"));
         run.end().expect(code).says_once("Launching");
     }
+}
+
+#[test]
+fn a_program_that_is_being_replaced_is_tried_again() {
+    let whole = "#!/bin/sh\nmkdir first 2>/dev/null || exit 7; echo READY; exec sleep 60\n";
+    for state in ["gone", "no permission", "half"] {
+        let provider = Provider::anthropic(&[0.1, 0.1]);
+        let run = Supervise::with(&provider);
+        let file = run.desk().write("agent", whole);
+        let mut run = run.start(&[file.to_str().unwrap()]);
+        run.stdout.wait("READY");
+        match state {
+            "gone" => std::fs::remove_file(&file).unwrap(),
+            "half" => std::fs::write(&file, b"\x7fELF\x02\x01").unwrap(),
+            _ => std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap(),
+        }
+        provider.control(spent_at("org-1", "10m"));
+        run.stderr.wait("cannot be started");
+        let text = run.stderr.text();
+        assert!(!text.contains("Session resumed"), "{state}: {text}");
+        std::fs::remove_file(&file).ok();
+        run.desk.write("agent", whole);
+        let ended = run.end().expect(7);
+        ended.says_once("trying again").says_once("Session resumed");
+    }
+}
+
+#[test]
+fn a_kill_by_somebody_else_is_retried_only_when_retries_are_asked_for() {
+    let provider = Provider::anthropic(&[0.1]);
+    let killed = "mkdir first 2>/dev/null || exit 0; kill -KILL $$";
+    let retried = Supervise::with(&provider).options(&["--retries", "1"]);
+    retried.script(killed).end().expect(0).says(&[
+        "✗ Process was killed by SIGKILL\n",
+        "(retry 1 of 1)",
+        "Session resumed",
+    ]);
+    let not = Supervise::with(&provider);
+    not.script(killed)
+        .end()
+        .expect(137)
+        .never_says("Launching: sh agent.sh\n▶");
 }

@@ -2,7 +2,7 @@
 
 use crate::support::env::{PROGRAM, opening, spawn};
 use crate::support::pty::Setup;
-use crate::support::{Desk, Provider, Supervise};
+use crate::support::{Desk, Provider, Supervise, spent_at};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -40,16 +40,13 @@ fn a_command_is_shown_on_one_line_as_a_shell_takes_it() {
 }
 
 #[test]
-fn quiet_says_warnings_and_failures_only() {
+fn quiet_says_warnings_only() {
     let provider = Provider::anthropic(&[0.96, 0.1]);
     let mut run = Supervise::with(&provider).options(&["-q"]).agent();
     run.wait_ready_at_last_with(2);
     run.tell("exit 3");
     let ended = run.end().expect(3);
-    assert_eq!(
-        ended.stderr,
-        "\n⚠️  Token limit approaching (96% used)\n✗ Process exited with status 3\n"
-    );
+    assert_eq!(ended.stderr, "\n⚠️  Token limit approaching (96% used)\n");
 }
 
 #[test]
@@ -241,4 +238,43 @@ fn on_one_stream_it_reads_as_in_the_owners_transcript() {
          Hello\n\
          ✓ Process completed successfully\n"
     );
+}
+
+#[test]
+fn quiet_does_not_say_how_the_command_ended_and_a_closed_pipe_is_never_told() {
+    let provider = Provider::anthropic(&[0.1]);
+    for (script, code) in [
+        ("exit 3", 3),
+        ("kill -TERM $$", 143),
+        ("kill -PIPE $$", 141),
+    ] {
+        let run = Supervise::with(&provider).options(&["-q"]);
+        let ended = run.start(&["sh", "-c", script]).end().expect(code);
+        assert_eq!(ended.stderr, "");
+    }
+    let run = Supervise::with(&provider);
+    let ended = run.start(&["sh", "-c", "kill -PIPE $$"]).end().expect(141);
+    ended.never_says("Process");
+}
+
+#[test]
+fn a_log_that_was_renamed_is_begun_anew_and_a_pipe_holds_nothing_up() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let run = Supervise::with(&provider);
+    let log = run.desk().join("log");
+    let mut run = run.options(&["--log", log.to_str().unwrap()]).agent();
+    run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#2");
+    std::fs::rename(&log, log.with_extension("1")).unwrap();
+    provider.control(spent_at("org-1", "10m"));
+    run.wait_ready_with(2);
+    let later = std::fs::read_to_string(&log).unwrap();
+    assert!(later.contains("Switched to token 2/2"), "{later}");
+    run.finish();
+
+    let run = Supervise::with(&provider);
+    let pipe = run.desk().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = run.options(&["--log", pipe.to_str().unwrap()]);
+    run.start(&["true"]).end().expect(125).says(&["log file"]);
 }

@@ -6,7 +6,7 @@
 
 use crate::cli::{Args, Resume, StateFile, nearest};
 use crate::clients::{self, CommandLine, Merged};
-use crate::common::error::{CommandOf, Error};
+use crate::common::error::{CommandOf, Error, Slip};
 use crate::events::RunEvent;
 use crate::events::journal::{self, Place};
 use crate::events::reporter::ReporterOptions;
@@ -15,14 +15,14 @@ use crate::providers::endpoint::Endpoint;
 use crate::providers::tls;
 use crate::providers::{PROVIDERS, Provider, by_name};
 use crate::system::os::{self, PrivateFile};
+use crate::system::program::{self, Obstacle};
 use crate::tokens::Ring;
 use crate::tokens::policy::Rules;
 use crate::tokens::{
     ONE_A_LINE, Source, Token, TokenFile, TokenPool, Unreadable, discover, is_token_variable,
     nearly_token_variable, shown,
 };
-use nix::unistd::{AccessFlags, access};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -628,7 +628,7 @@ fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {
     }
     Ok(TokenFile {
         text,
-        exposed: mode & 0o044 != 0,
+        exposed: mode & 0o066 != 0,
     })
 }
 
@@ -645,40 +645,50 @@ fn locate(
     };
     // A token in the place of a command is a slip that must not end up in somebody's log.
     let command = shown(std::slice::from_ref(program), tokens.iter());
-    let executable = |path: &Path| -> Result<(), String> {
-        let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-        if metadata.is_dir() {
-            return Err("it is a directory".into());
-        }
-        access(path, AccessFlags::X_OK).map_err(|errno| errno.desc().to_lowercase())
-    };
-    let is_path = program.as_encoded_bytes().contains(&b'/');
-    let places: Vec<PathBuf> = if is_path {
-        vec![PathBuf::from(program)]
-    } else {
-        let path = environment
-            .iter()
-            .find(|(name, _)| name == "PATH")
-            .map_or(OsStr::new("/bin:/usr/bin"), |(_, value)| value.as_os_str());
-        std::env::split_paths(path)
-            .map(|folder| folder.join(program))
-            .collect()
-    };
-    let mut refused = None;
-    for place in places
-        .iter()
-        .filter(|place| place.exists() && !program.is_empty())
-    {
-        match executable(place) {
-            Ok(()) => return Ok(()),
-            Err(_) if !is_path && place.is_dir() => {}
-            Err(why) => refused = Some(why),
-        }
-    }
-    Err(match refused {
-        Some(why) => Error::CommandNotExecutable { command, of, why },
-        None => Error::CommandNotFound { command, of },
+    let path = environment.iter().find(|(name, _)| name == "PATH");
+    let path = path.map(|(_, value)| value.as_os_str());
+    program::check(program, path).map_err(|obstacle| match obstacle {
+        Obstacle::NotFound => Error::CommandNotFound {
+            command,
+            of,
+            slip: slip(words, environment),
+        },
+        Obstacle::Refused(why) => Error::CommandNotExecutable { command, of, why },
+        Obstacle::NoInterpreter { name } => Error::NoInterpreter {
+            command,
+            of,
+            interpreter: Some(name),
+        },
+        Obstacle::WindowsLines => Error::NoInterpreter {
+            command,
+            of,
+            interpreter: None,
+        },
     })
+}
+
+/// What somebody may have meant whose command is not there.
+fn slip(words: &[OsString], environment: &[(OsString, OsString)]) -> Option<Slip> {
+    let first = words.first()?.to_str()?;
+    let is_name = |text: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        !text.is_empty()
+            && text.chars().all(word)
+            && !text.starts_with(|c: char| c.is_ascii_digit())
+    };
+    if first.starts_with('-') {
+        return Some(Slip::OwnOption);
+    }
+    if first.split_once('=').is_some_and(|(name, _)| is_name(name)) {
+        return Some(Slip::Assignment);
+    }
+    if words.len() == 1 && first.trim().contains(char::is_whitespace) {
+        return Some(Slip::WholeLine);
+    }
+    // bash(1) exports its functions under such names.
+    let exported = OsString::from(format!("BASH_FUNC_{first}%%"));
+    let is_function = environment.iter().any(|(name, _)| *name == exported);
+    is_function.then_some(Slip::Function)
 }
 
 /// A random span; the standard library's hasher is seeded by the system.
@@ -713,22 +723,19 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_found_as_the_child_would_find_them() {
-        let environment = vec![(
-            OsString::from("PATH"),
-            OsString::from("/nowhere:/bin:/usr/bin"),
-        )];
-        assert!(locate(&["sh".into()], None, &environment, &[]).is_ok());
-        assert!(locate(&["/bin/sh".into()], None, &environment, &[]).is_ok());
-        for (program, code) in [
-            ("no-such-command-here", 127),
-            ("/no/such/file", 127),
-            ("", 127),
-            ("/etc/passwd", 126),
-            ("/", 126),
+    fn slips_are_known() {
+        let environment = vec![("BASH_FUNC_work%%".into(), "() { :; }".into())];
+        for (words, wanted) in [
+            (&["--grace", "5s"][..], Some(Slip::OwnOption)),
+            (&["FOO=1", "claude"], Some(Slip::Assignment)),
+            (&["claude --continue"], Some(Slip::WholeLine)),
+            (&["work"], Some(Slip::Function)),
+            (&["my claude", "x"], None),
+            (&["./a=b"], None),
+            (&["cluade"], None),
         ] {
-            let error = locate(&[program.into()], None, &environment, &[]).unwrap_err();
-            assert_eq!(error.exit_code(), code, "{program}");
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            assert_eq!(slip(&words, &environment), wanted, "{words:?}");
         }
     }
 }

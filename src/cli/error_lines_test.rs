@@ -89,6 +89,12 @@ fn every_error_and_its_hint_fit_a_line_of_80_columns() {
         Error::CommandNotFound {
             command: "claude".into(),
             of: Some("--resume"),
+            slip: None,
+        },
+        Error::NoInterpreter {
+            command: "agent.sh".into(),
+            of: None,
+            interpreter: None,
         },
         Error::CommandNotExecutable {
             command: "notes.txt".into(),

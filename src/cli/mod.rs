@@ -16,6 +16,7 @@ pub(crate) use help::{general_help, help_of};
 use crate::common::error::Error;
 use crate::events::console::Verbosity;
 use crate::system::exec_shim::ExecSpec;
+use crate::system::signals::Limits;
 use crate::tokens::strategy::Strategy;
 use core::net::SocketAddr;
 use flags::{FLAGS, Flag};
@@ -88,8 +89,8 @@ pub(crate) enum Request {
     Version,
     /// Hidden: become the command.
     Child(ExecSpec),
-    /// Hidden: run a command of the user's that is told the news, and can open so many files.
-    Notify { files: u64, command: OsString },
+    /// Hidden: run a command of the user's that is told the news, with these limits.
+    Notify { limits: Limits, command: OsString },
     /// Hidden: be the watchdog; the words are its own affair.
     Watch(Vec<OsString>),
     /// Hidden: hand over what a client says of itself.
@@ -258,9 +259,9 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
             .ok_or_else(|| unknown_subcommand(&first)),
         Some("__watch") => Ok(Request::Watch(words.collect())),
         Some("__notify") => {
-            let files = words.next().and_then(|files| files.to_str()?.parse().ok());
-            match (files, words.next()) {
-                (Some(files), Some(command)) => Ok(Request::Notify { files, command }),
+            let limits = words.next().and_then(|text| Limits::parse(text.to_str()?));
+            match (limits, words.next()) {
+                (Some(limits), Some(command)) => Ok(Request::Notify { limits, command }),
                 _ => Err(unknown_subcommand(&first)),
             }
         }

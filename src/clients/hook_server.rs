@@ -11,7 +11,7 @@ use crate::common::secret::Secret;
 use crate::system::os::{self, Address};
 use crate::tokens::condition::Trouble;
 use crossbeam_channel::Sender;
-use nix::unistd::{geteuid, getpid};
+use nix::unistd::geteuid;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -117,7 +117,7 @@ fn answer(
     let refused = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
     let (user, process) = os::caller(&caller)?;
     // Orphans count where they are adopted.
-    if user != geteuid() || !os::descends(process, getpid()) {
+    if user != geteuid() || !os::is_descendant(process) {
         return Err(refused(&format!(
             "refused process {process}: not of this command"
         )));

@@ -104,7 +104,18 @@ pub(crate) enum Error {
     /// The proxy cannot listen there.
     Listen { address: String, why: io::Error },
     /// The command was not found.
-    CommandNotFound { command: String, of: CommandOf },
+    CommandNotFound {
+        command: String,
+        of: CommandOf,
+        slip: Option<Slip>,
+    },
+    /// The command is a script, and what its first line names was not found; `None`: it ends in the
+    /// line end of Windows.
+    NoInterpreter {
+        command: String,
+        of: CommandOf,
+        interpreter: Option<String>,
+    },
     /// The command was found, but cannot be executed.
     CommandNotExecutable {
         command: String,
@@ -117,6 +128,19 @@ pub(crate) enum Error {
     ProxyVariable { variable: &'static str },
     /// The system refused something that ddollar needs in order to work.
     System { what: &'static str, why: String },
+}
+
+/// What was meant, perhaps, by words that name no command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slip {
+    /// A variable is set, as in a shell: `FOO=1 claude`.
+    Assignment,
+    /// The whole line is one argument.
+    WholeLine,
+    /// An option of ddollar's after the `--`.
+    OwnOption,
+    /// A function of the shell's.
+    Function,
 }
 
 /// Where a command was named: by an option, or after the `--`.
@@ -203,8 +227,26 @@ impl Error {
                 }
                 _ => "--listen takes an address of this machine, such as 127.0.0.1:4141".into(),
             },
-            Error::CommandNotFound { .. } => {
-                "check the spelling and PATH, or give the full path".into()
+            Error::CommandNotFound { slip, .. } => match slip {
+                Some(Slip::Assignment) => {
+                    "set variables before ddollar, or with env: '-- env NAME=VALUE COMMAND'"
+                }
+                Some(Slip::WholeLine) => {
+                    "it is one argument: leave out the quotes around the line, or say '-- sh -c LINE'"
+                }
+                Some(Slip::OwnOption) => "options of ddollar go before the '--'",
+                Some(Slip::Function) => "it is a function of your shell: say '-- bash -c LINE'",
+                None => {
+                    "check spelling and PATH; what only your shell knows needs 'bash -ic LINE'"
+                }
+            }
+            .into(),
+            Error::NoInterpreter {
+                interpreter: Some(name),
+                ..
+            } => format!("install {name}, or correct the first line of the script"),
+            Error::NoInterpreter { command, .. } => {
+                format!("remove the carriage returns: sed -i 's/\\r$//' {command}")
             }
             Error::CommandNotExecutable { .. } => {
                 "it needs execute permission (chmod +x) and must not be a directory".into()
@@ -222,7 +264,7 @@ impl Error {
     /// The exit code that stands for this failure.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Error::CommandNotFound { .. } => NOT_FOUND,
+            Error::CommandNotFound { .. } | Error::NoInterpreter { .. } => NOT_FOUND,
             Error::CommandNotExecutable { .. } => NOT_EXECUTABLE,
             Error::NoSubcommand
             | Error::UnknownSubcommand { .. }
@@ -318,8 +360,19 @@ impl fmt::Display for Error {
             }
             Error::NoJournal => f.write_str("there is no run to report on"),
             Error::Listen { address, why } => write!(f, "cannot listen on {address}: {why}"),
-            Error::CommandNotFound { command, of } => {
+            Error::CommandNotFound { command, of, .. } => {
                 write!(f, "'{command}'{} was not found", named(*of))
+            }
+            Error::NoInterpreter {
+                command,
+                of,
+                interpreter,
+            } => {
+                write!(f, "'{command}'{} cannot be executed: ", named(*of))?;
+                match interpreter {
+                    Some(name) => write!(f, "its interpreter {name} was not found"),
+                    None => write!(f, "its first line ends in CR, as on Windows"),
+                }
             }
             Error::CommandNotExecutable { command, of, why } => {
                 write!(f, "'{command}'{} cannot be executed: {why}", named(*of))

@@ -8,12 +8,14 @@
 use crate::common::error::Error;
 use crate::common::mask::masked;
 use crate::common::private_file;
+use crate::common::visible::visible;
 use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::LevelFilter;
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::Path;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Starts logging to `path`, at `level` (`DDOLLAR_LOG`) and above; one that is none says nothing.
@@ -24,8 +26,7 @@ pub(crate) fn start(path: Option<&Path>, level: Option<&str>) -> Result<(), Erro
     let Some(path) = path else {
         return Ok(());
     };
-    let options = &mut OpenOptions::new();
-    let file = private_file::append(options.create(true), path).map_err(|error| Error::File {
+    let log = LogFile::open(path).map_err(|error| Error::File {
         what: "log file",
         path: path.to_owned(),
         why: error.to_string(),
@@ -46,10 +47,52 @@ pub(crate) fn start(path: Option<&Path>, level: Option<&str>) -> Result<(), Erro
             let level = record.level();
             let target = record.target();
             let words = record.args().to_string();
-            writeln!(line, "{now:.3} {level:5} {target}: {}", masked(&words))
+            writeln!(
+                line,
+                "{now:.3} {level:5} {target}: {}",
+                visible(&masked(&words))
+            )
         })
-        .target(Target::Pipe(Box::new(file)));
+        .target(Target::Pipe(Box::new(log)));
     // A second logger in one process is not a reason to stop.
     let _ = builder.try_init();
     Ok(())
+}
+
+/// The file of a name, whichever that is at the moment: logrotate(8) renames the old one.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    /// Device and inode of the file.
+    which: (u64, u64),
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<LogFile> {
+        let file = private_file::append(OpenOptions::new().create(true), path)?;
+        let which = identity(&file.metadata()?);
+        Ok(LogFile {
+            path: std::path::absolute(path)?,
+            file,
+            which,
+        })
+    }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let is_here = std::fs::metadata(&self.path).is_ok_and(|now| identity(&now) == self.which);
+        if !is_here && let Ok(anew) = LogFile::open(&self.path) {
+            *self = anew;
+        }
+        self.file.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }

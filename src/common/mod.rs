@@ -10,6 +10,7 @@ pub(crate) mod private_file;
 pub(crate) mod secret;
 pub(crate) mod style;
 pub(crate) mod time;
+pub(crate) mod visible;
 
 use std::ffi::OsString;
 

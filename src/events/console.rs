@@ -8,6 +8,7 @@ use crate::common::error::Error;
 use crate::common::mask::masked;
 use crate::common::style::{NARROWEST, Style, WIDEST};
 use crate::common::time::{Now, Until};
+use crate::common::visible::{visible, visible_lines};
 use crate::events::message::{Mark, Message};
 use crate::events::{RunEvent, Severity};
 use crate::system::terminal;
@@ -86,7 +87,12 @@ impl Console {
         let Some(Message { mark, text }) = event.message() else {
             return;
         };
+        let text = visible_lines(&text);
         log::info!("{text}");
+        // Whoever wants quiet looks at the status, and how the command ended is its own affair.
+        if self.verbosity == Verbosity::Quiet && matches!(event, RunEvent::Failed { .. }) {
+            return;
+        }
         let least = match self.verbosity {
             Verbosity::Quiet => Severity::Warning,
             Verbosity::Normal => Severity::Story,
@@ -310,8 +316,10 @@ pub(crate) fn print(text: &str) -> Result<bool, Error> {
 
 /// Reports a failure of ddollar itself, and what can be done about it.
 pub(crate) fn report(error: &Error) {
+    let (error, hint) = (error.to_string(), error.hint());
+    let (error, hint) = (visible(&error), visible(&hint));
     log::error!("{error}");
-    write_line(&format!("ddollar: {error}\nhint: {}\n", error.hint()));
+    write_line(&format!("ddollar: {error}\nhint: {hint}\n"));
 }
 
 /// Reports a bug in ddollar. The panic's message is left out: it could hold a token; its place in the

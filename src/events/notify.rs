@@ -10,9 +10,8 @@ use crate::common::mask::masked;
 use crate::events::schema::{Cause, Ending, Millis, Record, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
-use crate::system::signals::{self, Inherited};
+use crate::system::signals::{self, Inherited, Limits};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::rlim_t;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::OsString;
@@ -38,8 +37,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Notifier {
     /// For `sh -c`.
     command: OsString,
-    /// The limit on open files that ddollar was started with.
-    files: rlim_t,
+    /// Its limits, which are those of ddollar at its start.
+    limits: Limits,
     /// The child's environment, without any token.
     environment: Vec<(OsString, OsString)>,
     /// One end of a pipe for each running helper, which holds the other.
@@ -57,7 +56,7 @@ impl Notifier {
     ) -> Notifier {
         Notifier {
             command,
-            files: inherited.files,
+            limits: inherited.limits,
             environment,
             running: Vec::new(),
             waiting: false,
@@ -110,7 +109,7 @@ impl Notifier {
         let mut command = Command::new(own_program());
         command
             .arg("__notify")
-            .arg(self.files.to_string())
+            .arg(self.limits.text())
             .arg(&self.command)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -176,11 +175,11 @@ fn is_held(reader: &PipeReader) -> bool {
     poll(&mut fds, PollTimeout::ZERO) == Ok(0)
 }
 
-/// `__notify`: runs the command with this limit on open files, and ends when the command and all that
-/// it has started have ended.
-pub(crate) fn help(files: rlim_t, command: OsString) -> ExitCode {
-    signals::limit_files(files);
-    let (mut tree, _) = Tree::adopt();
+/// `__notify`: runs the command with these limits, and ends when it and all that it has
+/// started have ended.
+pub(crate) fn help(limits: Limits, command: OsString) -> ExitCode {
+    limits.restore();
+    let (mut tree, _) = Tree::adopt(None);
     let until = Instant::now() + LONGEST;
     let started = Command::new("sh")
         .arg("-c")

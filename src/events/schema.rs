@@ -28,6 +28,7 @@
 
 use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
 use crate::common::json::{Object, list};
+use crate::common::visible::visible;
 use crate::providers::usage::Window;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
@@ -511,9 +512,8 @@ impl<'v> Fields<'v> {
     }
 
     fn text(&self, key: &str) -> Option<String> {
-        let text = self.str(key)?.chars().take(LONGEST_TEXT);
-        let visible = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-        Some(text.map(visible).collect())
+        let text: String = self.str(key)?.chars().take(LONGEST_TEXT).collect();
+        Some(visible(&text).into_owned())
     }
 
     fn number(&self, key: &str) -> Option<u64> {

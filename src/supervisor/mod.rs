@@ -338,18 +338,12 @@ impl<'a> Supervisor<'a> {
         });
         let start = self.launcher.start(&line, again, &self.session);
         self.store.hold(self.session.pools());
-        if self.job.launch(start)? && again {
-            self.console.hold(self.job.has_screen());
-            self.console.say(&match line.anew {
-                None => RunEvent::SessionResumed,
-                Some(client) => RunEvent::Warning {
-                    what: format!(
-                        "{client}: no session is known to resume, so the command begins anew"
-                    ),
-                },
+        if let (true, Some(client)) = (again, line.anew) {
+            self.console.say(&RunEvent::Warning {
+                what: format!("{client}: no session is known to resume, so the command begins anew"),
             });
         }
-        Ok(())
+        self.job.launch(start).map(drop)
     }
 
     /// Puts the open question as soon as the terminal is ours; in the background, SIGCONT brings it

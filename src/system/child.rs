@@ -14,8 +14,8 @@ use crate::system::signals::{self, Inherited};
 use crate::system::watchdog::Watchdog;
 use crossbeam_channel::{Sender, bounded};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::{Pid, getegid, getpgid};
 use rustix::process::{self, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -30,8 +30,13 @@ pub(crate) struct Child {
     pid: process::Pid,
     group: Pid,
     seen: Sender<()>,
+    wake: Sender<()>,
+    /// The errno of its failed `exec`.
+    failure: Option<i32>,
     /// Whether it was told to end before it did.
     told_to_end: bool,
+    /// Whether it was told to stop, and not to go on since.
+    told_to_stop: bool,
 }
 
 impl Child {
@@ -39,7 +44,7 @@ impl Child {
     /// variables with tokens.
     /// `inherited` is what it is to have as ddollar had it, `terminal` says whether it takes the
     /// terminal before it starts, `watchdog` is whom it tells of itself before that, and `wake` is told
-    /// of each change of its state.
+    /// of each change of its state: with `again`, that it has become the command is one, too.
     ///
     /// # Errors
     /// The system has no room for another process.
@@ -52,25 +57,50 @@ impl Child {
         inherited: Inherited,
         terminal: bool,
         watchdog: Option<&Watchdog>,
+        again: bool,
         wake: Sender<()>,
     ) -> Result<Child, Error> {
         let refused = |why: std::io::Error| Error::System {
             what: "cannot start the command",
             why: why.to_string(),
         };
-        let watchdog = watchdog.map(Watchdog::pipe).transpose().map_err(refused)?;
-        let (mut command, report, pipes) =
-            exec_shim::command(words, inherited, terminal, watchdog).map_err(refused)?;
-        command
-            .env_clear()
-            .envs(environment.map(|(name, value)| (name, value)))
-            .envs(tokens.map(|(name, secret)| (name, secret.expose())))
-            .process_group(0);
-        let mut process = signals::undisturbed(|| command.spawn()).map_err(refused)?;
-        drop(pipes);
+        let environment: Vec<_> = environment.collect();
+        let tokens: Vec<_> = tokens.collect();
+        let start = |by_fork: bool| {
+            let watchdog = watchdog.map(Watchdog::pipe).transpose()?;
+            let (mut command, report, _pipes) =
+                exec_shim::command(words, inherited, terminal, watchdog)?;
+            command
+                .env_clear()
+                .envs(environment.iter().map(|(name, value)| (name, value)))
+                .envs(tokens.iter().map(|(name, secret)| (*name, secret.expose())))
+                .process_group(0);
+            if by_fork {
+                command.gid(getegid().as_raw());
+            }
+            let process = signals::undisturbed(|| command.spawn())?;
+            Ok((process, report))
+        };
+        // With a group of users, the standard library starts it by fork and exec. posix_spawn(3), which
+        // it takes otherwise, leaves two signals ignored in the command that were not: 32 and 33, which
+        // the C library keeps for itself. Fork and exec takes two descriptors more.
+        let (mut process, report) = start(true)
+            .or_else(|why: std::io::Error| match why.raw_os_error() {
+                Some(errno) if errno == Errno::EMFILE as i32 => start(false),
+                _ => Err(why),
+            })
+            .map_err(refused)?;
         let pid = process::Pid::from_child(&process);
         let group = Pid::from_raw(pid.as_raw_pid());
-        let seen = watch(pid, wake).inspect_err(|_| {
+        let watched = watch(pid, wake.clone()).and_then(|seen| {
+            let report = if again {
+                report.listen(wake.clone()).map_err(no_thread)?
+            } else {
+                report
+            };
+            Ok((seen, report))
+        });
+        let (seen, report) = watched.inspect_err(|_| {
             // A child that nobody watches must not go on alone.
             let _ = killpg(group, Signal::SIGKILL);
             let _ = process.wait();
@@ -82,7 +112,10 @@ impl Child {
             pid,
             group,
             seen,
+            wake,
+            failure: None,
             told_to_end: false,
+            told_to_stop: false,
         })
     }
 
@@ -97,6 +130,15 @@ impl Child {
     /// # Errors
     /// It ended because the command was not there (127) or cannot be executed (126).
     pub(crate) fn take_change(&mut self) -> Result<Option<ChildEvent>, Error> {
+        match self.report.result(self.has_ended()) {
+            Some(None) => {
+                // There may be more to take.
+                let _ = self.wake.send(());
+                return Ok(Some(ChildEvent::Executed));
+            }
+            Some(failure) => self.failure = failure,
+            None => {}
+        }
         let change = self.end().or_else(|| self.stop_or_continue());
         // The thread may be gone already, with nothing more to look at.
         let _ = self.seen.try_send(());
@@ -110,10 +152,14 @@ impl Child {
         if !matches!(change, Some(ChildEvent::Exited { .. })) {
             return None;
         }
-        let errno = Errno::from_raw(self.report.failure()?);
+        let errno = Errno::from_raw(self.failure.or_else(|| self.report.failure())?);
         let command = self.name.clone();
         Some(match errno {
-            Errno::ENOENT => Error::CommandNotFound { command, of: None },
+            Errno::ENOENT => Error::CommandNotFound {
+                command,
+                of: None,
+                slip: None,
+            },
             errno => Error::CommandNotExecutable {
                 command,
                 of: None,
@@ -122,20 +168,54 @@ impl Child {
         })
     }
 
-    /// Sends a signal to everyone in the child's group.
+    /// Passes a signal on: to everyone in the child's group, or to the child alone if it is one that
+    /// only who expects it survives ([`signals::is_for_one`]).
     ///
     /// # Errors
-    /// EPERM, when it runs with other privileges.
-    pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
-        match killpg(self.group, signal) {
+    /// EPERM, when the child runs with other privileges.
+    pub(crate) fn signal(&mut self, signal: Signal) -> nix::Result<()> {
+        match signal {
+            Signal::SIGTSTP | Signal::SIGSTOP => self.told_to_stop = true,
+            Signal::SIGCONT => self.told_to_stop = false,
+            _ => {}
+        }
+        if signals::is_for_one(signal) {
+            return self.signal_alone(signal);
+        }
+        self.signal_group(signal)
+    }
+
+    /// Has the group's programs draw themselves anew.
+    pub(crate) fn redraw(&self) {
+        // A program that cannot be signalled is not helped by hearing of it.
+        let _ = self.signal_group(Signal::SIGWINCH);
+    }
+
+    fn signal_group(&self, signal: Signal) -> nix::Result<()> {
+        let sent = match killpg(self.group, signal) {
             Err(Errno::ESRCH) => Ok(()),
             // On macOS also when all of them have ended and wait to be reaped.
             Err(Errno::EPERM) if !os::group_lives(self.group) => Ok(()),
             sent => sent,
+        };
+        // It may have joined another group since, even ddollar's own.
+        if getpgid(Some(self.group)) != Ok(self.group) {
+            self.signal_alone(signal)?;
+        }
+        sent
+    }
+
+    /// The child is reaped by this value alone, so its number cannot be somebody else's.
+    fn signal_alone(&self, signal: Signal) -> nix::Result<()> {
+        match kill(self.group, signal) {
+            Err(Errno::ESRCH) => Ok(()),
+            Err(Errno::EPERM) if self.has_ended() => Ok(()),
+            sent => sent,
         }
     }
 
-    /// Tells it to end. A stopped process acts on that only when it goes on, hence SIGCONT.
+    /// Tells it to end. A stopped process acts on that only when it goes on, so SIGCONT follows where
+    /// one is stopped; a program that is not has no use for it.
     ///
     /// # Errors
     /// As [`Child::signal`].
@@ -145,7 +225,10 @@ impl Child {
         }
         self.told_to_end = true;
         self.signal(signal)?;
-        self.signal(Signal::SIGCONT)
+        if self.told_to_stop || os::has_stopped_descendant() {
+            self.signal(Signal::SIGCONT)?;
+        }
+        Ok(())
     }
 
     /// Ends its group at once.
@@ -175,8 +258,8 @@ impl Child {
         // The dead leader still holds the group's number, so this cannot hit a stranger. An order
         // to end has reached the rest of the group already.
         if !self.told_to_end {
-            let _ = self.signal(Signal::SIGTERM);
-            let _ = self.signal(Signal::SIGCONT);
+            let _ = self.signal_group(Signal::SIGTERM);
+            let _ = self.signal_group(Signal::SIGCONT);
         }
         let status = self.process.try_wait().ok().flatten()?;
         Some(ChildEvent::Exited {
@@ -216,11 +299,15 @@ fn watch(child: process::Pid, wake: Sender<()>) -> Result<Sender<()>, Error> {
                 }
             }
         })
-        .map_err(|error| Error::System {
-            what: "cannot watch the command",
-            why: error.to_string(),
-        })?;
+        .map_err(no_thread)?;
     Ok(seen)
+}
+
+fn no_thread(error: std::io::Error) -> Error {
+    Error::System {
+        what: "cannot watch the command",
+        why: error.to_string(),
+    }
 }
 
 fn how(status: std::process::ExitStatus) -> ExitStatus {

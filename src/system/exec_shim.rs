@@ -1,28 +1,30 @@
 //! The hidden `__child`: the last steps before the command takes over the new process.
 //!
-//! Owns what must happen in the child itself: the death signal, the terminal, the signal mask and
-//! `exec`. It promises that the command starts with the mask and the limit on open files that ddollar
-//! was started with, and that a failed `exec` is told apart from the command's own 126 or 127. Being a program of its own
-//! it needs no code between fork and exec, and a stop signal cannot freeze the supervisor
-//! (facts/supervision.md S1).
+//! What must happen in the child itself is here: the death signal, the terminal, the signal mask and
+//! `exec`. The command starts with the mask and the limits that ddollar was started with, and a failed
+//! `exec` is told apart from the command's own 126 or 127. Because this is a program of its own, no
+//! code runs between fork and exec; a stop signal in there would freeze ddollar, which waits for the
+//! exec in its spawn.
 
 use crate::common::error::{NOT_EXECUTABLE, NOT_FOUND, OWN_FAILURE};
 use crate::system::os;
-use crate::system::signals::{self, Inherited};
+use crate::system::program;
+use crate::system::signals::{self, Inherited, Limits};
+use crate::system::terminal;
 use crate::system::watchdog;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, getpgrp, getppid, tcsetpgrp};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 /// The first word after `__child`, which goes up when the others change: on macOS the program file may
 /// by now be another version's, and one that read the words wrongly would run a wrong command.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// What the new process is told.
 #[derive(Debug)]
@@ -40,18 +42,69 @@ pub(crate) struct ExecSpec {
     words: Vec<OsString>,
 }
 
-/// The end of the pipe on which a failed `exec` is heard.
+/// What became of an `exec`: its errno, or `None` when the command was started.
+type ExecResult = Option<i32>;
+
+/// Where it is heard what became of the `exec`.
 #[derive(Debug)]
-pub(crate) struct ExecReport(PipeReader);
+pub(crate) enum ExecReport {
+    /// The end of a pipe that is closed by a successful `exec`, or says why it failed. It can be read
+    /// when the process has ended.
+    Pipe(PipeReader),
+    /// A thread reads it, so that the result is known as soon as there is one.
+    Listening(Receiver<ExecResult>),
+    /// It was told.
+    Done,
+}
 
 impl ExecReport {
-    /// The errno of a failed `exec`, once the child has ended; `None` when the command was started.
-    pub(crate) fn failure(&mut self) -> Option<i32> {
-        let mut text = String::new();
-        // The child is gone, and with it the other end: this cannot block.
-        self.0.read_to_string(&mut text).ok()?;
-        text.trim().parse().ok()
+    /// Has a thread listen, which sends to `wake` when the result is there.
+    ///
+    /// # Errors
+    /// The system has no room for a thread; the result is then known at the end, as without this call.
+    pub(crate) fn listen(self, wake: Sender<()>) -> std::io::Result<ExecReport> {
+        let ExecReport::Pipe(pipe) = self else {
+            return Ok(self);
+        };
+        let (result, listening) = bounded(1);
+        std::thread::Builder::new()
+            .name("exec".into())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let _ = result.send(read(pipe));
+                let _ = wake.send(());
+            })?;
+        Ok(ExecReport::Listening(listening))
     }
+
+    /// What became of the `exec`, told once, if somebody listens and it is known by now. `ended` says
+    /// that the process has ended, so that it will be known in a moment.
+    pub(crate) fn result(&mut self, ended: bool) -> Option<ExecResult> {
+        let ExecReport::Listening(listening) = self else {
+            return None;
+        };
+        let result = match ended {
+            true => listening.recv().ok(),
+            false => listening.try_recv().ok(),
+        }?;
+        *self = ExecReport::Done;
+        Some(result)
+    }
+
+    /// The errno of a failed `exec` of a process that has ended and was not listened to.
+    pub(crate) fn failure(&mut self) -> Option<i32> {
+        match std::mem::replace(self, ExecReport::Done) {
+            ExecReport::Pipe(pipe) => read(pipe),
+            ExecReport::Listening(_) | ExecReport::Done => None,
+        }
+    }
+}
+
+/// What the pipe says. Its other end is closed by a successful `exec` and by the end of the process.
+fn read(mut pipe: PipeReader) -> ExecResult {
+    let mut text = String::new();
+    pipe.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// The command that becomes `words` by way of `__child`, and where to hear whether it did. With the
@@ -74,12 +127,12 @@ pub(crate) fn command(
         .args(["__child", FORMAT])
         .arg(std::process::id().to_string())
         .arg(format!("{:x}", inherited.blocked))
-        .arg(inherited.files.to_string())
+        .arg(inherited.limits.text())
         .arg(if take_terminal { "1" } else { "0" })
         .arg(number(&writer))
         .arg(watchdog.as_ref().map_or("-".to_owned(), number))
         .args(words);
-    Ok((command, ExecReport(reader), [Some(writer), watchdog]))
+    Ok((command, ExecReport::Pipe(reader), [Some(writer), watchdog]))
 }
 
 impl ExecSpec {
@@ -93,7 +146,7 @@ impl ExecSpec {
             parent: text()?.parse().ok()?,
             inherited: Inherited {
                 blocked: u64::from_str_radix(&text()?, 16).ok()?,
-                files: text()?.parse().ok()?,
+                limits: Limits::parse(&text()?)?,
             },
             take_terminal: text()? == "1",
             report: text()?.parse().ok()?,
@@ -115,23 +168,18 @@ impl ExecSpec {
         }
         let report = own_copy(self.report);
         if self.take_terminal
-            && let Ok(terminal) = OpenOptions::new().read(true).write(true).open("/dev/tty")
+            && let Some(terminal) = terminal::controlling()
         {
             // SIGTTOU is blocked here, so that a background group may do this.
             let _ = tcsetpgrp(&terminal, getpgrp());
         }
         signals::set_mask(self.inherited.blocked);
-        signals::limit_files(self.inherited.files);
-        let (program, arguments) = match self.words.split_first() {
-            Some((program, arguments)) => (program.as_os_str(), arguments),
-            None => (OsStr::new(""), &[][..]),
-        };
-        let error = Command::new(program).args(arguments).exec();
-        let errno = error.raw_os_error().unwrap_or(Errno::ENOEXEC as i32);
+        self.inherited.limits.restore();
+        let errno = program::become_one(&self.words);
         if let Some(mut report) = report {
-            let _ = write!(report, "{errno}");
+            let _ = write!(report, "{}", errno as i32);
         }
-        ExitCode::from(if errno == Errno::ENOENT as i32 {
+        ExitCode::from(if errno == Errno::ENOENT {
             NOT_FOUND
         } else {
             NOT_EXECUTABLE

@@ -29,6 +29,16 @@ impl ExitStatus {
         .iter()
         .any(|deliberate| *deliberate as i32 == signal)
     }
+
+    /// Whether it was an end by SIGKILL, also as the code that a shell makes of it. Where ddollar has
+    /// not sent it, it may have been the kernel, for want of memory.
+    pub(crate) fn is_kill(self) -> bool {
+        let kill = Signal::SIGKILL as i32;
+        match self {
+            ExitStatus::Signal(signal) => signal == kill,
+            ExitStatus::Code(code) => i32::from(code) == 128 + kill,
+        }
+    }
 }
 
 /// A change of the child's state.
@@ -36,6 +46,8 @@ impl ExitStatus {
 pub(crate) enum ChildEvent {
     /// It is gone. `asked` says whether ddollar had sent SIGTERM or SIGKILL before it ended.
     Exited { how: ExitStatus, asked: bool },
+    /// It has become the command; told of a start that is not the first.
+    Executed,
     /// It is stopped, by this signal.
     Stopped { by: Signal },
     /// It was continued.

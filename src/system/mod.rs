@@ -6,6 +6,7 @@ pub(crate) mod exec_shim;
 pub(crate) mod exit_status;
 pub(crate) mod job;
 pub(crate) mod os;
+pub(crate) mod program;
 pub(crate) mod prompt;
 pub(crate) mod signals;
 pub(crate) mod terminal;

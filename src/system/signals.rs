@@ -12,57 +12,123 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::iterator::Signals;
 use std::process::ExitCode;
 
-/// The signals that are heard (facts/supervision.md T8, J5, R7). Faults such as SEGV end ddollar
-/// itself.
-const HEARD: [Signal; 11] = [
+/// The signals that are handled, beside those for one program ([`FOR_ONE`]). Not among them are those
+/// that tell of a fault in the program that gets them, such as SIGSEGV, and SIGPIPE, which Rust
+/// ignores: a fault ends ddollar, and with it the command.
+const HANDLED: [Signal; 7] = [
     Signal::SIGHUP,
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGALRM,
-    Signal::SIGWINCH,
     Signal::SIGTSTP,
     Signal::SIGCONT,
     Signal::SIGCHLD,
 ];
+
+/// The signals that are passed on to the command alone and not to its group. Who does not expect one
+/// dies of it, and its children do not expect what was meant for it. All that end a program and
+/// tell of no fault are here or above (signal(7)).
+const FOR_ONE: &[Signal] = &[
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGWINCH,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+    Signal::SIGIO,
+    #[cfg(target_os = "linux")]
+    Signal::SIGPWR,
+    #[cfg(target_os = "linux")]
+    Signal::SIGSTKFLT,
+];
+
+/// Whether a signal is for the command alone.
+pub(crate) fn is_for_one(signal: Signal) -> bool {
+    FOR_ONE.contains(&signal)
+}
+
+/// The signals that ddollar handles and passes on.
+fn heard() -> impl Iterator<Item = Signal> {
+    HANDLED.iter().chain(FOR_ONE).copied()
+}
 
 /// What ddollar was started with and changes for itself, which the child gets unchanged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inherited {
     /// The signals that were blocked: bit n-1 for signal n.
     pub(crate) blocked: u64,
-    /// How many files it could open (the soft limit). The proxy raises it; a program with `select`
-    /// breaks above 1024 (select(2)).
-    pub(crate) files: rlim_t,
+    pub(crate) limits: Limits,
 }
+
+/// The soft limits (getrlimit(2)) that ddollar changes for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// How many files can be open. The proxy raises it; a program with `select` breaks above 1024
+    /// (select(2)).
+    files: rlim_t,
+    /// How many bytes a core file can have.
+    core: rlim_t,
+}
+
+/// The limit on core files that means none, neither as a file nor for a program that collects them:
+/// Linux gives that program a core in spite of 0, and gives up at 1 (core(5)).
+const NO_CORE: rlim_t = 1;
 
 /// Takes the signals over, as the first thing in main, so that every thread inherits it: the
 /// terminal's stop signals are blocked, those that are heard are not. Blocked, not handled: a
-/// blocked SIGTTOU lets `tcsetpgrp` and writes proceed (facts/supervision.md §1.0).
+/// blocked SIGTTOU lets `tcsetpgrp` and writes proceed, a handled one would be sent again and again.
+/// A core file of this process would have tokens in it, so there is none.
 pub(crate) fn take_over() -> Inherited {
     let blocked = SigSet::thread_get_mask().map_or(0, |mask| bits(&mask));
     let stops = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU]);
     if let Err(errno) = stops
         .thread_block()
-        .and_then(|()| SigSet::from_iter(HEARD).thread_unblock())
+        .and_then(|()| SigSet::from_iter(heard()).thread_unblock())
     {
         log::warn!("cannot set the signal mask: {errno}");
     }
-    Inherited {
-        blocked,
-        files: getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft),
+    let soft = |resource| getrlimit(resource).map_or(RLIM_INFINITY, |(soft, _)| soft);
+    let limits = Limits {
+        files: soft(Resource::RLIMIT_NOFILE),
+        core: soft(Resource::RLIMIT_CORE),
+    };
+    if limits.core > NO_CORE {
+        set_soft(Resource::RLIMIT_CORE, NO_CORE);
+    }
+    Inherited { blocked, limits }
+}
+
+impl Limits {
+    /// Sets them for this process, and for what it starts.
+    pub(crate) fn restore(self) {
+        let raised = |(soft, _): (rlim_t, rlim_t)| soft > self.files;
+        if getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(raised) {
+            set_soft(Resource::RLIMIT_NOFILE, self.files);
+        }
+        set_soft(Resource::RLIMIT_CORE, self.core);
+    }
+
+    /// What [`Limits::text`] wrote; `None` when it is not that.
+    pub(crate) fn parse(text: &str) -> Option<Limits> {
+        let (files, core) = text.split_once(':')?;
+        Some(Limits {
+            files: files.parse().ok()?,
+            core: core.parse().ok()?,
+        })
+    }
+
+    /// For the command line of a hidden helper.
+    pub(crate) fn text(self) -> String {
+        format!("{}:{}", self.files, self.core)
     }
 }
 
-/// Sets how many files this process, and what it starts, can open: at most so many as the hard limit
-/// lets it.
-pub(crate) fn limit_files(files: rlim_t) {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft > files
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, files, hard);
+/// Sets a soft limit, as far as the hard one lets it.
+fn set_soft(resource: Resource, soft: rlim_t) {
+    if let Ok((_, hard)) = getrlimit(resource) {
+        let _ = setrlimit(resource, soft.min(hard), hard);
     }
 }
 
@@ -104,7 +170,7 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<Signal>, Error> {
         why: why.to_string(),
     };
     let ignored = os::ignored_signals();
-    let wanted = HEARD.iter().copied().filter(|signal| {
+    let wanted = heard().filter(|signal| {
         ignored & bit(*signal as i32) == 0 || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT)
     });
     let mut signals = Signals::new(wanted.map(|signal| signal as i32)).map_err(refused)?;

@@ -16,6 +16,7 @@ use nix::sys::termios::{
 use nix::unistd::{Pid, getpgid, getpgrp, getppid, getsid, tcgetpgrp, tcsetpgrp};
 use std::fs::{File, OpenOptions};
 use std::io::{Write, stderr, stdin, stdout};
+use std::os::fd::AsFd;
 
 /// How things stand around the terminal at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,16 +75,15 @@ pub(crate) struct Terminal {
     handed: bool,
     /// Whether the child is to get it when it goes on.
     wanted: bool,
+    /// Whether a child was started. Until then nobody has changed the modes, and whoever shares the
+    /// terminal with ddollar may be changing them.
+    used: bool,
 }
 
 impl Terminal {
     /// The controlling terminal, if there is one.
     pub(crate) fn open() -> Option<Terminal> {
-        let tty = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/tty")
-            .ok()?;
+        let tty = controlling()?;
         let own = getpgrp();
         // In the background they are those of whoever is in the foreground, such as a shell that
         // edits its next line.
@@ -96,6 +96,7 @@ impl Terminal {
             of_child: None,
             handed: false,
             wanted: false,
+            used: false,
         })
     }
 
@@ -125,9 +126,8 @@ impl Terminal {
     pub(crate) fn prepare(&mut self) {
         self.of_child = None;
         self.wanted = false;
-        if self.is_ours() {
-            self.set(self.usual.as_ref());
-        }
+        self.restore();
+        self.used = true;
     }
 
     /// The child takes the terminal by itself before it starts.
@@ -264,9 +264,9 @@ impl Terminal {
         self.usual.as_ref().map_or(String::new(), encoded)
     }
 
-    /// The modes that the user had.
+    /// Sets the modes that the user had, if a child may have changed them.
     pub(crate) fn restore(&self) {
-        if self.is_ours() {
+        if self.used && self.is_ours() {
             self.set(self.usual.as_ref());
         }
     }
@@ -289,6 +289,22 @@ impl Terminal {
             let _ = tcsetattr(&self.tty, SetArg::TCSANOW, modes);
         }
     }
+}
+
+/// The terminal that controls this session: /dev/tty or, in a container that has none that works, the
+/// standard stream that is it.
+pub(crate) fn controlling() -> Option<File> {
+    // Only of the controlling terminal is there a foreground group to be told (tcgetpgrp(3)).
+    let is_it = |tty: &File| tcgetpgrp(tty).is_ok();
+    let named = OpenOptions::new().read(true).write(true).open("/dev/tty");
+    named.ok().filter(is_it).or_else(|| {
+        let streams = [
+            stdin().as_fd().try_clone_to_owned(),
+            stderr().as_fd().try_clone_to_owned(),
+            stdout().as_fd().try_clone_to_owned(),
+        ];
+        streams.into_iter().flatten().map(File::from).find(is_it)
+    })
 }
 
 /// Whether the terminal understands escape sequences.

@@ -8,7 +8,7 @@
 use crate::system::os::{self, Folder, Process, group_lives, own_program};
 use crate::system::signals;
 use crate::system::terminal::{self, Terminal};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpgid, getpid, getppid, getsid};
 use std::ffi::OsString;
 use std::fs::File;
@@ -87,7 +87,13 @@ impl Watchdog {
 
     /// Says that a process belongs to the child, and in which group it is.
     pub(crate) fn note(&mut self, process: &Process) {
-        self.tell(&format!("known {} {}\n", process.pid, process.group));
+        let Process {
+            pid,
+            group,
+            started,
+            ..
+        } = process;
+        self.tell(&format!("known {pid} {group} {started}\n"));
     }
 
     /// Another handle on the pipe, for the child itself.
@@ -151,11 +157,7 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
                     group = Some(new);
                     known.clear();
                 }
-                known.extend(line.strip_prefix("known ").and_then(|numbers| {
-                    let (process, group) = numbers.split_once(' ')?;
-                    let pid = |number: &str| number.parse().ok().map(Pid::from_raw);
-                    Some((pid(process)?, pid(group)?))
-                }));
+                known.extend(line.strip_prefix("known ").and_then(noted));
             }
             Err(_) => break,
         }
@@ -188,18 +190,30 @@ pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The number of a process that was seen, and that of its group ([`Process::is_still`]).
-type Known = (Pid, Pid);
+/// The process that [`Watchdog::note`] wrote down.
+fn noted(numbers: &str) -> Option<Process> {
+    let mut numbers = numbers.split(' ');
+    let pid = |number: &str| number.parse().ok().map(Pid::from_raw);
+    Some(Process {
+        pid: pid(numbers.next()?)?,
+        group: pid(numbers.next()?)?,
+        started: numbers.next()?.parse().ok()?,
+        parent: Pid::from_raw(0),
+        front: None,
+        lives: true,
+        stopped: false,
+    })
+}
 
 /// TERM and CONT, the grace, then KILL until nothing is left. Says whether it came to that.
-fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Duration) -> bool {
+fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Process>, grace: Duration) -> bool {
     let mark = format!("{COOKIE}={cookie}");
     let began = Instant::now();
     let (mut told, mut killed) = (false, false);
     let mut quiet = 0;
     loop {
         let left = left(group, &mark, &mut known);
-        if left.is_empty() {
+        if left.is_empty() && !group.is_some_and(is_alive) {
             quiet += 1;
             if quiet == QUIET_LOOKS {
                 return killed;
@@ -223,7 +237,7 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Dura
                 let _ = killpg(group, *signal);
             }
             for process in &left {
-                let _ = kill(*process, *signal);
+                let _ = os::send(process, *signal);
             }
         }
         if waited >= grace + LAST_TRIES {
@@ -233,29 +247,30 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Known>, grace: Dura
     }
 }
 
-/// The living processes of the group, and those of this user that carry the mark. A zombie does
-/// not live: who is to reap it may never do so. Where the mark cannot be seen, `known` are those who
-/// were found before, and their descendants count.
-fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Known>) -> Vec<Pid> {
+/// Whether the command's group has members that are not among those that [`left`] finds, because the
+/// list of processes does not show them by the numbers that are used here. Where it does, a zombie,
+/// which still counts as a member, is known to be none: whoever is to reap it may never do so.
+fn is_alive(group: Pid) -> bool {
+    os::list_trouble().is_some() && group_lives(group)
+}
+
+/// The living processes of the group, and those of this user that carry the mark. Where the mark
+/// cannot be seen, `known` are those who were found before, and their descendants count.
+fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Process> {
     let all = os::processes();
-    if all.is_empty() {
-        return group.into_iter().filter(|g| group_lives(*g)).collect();
-    }
+    let group = group.filter(|_| os::list_trouble().is_none());
+    let own = getpid();
     let belongs = |process: &Process| {
         process.lives
-            && process.pid != getpid()
             && (Some(process.group) == group
-                || known.iter().any(|old| process.is_still(old.0, old.1))
-                || os::has_variable(process.pid, mark))
+                || known.iter().any(|seen| process.is_still(seen))
+                || os::has_variable(process, mark))
     };
     if os::STRAYS_ARE_FOUND {
-        return all
-            .iter()
-            .filter(|process| belongs(process))
-            .map(|process| process.pid)
-            .collect();
+        return all.into_iter().filter(belongs).collect();
     }
-    let left = os::with_descendants(&all, belongs);
-    *known = left.iter().map(|now| (now.pid, now.group)).collect();
-    left.iter().map(|process| process.pid).collect()
+    let mut left = os::with_descendants(&all, belongs);
+    left.retain(|process| process.pid != own);
+    known.clone_from(&left);
+    left
 }

@@ -1,9 +1,10 @@
 //! C56 and C58: PID 1, a child of PID 1, and a command with more rights than ddollar.
 
 use crate::support::env::{PROGRAM, works};
-use crate::support::pty::{CTRL_C, Screen, Setup, skipped};
-use crate::support::{eventually, proc};
+use crate::support::pty::{CTRL_C, FIXTURES, Screen, Setup, skipped};
+use crate::support::{Provider, eventually, proc, spent_at};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -103,6 +104,93 @@ fn c56_pid_1_reaps() {
     let (code, said) = in_namespace(&format!("exec $D sh -c '{inner}'"));
     assert_eq!(code, 0, "{said}");
     assert!(said.lines().any(|line| line == "none"), "{said}");
+}
+
+/// What comes to PID 1 and was never below the command is not ended with it: a daemon of the entrypoint.
+/// A daemon of the command's own is. The same holds for a ddollar that had children before.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "nothing is adopted")]
+fn rotation_spares_bystanders() {
+    for box_of_its_own in [true, false] {
+        if box_of_its_own && !can_unshare() {
+            skipped("PID 1", "no user and PID namespace");
+            continue;
+        }
+        let provider = Provider::anthropic(&[0.1, 0.1]);
+        let setup = Setup::with(&provider).options("--grace 500ms");
+        // A child that is there before ddollar leaves an orphan while the command runs.
+        let script = "sh -c 'until [ -e go ]; do sleep 0.02; done; (setsid sleep 61.5 &)' & \
+                      exec $D sh -c 'setsid sleep 62.5 & echo READY; exec sleep 63.5'";
+        let mut command = setup.command(if box_of_its_own { "unshare" } else { "sh" });
+        if box_of_its_own {
+            command.args(["-Upf", "--map-root-user", "--mount-proc", "sh"]);
+        }
+        command.args(["-c", script]);
+        let mut run = setup.headless_command(command);
+        let one = |word: &str| match run.family.with_word(word)[..] {
+            [pid] => Some(pid),
+            _ => None,
+        };
+        run.wait_out("READY", 1);
+        let own = eventually("the command's daemon", || one("62.5"));
+        std::fs::write(run.desk.join("go"), "").unwrap();
+        let bystander = eventually("the bystander", || one("61.5"));
+        eventually("the bystander's adoption", || {
+            let process = proc::Process::of(bystander)?;
+            let parent = proc::command_line(Pid::from_raw(process.parent));
+            (parent.get(1)? == "supervise").then_some(())
+        });
+        provider.control(spent_at("org-1", "10m"));
+        run.wait_out("READY", 2);
+        assert!(proc::is_gone(own));
+        assert!(proc::is_running(bystander));
+        let ddollar = run.family.supervisors()[0];
+        kill(ddollar, Signal::SIGTERM).unwrap();
+        assert_eq!(run.end(), 143, "{}", run.err());
+        // PID 1 takes all others with it.
+        assert_eq!(proc::is_running(bystander), !box_of_its_own);
+    }
+}
+
+/// A PID namespace with the outer one's /proc, as in sandboxes that may not mount their own: its numbers
+/// mean other processes there. An orphan, a rotation and a kill do as they should, and it is said once.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "/proc is not read")]
+fn foreign_proc() {
+    if !can_unshare() {
+        return skipped("a foreign /proc", "no user and PID namespace");
+    }
+    let start = |setup: Setup, script: &str| {
+        let mut command = setup.command("unshare");
+        command.args(["-Upf", "--map-root-user", "sh", "-c", script]);
+        setup.headless_command(command)
+    };
+    let mut run = start(Setup::new(), "exec $D sh -c '(true &); sleep 1; exit 5'");
+    assert_eq!(run.end(), 5, "{}", run.err());
+    let said = run.err();
+    assert_eq!(said.matches("another PID namespace").count(), 1, "{said}");
+
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let words = "daemon.pl & mkdir first 2>/dev/null || exit 7; echo READY; exec sleep 60";
+    let setup = Setup::with(&provider).options("--grace 500ms");
+    let mut run = start(setup, &format!("exec $D sh -c '{words}'"));
+    run.wait_out("DAEMON", 1);
+    run.wait_out("READY", 1);
+    provider.control(spent_at("org-1", "10m"));
+    assert_eq!(run.end(), 7, "{}", run.err());
+
+    // The namespace outlives ddollar here, so that nobody but the watchdog ends anything.
+    let script = "$D sh -c 'setsid sleep 61.7 & echo READY; exec stubborn.pl'; sleep 62.7";
+    let run = start(Setup::new().options("--grace 300ms"), script);
+    run.wait_out("READY", 2);
+    let strays = || run.family.with_word("61.7");
+    eventually("the stray", || (!strays().is_empty()).then_some(()));
+    kill(run.family.supervisors()[0], Signal::SIGKILL).unwrap();
+    eventually("the end of all", || {
+        let stubborn = run.family.with_word(&format!("{FIXTURES}/stubborn.pl"));
+        (strays().is_empty() && stubborn.is_empty()).then_some(())
+    });
+    assert!(!run.family.with_word("62.7").is_empty());
 }
 
 /// As a child of PID 1.

@@ -3,6 +3,7 @@
 use crate::support::env::works;
 use crate::support::proc;
 use crate::support::pty::{Headless, Setup, skipped};
+use crate::support::{Provider, spent_at};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::time::Duration;
@@ -149,4 +150,40 @@ fn kill_refused() {
     assert!(proc::is_running(child));
     std::fs::write(run.desk.join("go"), "").unwrap();
     assert_eq!(run.end(), 3, "{}", run.err());
+}
+
+/// A kernel without the list of children in /proc: an orphan that ends is no reason to end the command,
+/// and a rotation finds its way.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "/proc is not read")]
+fn no_list_of_children() {
+    if !can_inject() {
+        return;
+    }
+    let hidden = |setup: &Setup, words: &str| {
+        let mut command = setup.command("sh");
+        // strace as a grandchild, so that this very process becomes ddollar.
+        let line = format!(
+            "exec strace -D -qq -o /dev/null -P /proc/self/task/$$/children -e trace=openat \
+             -e inject=openat:error=ENOENT $D sh -c '{words}'"
+        );
+        command.args(["-c", &line]);
+        command
+    };
+    let setup = Setup::new();
+    let command = hidden(&setup, "(true &); sleep 1; exit 5");
+    let mut run = setup.headless_command(command);
+    assert_eq!(run.end(), 5, "{}", run.err());
+    run.family.gone();
+
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let setup = Setup::with(&provider).options("--grace 500ms");
+    let words = "daemon.pl & mkdir first 2>/dev/null || exit 7; echo READY; exec sleep 60";
+    let command = hidden(&setup, words);
+    let mut run = setup.headless_command(command);
+    let daemon = run.pid_after("DAEMON");
+    run.wait_out("READY", 1);
+    provider.control(spent_at("org-1", "10m"));
+    assert_eq!(run.end(), 7, "{}", run.err());
+    assert!(proc::is_gone(daemon));
 }

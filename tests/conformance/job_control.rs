@@ -1,7 +1,8 @@
 //! Stop, continue, foreground and background, as a shell and its user see them.
 
+use crate::support::env::works;
 use crate::support::family::Standing;
-use crate::support::pty::{CTRL_C, CTRL_D, CTRL_Z, Screen, Setup};
+use crate::support::pty::{CTRL_C, CTRL_D, CTRL_Z, Screen, Setup, skipped};
 use crate::support::{DEADLINE, proc};
 use std::time::{Duration, Instant};
 
@@ -376,4 +377,22 @@ fn c34_ctrl_z_storm_at_start() {
     screen.prompt();
     assert_eq!(screen.stty(), before);
     screen.leave();
+}
+
+/// A terminal, but no usable /dev/tty, as in some containers: the command can read its terminal.
+#[test]
+fn no_dev_tty() {
+    if !works("unshare", &["-Um", "--map-root-user", "true"]) {
+        return skipped("no /dev/tty", "no user and mount namespace");
+    }
+    let setup = Setup::new();
+    let mut command = setup.command("unshare");
+    let script = "mount --bind /dev/null /dev/tty && exec $D sed -u 's/^/got /'";
+    command.args(["-Um", "--map-root-user", "sh", "-c", script]);
+    let mut screen = setup.screen(command);
+    screen.wait("Launching");
+    screen.line("hello");
+    screen.wait("got hello");
+    screen.keys(CTRL_D);
+    assert_eq!(screen.end(), 0, "{}", screen.text());
 }

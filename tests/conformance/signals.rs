@@ -35,6 +35,8 @@ fn configuration_is_kept(status: &str) {
     assert_ne!(ignored & bit(Signal::SIGUSR2), 0, "{ignored:x}");
     assert_ne!(ignored & bit(Signal::SIGTTOU), 0, "{ignored:x}");
     assert_eq!(ignored & bit(Signal::SIGPIPE), 0, "{ignored:x}");
+    // Nothing of the C library's own, which it leaves behind where it starts a process.
+    assert_eq!(ignored >> 31 & 0b11, 0, "{ignored:x}");
     assert_eq!(
         blocked,
         bit(Signal::SIGUSR1) | bit(Signal::SIGTTIN),
@@ -122,6 +124,74 @@ fn c12_every_forwarded_signal() {
         heard_in_order(&lines_with(&run.out(), "got "), last);
         run.family.gone();
     }
+}
+
+/// So is every signal that ends a program and tells of no fault; SIGCONT does not follow the one to end
+/// where nothing is stopped.
+#[test]
+fn rare_signals_are_forwarded() {
+    let mut rare = vec![
+        Signal::SIGXCPU,
+        Signal::SIGXFSZ,
+        Signal::SIGVTALRM,
+        Signal::SIGPROF,
+        Signal::SIGIO,
+    ];
+    rare.extend([Signal::SIGPWR]);
+    let script = "$| = 1; for my $n (qw(XCPU XFSZ VTALRM PROF IO PWR CONT)) \
+                  { $SIG{$n} = sub { print \"got $n\\n\" } } \
+                  $SIG{TERM} = sub { print \"got TERM\\n\"; select undef, undef, undef, 0.2; exit 0 }; \
+                  print \"READY $$\\n\"; while (1) { select undef, undef, undef, 60 }";
+    let mut run = Setup::new().headless(&["perl", "-e", script]);
+    run.pid_after("READY");
+    for signal in rare {
+        run.signal(signal);
+        run.wait_out(&format!("got {}", name(signal)), 1);
+    }
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 0, "{}", run.err());
+    assert_eq!(lines_with(&run.out(), "got CONT").len(), 0, "{}", run.out());
+    run.family.gone();
+}
+
+/// SIGUSR1 and its like are for the command alone: its children, which may not expect them, live on.
+#[test]
+fn some_signals_are_for_the_command_alone() {
+    let script = "trap 'echo got USR1' USR1; sleep 60.5 & echo READY $!; \
+                  while :; do wait; done";
+    let mut run = Setup::new().headless(&["sh", "-c", script]);
+    let other = run.pid_after("READY");
+    for round in 1..4 {
+        run.signal(Signal::SIGUSR1);
+        run.wait_out("got USR1", round);
+    }
+    assert!(proc::is_running(other));
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 143, "{}", run.err());
+    run.family.gone();
+}
+
+/// ddollar's memory is full of tokens, so it leaves no core file; the command's limit is the caller's.
+#[test]
+fn no_core_file_of_ddollar() {
+    let setup = Setup::new();
+    let mut command = setup.command("sh");
+    command.args([
+        "-c",
+        "ulimit -c 1024; exec $D sh -c 'echo READY $$; exec sleep 60'",
+    ]);
+    let mut run = setup.headless_command(command);
+    let child = run.pid_after("READY");
+    let limit = |pid: Pid| {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = lines_with(&limits, "Max core file size").remove(0);
+        line.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    assert_eq!(limit(run.pid()), "1");
+    // The shell counts in blocks of 512 bytes, or of 1024.
+    assert!(["524288", "1048576"].contains(&limit(child).as_str()));
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 143, "{}", run.err());
 }
 
 /// The same in a terminal.

@@ -40,6 +40,7 @@ fn c36_second_term() {
     run.pid_after("READY");
     run.signal(Signal::SIGTERM);
     run.wait_out("got TERM", 1);
+    std::thread::sleep(TWINS);
     run.signal(Signal::SIGTERM);
     assert_eq!(run.end(), 137, "{}", run.err());
     run.family.gone();
@@ -50,9 +51,33 @@ fn c36_second_term() {
     let ddollar = screen.supervisor();
     kill(ddollar, Signal::SIGTERM).unwrap();
     screen.wait("got TERM");
+    std::thread::sleep(TWINS);
     kill(ddollar, Signal::SIGINT).unwrap();
     assert_eq!(screen.prompt(), 137);
     screen.leave();
+}
+
+/// Signals that come within this time are one end, and not a second wish.
+const TWINS: Duration = Duration::from_millis(300);
+
+/// One end that arrives as two signals, as from timeout(1) or a systemd scope, leaves the command its
+/// grace.
+#[test]
+fn two_signals_for_one_end() {
+    for second in [Signal::SIGTERM, Signal::SIGHUP] {
+        let saves = "trap 'sleep 0.5; echo SAVED; exit 0' TERM; echo READY $$; \
+                     while :; do sleep 0.02; done";
+        let mut run = Setup::new()
+            .options("--grace 1m")
+            .headless(&["sh", "-c", saves]);
+        run.pid_after("READY");
+        run.signal(Signal::SIGTERM);
+        std::thread::sleep(Duration::from_millis(20));
+        run.signal(second);
+        assert_eq!(run.end(), 0, "{}", run.err());
+        run.wait_out("SAVED", 1);
+        run.family.gone();
+    }
 }
 
 /// TERM is acted on by a stopped command, because SIGCONT follows.
@@ -118,6 +143,26 @@ fn rotation_ends_daemons_first() {
     run.wait_out("START", 2);
     assert!(proc::is_gone(daemon));
     run.wait_out("DAEMON", 2);
+}
+
+/// A command that leaves its process group, for that of ddollar itself, is rotated and ended all the same,
+/// and ddollar is not hit.
+#[test]
+fn a_command_that_leaves_its_group() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let leaves =
+        "use POSIX; $| = 1; setpgid(0, getpgrp(getppid)) or die; print \"READY $$\\n\"; sleep 60";
+    let mut run = Setup::with(&provider)
+        .options("--grace 30s")
+        .headless(&["perl", "-e", leaves]);
+    let first = run.pid_after("READY");
+    assert_eq!(Standing::of(first).unwrap().group, run.pid().as_raw());
+    provider.control(spent_at("org-1", "10m"));
+    run.wait_out("READY", 2);
+    assert!(proc::is_gone(first));
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 143, "{}", run.err());
+    run.family.gone();
 }
 
 /// When the command ends by itself, the rest of its group is told to end, and nobody waits.

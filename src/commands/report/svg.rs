@@ -3,6 +3,7 @@
 use super::chart::{Chart, Line};
 use super::timeline::Activity;
 use crate::common::style::Colour;
+use crate::common::visible::is_visible;
 use std::fmt::Write as _;
 
 /// Sizes, in pixels.
@@ -221,7 +222,7 @@ fn escaped(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             // XML has no place for these, not even escaped.
             '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c if c.is_control() => out.push('\u{fffd}'),
+            c if !is_visible(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

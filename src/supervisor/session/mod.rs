@@ -26,6 +26,11 @@ use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use waiting::{Held, Question, Reported, Waiting};
 
+/// Signals to end that come so soon after each other are one: timeout(1) signals its command and then
+/// its group, systemd sends a scope SIGTERM and SIGHUP, and a terminal that closes SIGHUP twice.
+const TWINS: Duration = Duration::from_millis(300);
+/// No updater takes longer to replace a program.
+const LONGEST_UPDATE: Duration = Duration::from_secs(300);
 /// A start that dies within this time is a short life.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// So many short lives in a row end the run: a command that cannot start must not be tried all night.
@@ -143,6 +148,10 @@ pub(crate) struct Session {
     gave_up: Option<(Instant, Trouble)>,
     /// How many children in a row the provider was too busy for.
     troubles: u32,
+    /// Since when the command could not be started again.
+    failing_since: Option<Instant>,
+    /// When a signal to end was last received.
+    end_signal_at: Option<Instant>,
     /// When a pause for a limit last ended, until the child's next end.
     resumed: Option<Instant>,
     /// Whether there may be something new to keep of the tokens.
@@ -186,6 +195,8 @@ impl Session {
             ready_at: now.tick,
             gave_up: None,
             troubles: 0,
+            failing_since: None,
+            end_signal_at: None,
             resumed: None,
             has_news: false,
         }
@@ -275,7 +286,7 @@ impl Session {
             Event::Nothing => Turn::nothing(),
             Event::Job(event) => self.on_job(event, now),
             Event::Hook(hook) => self.on_hook(&hook, now),
-            Event::Signal(signal) => self.on_signal(signal),
+            Event::Signal(signal) => self.on_signal(signal, now),
             Event::Probed { token, answer } => self.on_answer(token, &answer, now),
             Event::MonitorLost { ring } => {
                 if let Some(ring) = self.rings.get_mut(ring) {
@@ -323,7 +334,11 @@ impl Session {
             JobEvent::Continued => self.on_continued(),
             JobEvent::StoppedByHand => Turn::nothing().and_say(RunEvent::StoppedByHand),
             JobEvent::NeedsTerminal => Turn::nothing().and_say(RunEvent::NeedsTerminal),
-            JobEvent::NotStarted { why } => self.on_not_started(why, now),
+            JobEvent::Started => {
+                self.failing_since = None;
+                Turn::nothing().and_say(RunEvent::SessionResumed)
+            }
+            JobEvent::NotStarted { why, how } => self.on_not_started(why, how, now),
             JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
         }
     }
@@ -384,7 +399,16 @@ impl Session {
     }
 
     /// The next child could not be started: the system is short of something, for now.
-    fn on_not_started(&mut self, why: String, now: Now) -> Turn {
+    /// `how` says that the program cannot be executed, as an exit status. While an updater replaces it,
+    /// it is gone, busy or half written for some seconds; after some minutes it is more than that.
+    fn on_not_started(&mut self, why: String, how: Option<ExitStatus>, now: Now) -> Turn {
+        let first = self.failing_since.is_none();
+        let since = *self.failing_since.get_or_insert(now.tick);
+        if let Some(how) = how
+            && now.tick.saturating_duration_since(since) > LONGEST_UPDATE
+        {
+            return self.finish(how);
+        }
         let held = Held::Ended {
             how: ExitStatus::Code(OWN_FAILURE),
             blamed: true,
@@ -395,11 +419,16 @@ impl Session {
             ..Waiting::new(held, now)
         });
         self.ready_at = now.tick + backoff(0);
-        Turn::nothing().and_say(RunEvent::NotStarted { why })
+        match first {
+            true => Turn::nothing().and_say(RunEvent::NotStarted { why }),
+            false => Turn::nothing(),
+        }
     }
 
     fn on_own_end(&mut self, how: ExitStatus, now: Now) -> Turn {
-        if how.is_deliberate() {
+        // A SIGKILL may have come from the kernel, for want of memory: --retries is for that, too.
+        let may_retry = how.is_kill() && self.retries < self.rules.retries;
+        if how.is_deliberate() && !may_retry {
             return self.finish(how);
         }
         // It has said why, also when its status does not.
@@ -615,10 +644,10 @@ impl Session {
 
     // ---- signals and time ----
 
-    fn on_signal(&mut self, signal: Signal) -> Turn {
+    fn on_signal(&mut self, signal: Signal, now: Now) -> Turn {
         match (signal, self.phase) {
             (Signal::SIGTERM | Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT, _) => {
-                self.on_end_signal(signal)
+                self.on_end_signal(signal, now)
             }
             (Signal::SIGTSTP, Phase::Waiting(_)) => Turn::action(Action::Suspend),
             // ddollar goes on after a stop, and the shell had the terminal meanwhile.
@@ -630,11 +659,14 @@ impl Session {
         }
     }
 
-    fn on_end_signal(&mut self, signal: Signal) -> Turn {
+    fn on_end_signal(&mut self, signal: Signal, now: Now) -> Turn {
+        let last = self.end_signal_at.replace(now.tick);
+        let is_twin = last.is_some_and(|last| now.tick.saturating_duration_since(last) < TWINS);
         let hangs_up = matches!(signal, Signal::SIGTERM | Signal::SIGHUP);
         match &mut self.phase {
             Phase::Running { .. } if !hangs_up => Turn::action(Action::Forward(signal)),
             Phase::Running { .. } => self.stop(signal, AfterStop::EndAsChild),
+            Phase::Stopping { .. } if is_twin => Turn::nothing(),
             // A second signal kills at once.
             Phase::Stopping {
                 then, signal: sent, ..
@@ -732,10 +764,13 @@ impl Session {
     }
 
     fn finish(&self, how: ExitStatus) -> Turn {
-        Turn::action(Action::Exit(Outcome::AsChild(how))).and_say(match how {
-            ExitStatus::Code(0) => RunEvent::Completed,
-            how => RunEvent::Failed { how },
-        })
+        let turn = Turn::action(Action::Exit(Outcome::AsChild(how)));
+        match how {
+            ExitStatus::Code(0) => turn.and_say(RunEvent::Completed),
+            // The reader of its output has read enough: shells do not mention that either.
+            ExitStatus::Signal(signal) if signal == Signal::SIGPIPE as i32 => turn,
+            how => turn.and_say(RunEvent::Failed { how }),
+        }
     }
 
     // ---- rings ----

@@ -303,6 +303,9 @@ fn whoever_asks_twice_does_not_wait_for_the_grace() {
     for second in fatal {
         let mut night = Night::of(&["a"]);
         assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+        // At once it is the same end, told twice.
+        assert_eq!(night.signal(second), Action::Nothing);
+        night.pass(1);
         assert_eq!(night.signal(second), Action::Stop(Signal::SIGKILL));
         assert_eq!(
             night.ends(ExitStatus::Signal(9), true).action,
@@ -986,9 +989,11 @@ fn what_a_child_leaves_that_ended_before_the_order_is_ended_with_the_signal_of_t
         (Some(Signal::SIGINT), Signal::SIGKILL),
     ] {
         let mut night = Night::of(&["a"]);
-        let mut handle = |event| night.session.handle(event, night.now).action;
         let first = Event::Signal(Signal::SIGHUP);
-        assert_eq!(handle(first), Action::Stop(Signal::SIGHUP));
+        let action = night.session.handle(first, night.now).action;
+        assert_eq!(action, Action::Stop(Signal::SIGHUP));
+        night.pass(1);
+        let mut handle = |event| night.session.handle(event, night.now).action;
         if let Some(second) = second {
             assert_eq!(handle(Event::Signal(second)), Action::Stop(sent));
         }
@@ -1060,6 +1065,7 @@ fn a_start_that_fails_for_want_of_room_is_tried_again() {
     night.pass(1);
     let reply = night.event(Event::Job(JobEvent::NotStarted {
         why: "too many open files".into(),
+        how: None,
     }));
     assert_eq!(reply.action, Action::Nothing);
     assert!(words(&reply).contains("too many open files"));

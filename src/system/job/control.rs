@@ -101,8 +101,14 @@ pub(crate) enum JobEvent {
     StoppedByHand,
     /// The child keeps stopping for a terminal that nobody can give it: it is left stopped.
     NeedsTerminal,
-    /// The child could not be started again, for want of something that the system may have later.
-    NotStarted { why: String },
+    /// The child, which is not the first, has become the command.
+    Started,
+    /// The child could not be started again: for want of something that the system may have later, or
+    /// because its program cannot be executed just now, which `how` then says as an exit status.
+    NotStarted {
+        why: String,
+        how: Option<ExitStatus>,
+    },
     /// Something that does not work; the run goes on without it.
     Warning(String),
 }
@@ -328,6 +334,11 @@ impl JobControl {
             Some(_) => Signal::SIGTERM,
             None => Signal::SIGKILL,
         }))
+    }
+
+    /// Whether the child was told to end and has not.
+    pub(crate) fn is_stopping(&self) -> bool {
+        matches!(self.state, JobState::Stopping { .. })
     }
 
     /// Whether the tree is being swept, so that an orphan that ended is a reason to look at it.

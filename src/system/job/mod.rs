@@ -11,8 +11,8 @@ pub(crate) mod control;
 use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::system::child::Child;
-use crate::system::descendants::Tree;
-use crate::system::exit_status::ChildEvent;
+use crate::system::descendants::{Stray, Tree};
+use crate::system::exit_status::{ChildEvent, ExitStatus};
 use crate::system::os;
 use crate::system::signals::Inherited;
 use crate::system::terminal::{self, Foreground, Terminal};
@@ -20,7 +20,7 @@ use crate::system::watchdog::{COOKIE, Watchdog};
 use control::{JobControl, Step, Transition};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgrp};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
@@ -59,6 +59,8 @@ pub(crate) struct Start<'a> {
 pub(crate) struct Job {
     control: JobControl,
     child: Option<Child>,
+    /// Whether it is not the first.
+    again: bool,
     /// The group of the last child, which may outlive it.
     group: Option<Pid>,
     terminal: Option<Terminal>,
@@ -85,18 +87,20 @@ impl Job {
     /// A job without a child, which has `grace` to end when it is stopped.
     pub(crate) fn new(inherited: Inherited, grace: Duration) -> Job {
         let random = RandomState::new().hash_one(std::process::id());
-        let (tree, trouble) = Tree::adopt();
+        let cookie = format!("{}-{random:016x}", std::process::id());
+        let (tree, trouble) = Tree::adopt(Some(format!("{COOKIE}={cookie}")));
         let (wake, changes) = unbounded();
         let mut job = Job {
             control: JobControl::new(grace),
             child: None,
+            again: false,
             group: None,
             terminal: Terminal::open(),
             tree,
             watchdog: None,
             watchdogs_left: WATCHDOGS,
             inherited,
-            cookie: format!("{}-{random:016x}", std::process::id()),
+            cookie,
             grace,
             deferred_stop: None,
             cannot_signal: false,
@@ -132,17 +136,30 @@ impl Job {
         if let Some(event) = self.events.pop_front() {
             return Ok(event);
         }
-        match self
-            .child
-            .as_mut()
-            .map(Child::take_change)
-            .transpose()?
-            .flatten()
-        {
-            Some(change) => self.on_change(change, now),
-            None => self.look_after_orphans(now),
+        let change = self.child.as_mut().map_or(Ok(None), Child::take_change);
+        match change {
+            Ok(Some(change)) => self.on_change(change, now),
+            Ok(None) => self.look_after_orphans(now),
+            Err(error) if self.again => self.on_not_executed(&error, now),
+            Err(error) => return Err(error),
         }
         Ok(JobEvent::Unchanged)
+    }
+
+    /// A start after the first has failed at the last: the program may be being replaced by its own
+    /// updater just now.
+    fn on_not_executed(&mut self, error: &Error, now: Instant) {
+        let how = ExitStatus::Code(error.exit_code());
+        let event = JobEvent::NotStarted {
+            why: error.to_string(),
+            how: Some(how),
+        };
+        let asked = self.control.is_stopping();
+        let mut outcome = self.ended(how, asked, now);
+        if !asked {
+            outcome.event = event;
+        }
+        self.carry_out(outcome, now);
     }
 
     fn on_change(&mut self, change: ChildEvent, now: Instant) {
@@ -158,19 +175,25 @@ impl Job {
                 }
                 self.control.stopped(by, scene, now)
             }
-            ChildEvent::Exited { how, asked } => {
-                let child = self.child.take();
-                if let Some(watchdog) = &mut self.watchdog {
-                    watchdog.release();
-                }
-                if let (Some(child), Some(terminal)) = (child, &mut self.terminal) {
-                    terminal.child_ended(child.group(), how, asked);
-                }
-                self.control.exited(how, asked, now)
-            }
+            ChildEvent::Exited { how, asked } => self.ended(how, asked, now),
+            ChildEvent::Executed => JobEvent::Started.into(),
             ChildEvent::Continued => self.control.continued(),
         };
         self.carry_out(outcome, now);
+    }
+
+    /// The child is no more.
+    fn ended(&mut self, how: ExitStatus, asked: bool, now: Instant) -> Transition {
+        let child = self.child.take();
+        // Those that had to wait for it.
+        self.tree.reap(None);
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.release();
+        }
+        if let (Some(child), Some(terminal)) = (child, &mut self.terminal) {
+            terminal.child_ended(child.group(), how, asked);
+        }
+        self.control.exited(how, asked, now)
     }
 
     /// Reaps what was adopted and has ended, and looks at a tree that is being swept. A watchdog that
@@ -235,7 +258,7 @@ impl Job {
         let again = start.again;
         match self.spawn(start) {
             Err(Error::System { why, .. }) if again => {
-                self.report(JobEvent::NotStarted { why });
+                self.report(JobEvent::NotStarted { why, how: None });
                 Ok(false)
             }
             spawned => spawned.map(|()| true),
@@ -264,6 +287,7 @@ impl Job {
             self.inherited,
             eager,
             told,
+            start.again,
             self.wake.clone(),
         )?;
         if let (true, Some(terminal)) = (eager, &mut self.terminal) {
@@ -271,6 +295,7 @@ impl Job {
         }
         self.group = Some(child.group());
         self.child = Some(child);
+        self.again = start.again;
         self.control.launched();
         self.point_out_child();
         Ok(())
@@ -365,7 +390,7 @@ impl Job {
 
     /// Sends a signal to the child's group.
     fn send(&mut self, signal: Signal) {
-        if let Some(child) = &self.child {
+        if let Some(child) = &mut self.child {
             let sent = child.signal(signal);
             self.check(sent);
         }
@@ -428,8 +453,8 @@ impl Job {
             watchdog.remember(&terminal.usual_modes());
         }
         self.send(Signal::SIGCONT);
-        if given {
-            self.send(Signal::SIGWINCH);
+        if let (true, Some(child)) = (given, &self.child) {
+            child.redraw();
         }
     }
 
@@ -471,15 +496,17 @@ impl Job {
     fn sweep(&mut self, signal: Option<Signal>, now: Instant) {
         let command = self.command();
         let group = self.group;
-        let in_group = |process: &Pid| getpgid(Some(*process)).ok() == group && group.is_some();
+        let in_group = |process: &Stray| group.is_some_and(|group| process.is_in(group));
         if let Some(signal) = signal {
             for process in self.tree.left(command) {
                 if signal == Signal::SIGKILL || !in_group(&process) {
-                    Tree::send(process, signal);
+                    process.send(signal);
+                } else {
+                    process.wake();
                 }
             }
         }
-        let (group, beyond): (Vec<Pid>, Vec<Pid>) =
+        let (group, beyond): (Vec<Stray>, Vec<Stray>) =
             self.tree.left(command).into_iter().partition(in_group);
         // The kernel's list of children may miss one that moves while it is read (proc(5)); a group
         // that can still be signalled has members all the same.
@@ -509,7 +536,10 @@ impl Job {
     }
 
     fn start_watchdog(&mut self) {
-        self.watchdog = None;
+        // One that is believed dead and is not would take the end of its pipe for ddollar's.
+        if let Some(mut old) = self.watchdog.take() {
+            old.dismiss();
+        }
         let started = if self.watchdogs_left == 0 {
             Err(std::io::Error::other("each one is killed"))
         } else {

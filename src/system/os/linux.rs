@@ -2,11 +2,13 @@
 
 use super::Process;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, Uid};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -15,45 +17,148 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Whether a process is told when its parent dies ([`die_with_parent`]).
 pub(crate) const DEATH_IS_TOLD: bool = true;
-/// Whether those who have left the command's group, and whose parent has died, can be found: as this
-/// process's own children ([`adopt_orphans`]), or by a variable ([`has_variable`]).
+/// Whether processes that have left the command's group, and whose parent has died, can be found: as
+/// this process's own children ([`adopt_orphans`]), or by a variable ([`has_variable`]).
 pub(crate) const STRAYS_ARE_FOUND: bool = true;
 /// Where the descriptors of this process have names.
 pub(crate) const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// Every process that can be seen.
+/// The number of this process in /proc; `None` where /proc is not mounted, or is that of a PID
+/// namespace in which this process is not.
+fn own_number() -> Option<i32> {
+    static NUMBER: OnceLock<Option<i32>> = OnceLock::new();
+    *NUMBER.get_or_init(|| fs::read_link("/proc/self").ok()?.to_str()?.parse().ok())
+}
+
+/// Whether /proc is that of an outer PID namespace, as in a sandbox that may not mount its own. Its
+/// numbers are then not those that kill(2) and waitpid(2) take.
+fn list_is_foreign() -> bool {
+    own_number().is_some_and(|number| number != Pid::this().as_raw())
+}
+
+/// What the list of processes cannot be used for, in words for the user; `None` when it is whole.
+pub(crate) fn list_trouble() -> Option<&'static str> {
+    match own_number() {
+        None => Some(
+            "/proc does not show this process: only the command's process group can be ended, not \
+             what has left it",
+        ),
+        Some(_) if list_is_foreign() => Some(
+            "/proc is that of another PID namespace: its numbers are not used to signal processes",
+        ),
+        Some(_) => None,
+    }
+}
+
+/// Every process that can be seen; none where /proc does not show even this one.
 pub(crate) fn processes() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else {
+    let (Some(_), Ok(entries)) = (own_number(), fs::read_dir("/proc")) else {
         return Vec::new();
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| process(Pid::from_raw(pid)))
+        .filter_map(entry)
         .collect()
 }
 
-/// One process, if it is there (proc_pid_stat(5)).
+/// One process by the number that this one knows it by, if it is there and can be seen.
 pub(crate) fn process(pid: Pid) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    (own_number() == Some(Pid::this().as_raw()))
+        .then(|| entry(pid.as_raw()))
+        .flatten()
+}
+
+/// What /proc says of a number (proc_pid_stat(5)).
+fn entry(number: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
     // The name in parentheses may hold anything, also spaces and parentheses.
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
-    let lives = !matches!(fields.next()?, "Z" | "X");
+    let state = fields.next()?;
     let mut numbers = [0; 5];
     for number in &mut numbers {
         *number = fields.next()?.parse().ok()?;
     }
     let [parent, group, _session, _terminal, front] = numbers;
     Some(Process {
-        pid,
+        pid: Pid::from_raw(number),
         parent: Pid::from_raw(parent),
         group: Pid::from_raw(group),
         front: (front > 0).then(|| Pid::from_raw(front)),
-        lives,
+        lives: !matches!(state, "Z" | "X"),
+        stopped: state == "T",
+        // Field 22; the eighth was the last one above.
+        started: fields.nth(13)?.parse().ok()?,
     })
+}
+
+/// The number by which this process knows one of an outer namespace's /proc: `NSpid` has its numbers
+/// from the namespace of that /proc inwards (proc_pid_status(5)).
+fn translated(number: i32) -> Option<Pid> {
+    let numbers = |entry: &str| -> Option<Vec<i32>> {
+        let status = fs::read_to_string(format!("/proc/{entry}/status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))?;
+        let numbers = line.split_ascii_whitespace();
+        Some(numbers.filter_map(|number| number.parse().ok()).collect())
+    };
+    let depth = numbers("self")?.len().checked_sub(1)?;
+    numbers(&number.to_string())?
+        .get(depth)
+        .copied()
+        .map(Pid::from_raw)
+}
+
+/// Whether a process is a child of this one, or of a child, and so on. `pid` is as this process, or
+/// the kernel on its behalf, calls it.
+pub(crate) fn is_descendant(pid: Pid) -> bool {
+    let Some(own) = own_number().map(Pid::from_raw) else {
+        return false;
+    };
+    if list_is_foreign() {
+        return super::with_descendants(&processes(), |process| process.pid == own)
+            .iter()
+            .any(|process| process.pid != own && translated(process.pid.as_raw()) == Some(pid));
+    }
+    let mut pid = pid;
+    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
+    for _ in 0..256 {
+        match process(pid).map(|process| process.parent) {
+            Some(parent) if parent == own => return true,
+            Some(parent) if parent.as_raw() > 0 => pid = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Sends a signal to a process of the list, if it is still the one that was listed. A folder of /proc
+/// is a handle on its process and never on another one with the same number (pidfd_send_signal(2));
+/// without that call (before Linux 5.1), numbers of this process's own namespace must do.
+///
+/// # Errors
+/// ESRCH, when it is gone; EPERM; ENOSYS, when it has no number here and the kernel takes no handle.
+pub(crate) fn send(process: &Process, signal: Signal) -> nix::Result<()> {
+    let number = process.pid.as_raw();
+    let handle = File::open(format!("/proc/{number}")).map_err(|_| Errno::ESRCH)?;
+    // Looked at after the handle was opened: were the process gone by then, this would be another.
+    if !entry(number).is_some_and(|now| now.lives && now.is_still(process)) {
+        return Err(Errno::ESRCH);
+    }
+    let signal_number = rustix::process::Signal::from_named_raw(signal as i32);
+    let sent = signal_number
+        .ok_or(rustix::io::Errno::INVAL)
+        .and_then(|signal| rustix::process::pidfd_send_signal(&handle, signal));
+    match sent.map_err(|errno| Errno::from_raw(errno.raw_os_error())) {
+        Err(Errno::ESRCH) => Err(Errno::ESRCH),
+        Err(_) if !list_is_foreign() => kill(process.pid, signal),
+        sent => sent,
+    }
 }
 
 /// Whether a group has members.
@@ -61,21 +166,78 @@ pub(crate) fn group_lives(group: Pid) -> bool {
     killpg(group, None) != Err(Errno::ESRCH)
 }
 
-/// The children of this process (proc(5), `children`). All belong to the main thread: it alone
-/// starts processes, and orphans are given to it.
-pub(crate) fn children() -> Vec<Pid> {
-    let own = std::process::id();
-    fs::read_to_string(format!("/proc/self/task/{own}/children"))
-        .unwrap_or_default()
-        .split_ascii_whitespace()
-        .filter_map(|pid| pid.parse().ok().map(Pid::from_raw))
+/// The children of this process, the dead among them too, as far as /proc tells (proc(5), `children`;
+/// kernels without CONFIG_PROC_CHILDREN do not have that file). All belong to the main thread: it
+/// alone starts processes, and orphans are given to it. That one is missing here says nothing.
+pub(crate) fn children() -> Vec<(Pid, Process)> {
+    let Some(own) = own_number() else {
+        return Vec::new();
+    };
+    let numbered = |process: Process| {
+        let pid = if list_is_foreign() {
+            translated(process.pid.as_raw())?
+        } else {
+            process.pid
+        };
+        Some((pid, process))
+    };
+    let numbers = fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    if let Ok(numbers) = numbers {
+        return numbers
+            .split_ascii_whitespace()
+            .filter_map(|number| entry(number.parse().ok()?))
+            .filter_map(numbered)
+            .collect();
+    }
+    let all = processes().into_iter();
+    all.filter(|process| process.parent.as_raw() == own)
+        .filter_map(numbered)
         .collect()
+}
+
+/// Whether a process below this one is stopped; yes where /proc does not tell. Looked for among the
+/// children of main threads: nearly every program starts its processes from there.
+pub(crate) fn has_stopped_descendant() -> bool {
+    // No tree that anybody waits for is larger, and none is deeper than the numbers that it has.
+    const MOST: usize = 1024;
+    let Some(own) = own_number() else {
+        return true;
+    };
+    let mut parents = vec![own];
+    let mut seen = 0;
+    while let Some(parent) = parents.pop() {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let children = match children {
+            Ok(children) => children,
+            // It has just ended.
+            Err(_) if parent != own => continue,
+            Err(_) => return true,
+        };
+        for child in children.split_ascii_whitespace() {
+            seen += 1;
+            match child.parse().ok().and_then(entry) {
+                _ if seen > MOST => return true,
+                Some(child) if child.stopped => return true,
+                Some(child) if child.lives => parents.push(child.pid.as_raw()),
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
+/// A child of this process that has ended and was not waited for yet, as the kernel says, also where
+/// /proc does not. It stays for waitpid(2).
+pub(crate) fn ended_child() -> Option<Pid> {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    // One that died by a real-time signal is an error in nix; it waits until /proc tells of it.
+    waitid(Id::All, flags).ok()?.pid()
 }
 
 /// Whether a process was started with this variable, as `NAME=value`; of another user's it is not
 /// told.
-pub(crate) fn has_variable(process: Pid, variable: &str) -> bool {
-    fs::read(format!("/proc/{process}/environ")).is_ok_and(|environment| {
+pub(crate) fn has_variable(process: &Process, variable: &str) -> bool {
+    fs::read(format!("/proc/{}/environ", process.pid)).is_ok_and(|environment| {
         environment
             .split(|byte| *byte == 0)
             .any(|other| other == variable.as_bytes())
@@ -147,7 +309,10 @@ pub(crate) fn own_program() -> PathBuf {
 
 /// The same, for other processes while this one runs.
 pub(crate) fn own_program_for_others() -> String {
-    format!("/proc/{}/exe", std::process::id())
+    match own_number() {
+        Some(number) => format!("/proc/{number}/exe"),
+        None => own_program().to_string_lossy().into_owned(),
+    }
 }
 
 /// A socket that other processes find by a name.
@@ -190,25 +355,37 @@ pub(crate) fn caller(connection: &UnixStream) -> io::Result<(Uid, Pid)> {
     Ok((Uid::from_raw(who.uid()), Pid::from_raw(who.pid())))
 }
 
-/// A file that only this user can read, in memory; gone with this value or the process.
+/// A file in memory that only this user can read and nobody can change; gone with this value or the
+/// process.
 #[derive(Debug)]
-pub(crate) struct PrivateFile(File);
+pub(crate) struct PrivateFile {
+    _file: File,
+    path: String,
+}
 
 impl PrivateFile {
-    /// One with this text.
+    /// One with this text. It is sealed (memfd_create(2)): whoever can open it, as the command can,
+    /// cannot write to it.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system has no room for it, or /proc, where it is found, does not show this process.
     pub(crate) fn new(text: &str) -> io::Result<PrivateFile> {
-        let mut file = File::from(memfd_create(c"settings", MFdFlags::MFD_CLOEXEC)?);
+        let number = own_number().ok_or_else(|| io::Error::other("/proc is not there"))?;
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let mut file = File::from(memfd_create(c"settings", flags)?);
         file.write_all(text.as_bytes())?;
-        Ok(PrivateFile(file))
+        let seals = SealFlag::F_SEAL_WRITE
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        let path = format!("/proc/{number}/fd/{}", file.as_raw_fd());
+        Ok(PrivateFile { _file: file, path })
     }
 
     /// For other processes.
     pub(crate) fn path(&self) -> String {
-        let process = std::process::id();
-        format!("/proc/{process}/fd/{}", self.0.as_raw_fd())
+        self.path.clone()
     }
 }
 

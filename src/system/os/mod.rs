@@ -1,9 +1,9 @@
-//! The system: what Linux and macOS do in ways of their own.
+//! What Linux and macOS do differently.
 //!
-//! Owns every such difference, in two halves that offer the same: `linux` asks the kernel, mostly
-//! by way of /proc; `portable` makes do with what every Unix has, and is what macOS gets. It promises
-//! that nobody else needs to know on which of them ddollar runs. The feature
-//! `portable` takes the portable half on Linux, so that it is tested where the tests run.
+//! Every such difference is here, in two halves with the same functions: `linux` asks the kernel,
+//! mostly through /proc; `portable` needs only what every Unix has, and is what macOS gets. No other
+//! module needs to know on which of them ddollar runs. The feature `portable`
+//! takes the portable half on Linux, so that it is tested where the tests run.
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod linux;
@@ -21,35 +21,31 @@ use std::path::{Path, PathBuf};
 /// A process, as the system's list has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
+    /// Its number in the list. This process knows it by the same number, unless the list is that of
+    /// another PID namespace ([`list_trouble`]).
     pub(crate) pid: Pid,
+    /// The number of its parent, from the same list.
     pub(crate) parent: Pid,
+    /// The number of its process group, from the same list.
     pub(crate) group: Pid,
     /// The group in the foreground of its terminal.
     pub(crate) front: Option<Pid>,
-    /// Not so for a zombie, which has ended and waits for its parent to hear of it.
+    /// False for a zombie, which has ended and waits for its parent to ask for its status.
     pub(crate) lives: bool,
+    /// Whether it is stopped, as by Ctrl-Z.
+    pub(crate) stopped: bool,
+    /// When it was started, in clock ticks since the machine was; 0 where the system does not tell.
+    pub(crate) started: u64,
 }
 
 impl Process {
-    /// Whether this is the one that was seen in `group` with this number: it is there still, or in a
-    /// group of its own by now. macOS gives the numbers up to 99,999 in turn, so that none comes
-    /// back within seconds.
-    pub(crate) fn is_still(&self, pid: Pid, group: Pid) -> bool {
-        self.pid == pid && (self.group == group || self.group == pid)
+    /// Whether this is the process that was `seen` before, and not another that has got its number.
+    /// Where the start is not known, it must be in the same group, or in one of its own by now: macOS
+    /// gives the numbers up to 99,999 in turn, so that none comes back within seconds.
+    pub(crate) fn is_still(&self, seen: &Process) -> bool {
+        let same_group = self.group == seen.group || self.group == self.pid;
+        self.pid == seen.pid && self.started == seen.started && (self.started > 0 || same_group)
     }
-}
-
-/// Whether a process is a child of `ancestor`, or of a child, and so on.
-pub(crate) fn descends(mut process: Pid, ancestor: Pid) -> bool {
-    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
-    for _ in 0..256 {
-        match self::process(process).map(|process| process.parent) {
-            Some(parent) if parent == ancestor => return true,
-            Some(parent) if parent.as_raw() > 0 => process = parent,
-            _ => return false,
-        }
-    }
-    false
 }
 
 /// Those of `all` that live and descend from one that `is_root` says yes to, and these themselves.

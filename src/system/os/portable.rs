@@ -6,7 +6,7 @@ use crate::common::private_file;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::unistd::{Pid, Uid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -47,12 +47,16 @@ fn ps(which: &[&str]) -> Vec<Process> {
 fn parse(line: &str) -> Option<Process> {
     let mut fields = line.split_ascii_whitespace();
     let mut number = || fields.next()?.parse().ok().map(Pid::from_raw);
+    let (pid, parent, group, front) = (number()?, number()?, number()?, number());
+    let state = fields.next()?;
     Some(Process {
-        pid: number()?,
-        parent: number()?,
-        group: number()?,
-        front: number().filter(|front| front.as_raw() > 0),
-        lives: !fields.next()?.starts_with('Z'),
+        pid,
+        parent,
+        group,
+        front: front.filter(|front| front.as_raw() > 0),
+        lives: !state.starts_with('Z'),
+        stopped: state.starts_with('T'),
+        started: 0,
     })
 }
 
@@ -86,7 +90,7 @@ pub(crate) fn group_lives(group: Pid) -> bool {
 }
 
 /// The children of this process are those that it has started, and it knows them.
-pub(crate) fn children() -> Vec<Pid> {
+pub(crate) fn children() -> Vec<(Pid, Process)> {
     Vec::new()
 }
 
@@ -95,8 +99,44 @@ pub(crate) fn open_files_of_descendants(_: Pid) -> Vec<PathBuf> {
     Vec::new()
 }
 
+/// Whether a process below this one is stopped. To ask would take a process; SIGCONT is harmless.
+pub(crate) fn has_stopped_descendant() -> bool {
+    true
+}
+
+/// Each of them is asked for by its number.
+pub(crate) fn ended_child() -> Option<Pid> {
+    None
+}
+
+/// What the list of processes cannot be used for: nothing.
+pub(crate) fn list_trouble() -> Option<&'static str> {
+    None
+}
+
+/// Whether a process is a child of this one, or of a child, and so on.
+pub(crate) fn is_descendant(mut pid: Pid) -> bool {
+    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
+    for _ in 0..256 {
+        match process(pid).map(|process| process.parent) {
+            Some(parent) if parent == Pid::this() => return true,
+            Some(parent) if parent.as_raw() > 0 => pid = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Sends a signal to a process of the list.
+///
+/// # Errors
+/// ESRCH, when it is gone; EPERM.
+pub(crate) fn send(process: &Process, signal: Signal) -> nix::Result<()> {
+    kill(process.pid, signal)
+}
+
 /// Whether a process was started with this variable is not told.
-pub(crate) fn has_variable(_: Pid, _: &str) -> bool {
+pub(crate) fn has_variable(_: &Process, _: &str) -> bool {
     false
 }
 

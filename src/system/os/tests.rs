@@ -31,14 +31,14 @@ fn by_pid(all: &[Process], pid: Pid) -> Option<Process> {
 }
 
 #[test]
-fn a_child_descends_from_this_process_and_its_parent_and_not_the_other_way_round() {
+fn a_child_descends_from_this_process_and_its_parent_does_not() {
     let mut child = waiting();
-    assert!(descends(pid_of(&child), getpid()));
-    assert!(descends(pid_of(&child), getppid()));
-    assert!(!descends(getpid(), pid_of(&child)));
+    assert!(is_descendant(pid_of(&child)));
+    assert!(!is_descendant(getpid()));
+    assert!(!is_descendant(getppid()));
     drop(child.stdin.take());
     child.wait().unwrap();
-    assert!(!descends(pid_of(&child), getpid()));
+    assert!(!is_descendant(pid_of(&child)));
 }
 
 #[test]
@@ -64,6 +64,8 @@ fn descendants_are_found_in_any_order_and_the_dead_only_pass_on() {
         group: Pid::from_raw(pid),
         front: None,
         lives,
+        stopped: false,
+        started: 0,
     };
     let all = [
         one(9, 7, true),
@@ -101,6 +103,12 @@ fn a_private_file_is_for_this_user_and_gone_with_its_value() {
     let file = PrivateFile::new("secret").unwrap();
     let path = file.path();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "secret");
+    #[cfg(all(target_os = "linux", not(feature = "portable")))]
+    {
+        let mut writer = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        assert!(writer.write_all(b"other!").is_err());
+        assert!(writer.set_len(0).is_err());
+    }
     let others = std::fs::metadata(&path).unwrap().permissions().mode() & 0o077;
     let way_in = Path::new(&path).parent().unwrap();
     let of_the_way = std::fs::metadata(way_in).unwrap().permissions().mode() & 0o077;

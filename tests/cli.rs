@@ -380,7 +380,7 @@ fn a_token_file_that_others_can_read_is_used_with_a_warning() {
     run.wait_ready_with(1);
     run.finish().says(&[
         "Loaded 2 token(s)",
-        "⚠️  Others can read or write the token file",
+        "⚠️  Others can read or write ",
     ]);
 }
 

@@ -98,7 +98,7 @@ impl RunEvent {
             ),
             RunEvent::ExposedFile { path } => (
                 Mark::Warning,
-                format!("Others can read or write the token file '{path}' (chmod 600)"),
+                format!("Others can read or write '{path}' (mend: chmod 600)"),
             ),
             RunEvent::UnusedFile {
                 variable,

@@ -378,10 +378,8 @@ fn a_token_file_that_others_can_read_is_used_with_a_warning() {
     std::fs::set_permissions(&file, open).unwrap();
     let mut run = run.env("ANTHROPIC_API_KEYS_FILE", &file).agent();
     run.wait_ready_with(1);
-    run.finish().says(&[
-        "Loaded 2 token(s)",
-        "⚠️  Others can read or write ",
-    ]);
+    run.finish()
+        .says(&["Loaded 2 token(s)", "⚠️  Others can read or write "]);
 }
 
 #[test]

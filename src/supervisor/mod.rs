@@ -340,7 +340,9 @@ impl<'a> Supervisor<'a> {
         self.store.hold(self.session.pools());
         if let (true, Some(client)) = (again, line.anew) {
             self.console.say(&RunEvent::Warning {
-                what: format!("{client}: no session is known to resume, so the command begins anew"),
+                what: format!(
+                    "{client}: no session is known to resume, so the command begins anew"
+                ),
             });
         }
         self.job.launch(start).map(drop)

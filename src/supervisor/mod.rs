@@ -336,9 +336,11 @@ impl<'a> Supervisor<'a> {
             command: line.shown.clone(),
             first: !again,
         });
+        let anew = line.anew.filter(|_| again);
+        self.session.resumes(anew.is_none());
         let start = self.launcher.start(&line, again, &self.session);
         self.store.hold(self.session.pools());
-        if let (true, Some(client)) = (again, line.anew) {
+        if let Some(client) = anew {
             self.console.say(&RunEvent::Warning {
                 what: format!(
                     "{client}: no session is known to resume, so the command begins anew"

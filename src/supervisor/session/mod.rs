@@ -156,6 +156,8 @@ pub(crate) struct Session {
     resumed: Option<Instant>,
     /// Whether there may be something new to keep of the tokens.
     has_news: bool,
+    /// Whether the start under way goes on with what the child has begun.
+    resumes: bool,
 }
 
 impl Session {
@@ -199,6 +201,7 @@ impl Session {
             end_signal_at: None,
             resumed: None,
             has_news: false,
+            resumes: true,
         }
     }
 
@@ -213,6 +216,11 @@ impl Session {
             }
         }
         proxied.ledger = Some(ledger);
+    }
+
+    /// The start under way goes on with what the child has begun, or begins anew.
+    pub(crate) fn resumes(&mut self, resumes: bool) {
+        self.resumes = resumes;
     }
 
     /// Whether something new may be known of a token since the last call.
@@ -336,7 +344,10 @@ impl Session {
             JobEvent::NeedsTerminal => Turn::nothing().and_say(RunEvent::NeedsTerminal),
             JobEvent::Started => {
                 self.failing_since = None;
-                Turn::nothing().and_say(RunEvent::SessionResumed)
+                match self.resumes {
+                    true => Turn::nothing().and_say(RunEvent::SessionResumed),
+                    false => Turn::nothing(),
+                }
             }
             JobEvent::NotStarted { why, how } => self.on_not_started(why, how, now),
             JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),

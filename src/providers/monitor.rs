@@ -5,7 +5,7 @@
 //! time, and that an answer is reported as it came: what it means is `provider/`'s and `policy.rs`'s
 //! to say.
 
-use super::tls::certificates;
+use super::tls::{certificates, cryptography};
 use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::common::time::Now;
@@ -17,6 +17,7 @@ use std::any::Any;
 use std::io::{ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
@@ -283,7 +284,7 @@ pub(crate) fn ask_all(rings: &[(Credentials, &[Endpoint])]) -> Vec<(usize, usize
         .enumerate()
         .flat_map(|(ring, (tokens, _))| (0..tokens.len()).map(move |index| (ring, index)))
         .collect();
-    let (answered, answers) = unbounded();
+    let answers = Mutex::new(Vec::with_capacity(tokens.len()));
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some((ring, index)) = tokens.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
@@ -300,7 +301,8 @@ pub(crate) fn ask_all(rings: &[(Credentials, &[Endpoint])]) -> Vec<(usize, usize
                 let endpoint = own.ok_or("no such provider")?.clone();
                 Prober::new(endpoint).ask(secret, true)
             });
-            let _ = answered.send((ring, index, answer));
+            let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.push((ring, index, answer));
         }
     };
     std::thread::scope(|scope| {
@@ -311,8 +313,7 @@ pub(crate) fn ask_all(rings: &[(Credentials, &[Endpoint])]) -> Vec<(usize, usize
         }
         work();
     });
-    drop(answered);
-    answers.iter().collect()
+    answers.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts the question for one provider.
@@ -521,7 +522,10 @@ impl Prober {
 }
 
 fn agent(endpoint: &Endpoint, roots: RootCerts) -> Agent {
-    let tls = TlsConfig::builder().root_certs(roots).build();
+    let tls = TlsConfig::builder()
+        .root_certs(roots)
+        .unversioned_rustls_crypto_provider(cryptography())
+        .build();
     let config = Agent::config_builder()
         .tls_config(tls)
         // A 429 is an answer, and its headers are what we came for.

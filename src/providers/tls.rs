@@ -1,5 +1,10 @@
-//! More certificates to trust.
+//! TLS for whoever asks a provider: the cryptography, and more certificates to trust.
 
+use std::sync::Arc;
+
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::sign::SigningKey;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
 /// The certificates in a PEM file; the proxy trusts the same.
@@ -15,4 +20,25 @@ pub(crate) fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'st
         return Err("it holds no certificate".into());
     }
     Ok(certificates)
+}
+
+/// ring, without what it takes to sign: no provider asks for a certificate of its client, and the
+/// static binary is smaller without it.
+pub(crate) fn cryptography() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        key_provider: &NoClientCertificate,
+        ..ring::default_provider()
+    })
+}
+
+#[derive(Debug)]
+struct NoClientCertificate;
+
+impl KeyProvider for NoClientCertificate {
+    fn load_private_key(
+        &self,
+        _: PrivateKeyDer<'static>,
+    ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("no client certificates".into()))
+    }
 }

@@ -12,7 +12,7 @@ use crate::common::http::stream::{MOMENT, is_late};
 use crate::common::secret::Secret;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
-use crate::providers::tls::certificates;
+use crate::providers::tls::{certificates, cryptography};
 use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -259,8 +259,7 @@ fn tls(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
             Err(why) => log::warn!("SSL_CERT_FILE '{}' is not used: {why}", path.display()),
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(cryptography())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)

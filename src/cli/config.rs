@@ -153,21 +153,6 @@ fn find(args: &Args, texts: &[(String, String)]) -> Result<Discovered, Error> {
             why,
         });
     }
-    for token in &found.tokens {
-        let variable_of = token.provider.base_url_variable;
-        let doubled = |name: &&str| {
-            let url = variable(name).unwrap_or_default();
-            token.provider.name == "anthropic" && url.trim_end_matches('/').ends_with("/v1")
-        };
-        let Some(name) = variable_of.filter(doubled) else {
-            continue;
-        };
-        notices.push(RunEvent::Warning {
-            what: format!("{name} ends in /v1, which is added to it: leave that out"),
-        });
-        break;
-    }
-
     Ok(Discovered {
         providers,
         tokens: found.tokens,

@@ -43,10 +43,13 @@ impl Endpoint {
     ) -> Result<Endpoint, Error> {
         let own = provider.base_url_variable;
         let (base_url, plain) = match own.and_then(|name| Some((name, variable(name)?))) {
-            Some((name, url)) => checked_base_url(&url).map_err(|why| Error::BaseUrl {
-                variable: name.into(),
-                why,
-            })?,
+            Some((name, url)) => {
+                let (url, plain) = checked_base_url(&url).map_err(|why| Error::BaseUrl {
+                    variable: name.into(),
+                    why,
+                })?;
+                (as_vendors_have_it(provider, url), plain)
+            }
             None => (provider.base_url.to_owned(), false),
         };
         Ok(Endpoint {
@@ -92,6 +95,21 @@ fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
         _ => return Err("is neither https nor http"),
     };
     Ok((text.trim().trim_end_matches('/').to_owned(), plain))
+}
+
+/// The base URL with a version just where the provider's own has one. Clients of one provider differ in
+/// that, and so do the values that their users give the same variable. Of another server than the
+/// vendor's it is not known whether it wants one.
+fn as_vendors_have_it(provider: &Provider, url: String) -> String {
+    let bare = url.strip_suffix(provider.version);
+    if let Some(bare) = bare.filter(|_| !provider.version.is_empty()) {
+        return bare.trim_end_matches('/').to_owned();
+    }
+    let is_bare_host = provider.base_url.strip_prefix(&url);
+    match is_bare_host.is_some_and(|path| path.starts_with('/')) {
+        true => provider.base_url.to_owned(),
+        false => url,
+    }
 }
 
 /// The address that a URL's host is, with or without brackets; `None` for a name.
@@ -238,6 +256,41 @@ mod tests {
         ] {
             let why = checked_base_url(url).expect_err(url);
             assert!(!why.contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_base_url_with_or_without_a_version_is_the_same() {
+        for (name, url, wanted) in [
+            ("anthropic", "https://x/v1", "https://x"),
+            ("anthropic", "https://x/v1/", "https://x"),
+            ("anthropic", "https://x", "https://x"),
+            ("anthropic", "https://x/v10", "https://x/v10"),
+            ("gemini", "https://x/g/v1beta", "https://x/g"),
+            ("azure", "https://x/openai/v1", "https://x"),
+            (
+                "openai",
+                "https://api.openai.com",
+                "https://api.openai.com/v1",
+            ),
+            (
+                "openai",
+                "https://api.openai.com/v1",
+                "https://api.openai.com/v1",
+            ),
+            ("openai", "https://x", "https://x"),
+            ("openai", "https://x/v1", "https://x/v1"),
+            (
+                "groq",
+                "https://api.groq.com",
+                "https://api.groq.com/openai/v1",
+            ),
+        ] {
+            let provider = by_name(name).unwrap();
+            let variable =
+                |wanted: &str| (Some(wanted) == provider.base_url_variable).then(|| url.to_owned());
+            let endpoint = Endpoint::find(provider, Vec::new(), &variable).unwrap();
+            assert_eq!(endpoint.base_url, wanted, "{name} {url}");
         }
     }
 

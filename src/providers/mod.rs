@@ -49,6 +49,10 @@ pub(crate) struct Provider {
     /// or without a version (`/v1`), as the vendor's own variable has it, so that a user's value
     /// can take its place.
     pub(crate) base_url: &'static str,
+    /// What stands between the base URL and every endpoint, where the vendor's base URL goes without
+    /// it: the version of its API, with a `/` before it. Clients that expect it in the base URL leave it
+    /// out.
+    pub(crate) version: &'static str,
     /// The variable for another base URL: the vendor's own, or, where there is none or it goes
     /// without the version that `base_url` has (Groq, Cerebras, Fireworks), that of LiteLLM, which
     /// aider and many others read.

@@ -15,6 +15,7 @@ const COMPATIBLE: Provider = Provider {
     label: "",
     token_variables: &[],
     base_url: "",
+    version: "",
     base_url_variable: None,
     model_variable: None,
     cheapest_model: "",
@@ -38,6 +39,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         label: "Anthropic",
         token_variables: &["ANTHROPIC_API_KEY"],
         base_url: "https://api.anthropic.com",
+        version: "/v1",
         base_url_variable: Some("ANTHROPIC_BASE_URL"),
         model_variable: Some("ANTHROPIC_MODEL"),
         // facts/providers.md §1.4.
@@ -139,6 +141,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         token_variables: &["CO_API_KEY", "COHERE_API_KEY"],
         // The vendor's variable goes without `/v2`.
         base_url: "https://api.cohere.com",
+        version: "/v2",
         base_url_variable: Some("CO_API_URL"),
         dialect: Dialect::Chat(Chat {
             path: "/v2/chat",
@@ -156,6 +159,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         token_variables: &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
         // The vendor's variable goes without `/v1beta`.
         base_url: "https://generativelanguage.googleapis.com",
+        version: "/v1beta",
         base_url_variable: Some("GOOGLE_GEMINI_BASE_URL"),
         model_variable: Some("GEMINI_MODEL"),
         dialect: Dialect::Gemini,
@@ -169,6 +173,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         token_variables: &["AZURE_OPENAI_API_KEY", "AZURE_API_KEY"],
         // Each customer has a host of its own, so there is no default.
         base_url: "https://set-azure-openai-endpoint.invalid",
+        version: "/openai/v1",
         base_url_variable: Some("AZURE_OPENAI_ENDPOINT"),
         // A model is asked by the name that the customer has given its deployment.
         model_variable: Some("AZURE_OPENAI_DEPLOYMENT"),

@@ -73,6 +73,12 @@ impl AccessKey {
         self.0.expose().as_bytes().ct_eq(given).into()
     }
 
+    /// Whether it stands in what an authorized client has sent, where it must not go on.
+    pub(crate) fn is_in(&self, text: &[u8]) -> bool {
+        let key = self.0.expose().as_bytes();
+        text.windows(key.len()).any(|part| part == key)
+    }
+
     /// What a supervised command gets in the place of its tokens of one provider.
     pub(crate) fn stand_in(&self, token: &Token) -> Token {
         Token {

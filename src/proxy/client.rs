@@ -7,7 +7,7 @@
 
 use super::request::Request;
 use super::upstream::Link;
-use crate::common::http::reader::{BodyFraming, HEAD_MAX, ReadError, Reader};
+use crate::common::http::reader::{BodyFraming, BodyPart, HEAD_MAX, ReadError, Reader};
 use crate::common::http::stream::{self, Timed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Write;
@@ -24,7 +24,7 @@ const BODY_ARRIVAL: Duration = Duration::from_secs(120);
 const UNREAD: Duration = Duration::from_secs(600);
 
 /// The largest piece of memory that is kept for the next request, in bytes.
-const SPARE_MAX: usize = 8 * 1024;
+pub(super) const SPARE_MAX: u64 = 8 * 1024;
 
 /// The client is gone, or may as well be: nothing can be sent to it.
 #[derive(Debug)]
@@ -45,6 +45,8 @@ pub(crate) struct Client {
     /// Nothing more will be read from it: its side has ended, or it sends requests ahead without
     /// bound.
     deaf: bool,
+    /// How much of the buffer was handed out by [`Client::next_piece`].
+    lent: usize,
     /// Memory of the last request, for the next one: to ask for it anew each time costs more than
     /// all else, with many connections at once.
     spare: Vec<Vec<u8>>,
@@ -59,6 +61,7 @@ impl Client {
         Ok(Client {
             reader: Reader::new(Timed::new(stream, until)),
             deaf: false,
+            lent: 0,
             spare: Vec::new(),
         })
     }
@@ -104,12 +107,31 @@ impl Client {
         self.reader.head(Request::parse)
     }
 
-    /// The body of the request whose head was read last.
-    pub(crate) fn body(&mut self, framing: BodyFraming) -> Result<Vec<u8>, ReadError> {
+    /// The body of the request whose head was read last, into `body`. Of one that is too large to be
+    /// kept, `rest` is what [`Client::next_piece`] then reads.
+    pub(crate) fn body(
+        &mut self,
+        rest: &mut BodyFraming,
+        body: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
         self.reader.source().until = Instant::now() + BODY_ARRIVAL;
-        let mut body = self.memory();
-        self.reader.put_body(framing, &mut body)?;
-        Ok(body)
+        self.reader.put_body(rest, body)
+    }
+
+    /// The next bytes of a body, and whether there are any.
+    pub(crate) fn next_piece(
+        &mut self,
+        rest: &mut BodyFraming,
+    ) -> Result<Option<&[u8]>, ReadError> {
+        self.reader.consume(std::mem::take(&mut self.lent));
+        self.reader.source().until = Instant::now() + BODY_ARRIVAL;
+        match self.reader.next_piece(rest)? {
+            BodyPart::Data(count) => {
+                self.lent = count;
+                Ok(Some(&self.reader.buffered()[..count]))
+            }
+            BodyPart::More | BodyPart::End => Ok(None),
+        }
     }
 
     /// Memory to write to: empty, and maybe with room.
@@ -119,7 +141,7 @@ impl Client {
 
     /// Takes memory back. What is large is not kept.
     pub(crate) fn give_back(&mut self, mut memory: Vec<u8>) {
-        if memory.capacity() <= SPARE_MAX {
+        if memory.capacity() as u64 <= SPARE_MAX {
             memory.clear();
             self.spare.push(memory);
         }
@@ -204,6 +226,53 @@ impl Client {
         self.deaf = false;
     }
 
+    /// Passes bytes on in both directions until one side ends, or nothing has come for so long.
+    pub(crate) fn tunnel(&mut self, link: &mut Link, idle: Duration) -> Result<(), Gone> {
+        let ahead = self.reader.buffered().to_vec();
+        self.reader.consume(ahead.len());
+        put_through(link, &ahead)?;
+        loop {
+            let said = link.buffered().to_vec();
+            link.consume(said.len());
+            self.send(&said)?;
+            let has_plaintext = link.source_ref().has_plaintext();
+            let mut fds = [
+                PollFd::new(self.stream().as_fd(), PollFlags::POLLIN),
+                PollFd::new(link.source_ref().as_fd(), PollFlags::POLLIN),
+            ];
+            let limit = match has_plaintext {
+                true => PollTimeout::ZERO,
+                false => PollTimeout::try_from(idle).unwrap_or(PollTimeout::MAX),
+            };
+            match poll(&mut fds, limit) {
+                Ok(0) if !has_plaintext => return Ok(()),
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return Err(Gone),
+            }
+            let [from_client, from_link] = fds.map(|fd| fd.any() == Some(true));
+            if from_client {
+                self.reader.source().is_ready = true;
+                match self.reader.fill() {
+                    Ok(0) | Err(_) => return Ok(()),
+                    Ok(_) => {
+                        let bytes = self.reader.buffered();
+                        put_through(link, bytes)?;
+                        let count = bytes.len();
+                        self.reader.consume(count);
+                    }
+                }
+            }
+            if from_link || has_plaintext {
+                match link.fill() {
+                    Ok(0) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) if stream::is_late(&error) => {}
+                    Err(_) => return Ok(()),
+                }
+            }
+        }
+    }
+
     /// Ends the connection in order.
     pub(crate) fn end(&self) {
         stream::linger(self.stream());
@@ -212,4 +281,10 @@ impl Client {
     fn stream(&self) -> &TcpStream {
         &self.reader.source_ref().stream
     }
+}
+
+fn put_through(link: &mut Link, bytes: &[u8]) -> Result<(), Gone> {
+    let socket = link.source();
+    let sent = socket.write_all(bytes).and_then(|()| socket.flush());
+    sent.map_err(|_| Gone)
 }

@@ -7,10 +7,10 @@
 //! `retry`. Blocks, on the connection's own thread.
 
 use super::balancer::Pick;
-use super::client::{Client, Gone, Wake};
+use super::client::{Client, Gone, SPARE_MAX, Wake};
 use super::local_response::{self, LocalResponse};
 use super::redact::Redactor;
-use super::request::{Refusal, Request};
+use super::request::{Destination, Refusal, Request};
 use super::response::{Framing, Response};
 use super::retry::{After, Attempt, Attempts};
 use super::route::{Route, route};
@@ -126,8 +126,26 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 LocalResponse::error(None, 404, "not_found_error", why),
             );
         }
-        (_, "CONNECT") => {
-            let why = "this is no proxy for connections; set a base URL";
+        (Route::Dotted, _) => {
+            let why = "a part of the path is . or .., which leads elsewhere";
+            return refuse(
+                client,
+                LocalResponse::error(None, 400, "invalid_request_error", why),
+            );
+        }
+        _ if shared
+            .key
+            .is_in(target.split('?').next().unwrap_or_default().as_bytes()) =>
+        {
+            let why = "this proxy's secret does not belong in a path";
+            return refuse(
+                client,
+                LocalResponse::error(None, 400, "invalid_request_error", why),
+            );
+        }
+        // The answer to TRACE would show the token (RFC 9110 §9.3.8).
+        (_, "CONNECT" | "TRACE") => {
+            let why = "this is no proxy for connections or traces; set a base URL";
             return refuse(
                 client,
                 LocalResponse::error(None, 405, "invalid_request_error", why),
@@ -135,20 +153,33 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
         }
         (route, _) => route,
     };
-    if request.is_websocket {
-        // Clients that try it first then go on without (codex).
-        let why = "this proxy speaks HTTP/1.1 only";
+    let is_tunnel = |path: &str| {
+        let path = path.split('?').next().unwrap_or_default();
+        !path.trim_end_matches('/').ends_with("/responses")
+    };
+    if request.is_websocket && !matches!(&route, Route::Provider { path, .. } if is_tunnel(path)) {
+        // Codex tries it before HTTP, and then goes on without. Over a tunnel no limit would be seen and
+        // nothing could go to another token.
+        let why = "no WebSocket here; ask with POST";
         return refuse(
             client,
             LocalResponse::error(None, 426, "invalid_request_error", why),
         );
     }
+    let is_for_provider = matches!(route, Route::Provider { .. });
     // Not for a body that is refused as soon as its length is looked at.
-    if request.waits && request.body != BodyFraming::NONE && !request.body.is_too_large() {
+    let is_wanted = is_for_provider || !request.body.is_too_large();
+    if request.waits && request.body != BodyFraming::NONE && is_wanted {
         client.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
-    let body = match client.body(request.body) {
-        Ok(body) => body,
+    let mut body = match request.body {
+        BodyFraming::Length(0..=SPARE_MAX) => client.memory(),
+        _ => shared.body_memory(),
+    };
+    let mut rest = request.body;
+    let large = match client.body(&mut rest, &mut body) {
+        Ok(()) => None,
+        Err(ReadError::TooLarge) if is_for_provider => Some(rest),
         Err(error) => return unread(client, error),
     };
     let keep_alive = request.keep_alive && !shared.is_stopping();
@@ -158,7 +189,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             let Some(upstream) = shared.upstreams.get(ring) else {
                 return Err(Gone);
             };
-            let scope = Scope::of_request(upstream.provider, request.method(), path, &body);
+            let scope = Scope::of_request(upstream.provider, request.method(), &path, &body);
             let Some(place) = shared.balancer().enter(ring, &scope, now()) else {
                 return Err(Gone);
             };
@@ -170,13 +201,18 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 kind: scope.kind,
                 request,
                 is_foreign,
-                path: Request::path(&upstream.base_path, path, |given| shared.key.is(given)),
+                path: Request::path(&upstream.base_path, &path, |one| shared.key.is_in(one)),
                 body,
                 last: None,
+                large,
             };
-            match exchange.run()? {
-                Sent::Answer(kept) => return Ok(kept),
-                Sent::Nothing(own) => own,
+            let sent = exchange.run()?;
+            let is_read = exchange.large.is_none();
+            exchange.give_body_back();
+            match sent {
+                Sent::Answer(kept) => return Ok(kept && is_read),
+                Sent::Nothing(own) if is_read => own,
+                Sent::Nothing(own) => return refuse(client, own),
             }
         }
         Route::Status => {
@@ -192,7 +228,7 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             let text = local_response::metrics(shared.counts(), balancer.report(now()));
             LocalResponse::text("text/plain; version=0.0.4", text)
         }
-        Route::Nowhere => return Err(Gone),
+        Route::Nowhere | Route::Dotted => return Err(Gone),
     };
     client.send(&own.bytes(keep_alive, is_head))?;
     Ok(keep_alive)
@@ -236,9 +272,12 @@ struct Exchange<'a> {
     is_foreign: bool,
     /// The path and query at the provider.
     path: String,
+    /// The body; of one that is too large to be kept, its beginning.
     body: Vec<u8>,
     /// What came last, and with which token, until the request goes out again.
     last: Option<(Result<UpstreamResponse, UpstreamError>, usize)>,
+    /// What is still to come of a body that is too large to be kept. It goes out once, as it comes.
+    large: Option<BodyFraming>,
 }
 
 /// What a request is to do.
@@ -327,6 +366,8 @@ impl UpstreamResponse {
     fn reply(&self) -> Reply {
         let (status, body) = match &self.failure {
             Some((status, body)) => (*status, body.clone()),
+            // What was asked for is there: the change of protocol.
+            None if self.response.status == 101 => (200, Vec::new()),
             None if self.response.status >= 400 => (self.response.status, self.held.clone()),
             None => (self.response.status, Vec::new()),
         };
@@ -371,6 +412,8 @@ impl<'a> Exchange<'a> {
         let mut attempts = Attempts::default();
         let mut first: Option<FirstAnswer> = None;
         let mut next = self.ticket_of_owner();
+        // A body that is not kept cannot be sent again.
+        let is_kept = self.large.is_none();
         loop {
             let ticket = match next.take() {
                 Some(ticket) => ticket,
@@ -397,7 +440,7 @@ impl<'a> Exchange<'a> {
                 (Ok(reading), Ok(came)) => reading.testimony(came.status(), self.kind),
                 _ => Testimony::Clear,
             };
-            let after = match (&reading, &came) {
+            let next_step = match (&reading, &came) {
                 (Ok(reading), _) => {
                     attempts.after(index, Attempt::Answered(&reading.finding, testimony))
                 }
@@ -405,6 +448,10 @@ impl<'a> Exchange<'a> {
                     attempts.after(index, Attempt::Spoilt)
                 }
                 (Err(_), _) => attempts.after(index, Attempt::Unreached),
+            };
+            let after = match is_kept {
+                true => next_step,
+                false => After::PassOn,
             };
             let kept = (after == After::Witness && first.is_none()).then(|| reading.clone().ok());
             ticket.answered(reading, testimony);
@@ -641,28 +688,41 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Sends the request with this token, or with the client's own credential, and reads as much of the response as decides what follows.
+    /// Sends the request with this token, or with the client's own credential, and reads as much of the
+    /// response as decides what follows.
     fn attempt(
         &mut self,
         index: Option<usize>,
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
-        let is_small = self.body.len() <= GATHERED;
+        let rest = self.large;
+        let is_small = self.body.len() <= GATHERED && rest.is_none();
+        let begun = self.body.len() as u64;
         let mut first = self.client.memory();
         // A small body goes in one piece with the head.
         first.reserve(HEAD_ROOM + if is_small { self.body.len() } else { 0 });
-        self.request.put_upstream(
-            &mut first,
-            &self.path,
-            &self.upstream.host,
-            index.map(|index| self.upstream.credential(index)),
-            self.body.len(),
+        let destination = Destination {
+            path: &self.path,
+            host: &self.upstream.host,
+            credential: index.map(|index| self.upstream.credential(index)),
+            length: match rest {
+                None => Some(begun),
+                Some(BodyFraming::Length(left)) => Some(begun + left),
+                Some(_) => None,
+            },
             // A provider elsewhere cannot be this proxy, and is told nothing about it.
-            self.upstream.is_here().then_some(&self.shared.name),
-        );
+            via: self.upstream.is_here().then_some(&self.shared.name),
+        };
+        self.request
+            .put_upstream(&mut first, &destination, |value| {
+                self.shared.key.is_in(value)
+            });
         if is_small {
             first.extend_from_slice(&self.body);
         }
-        let came = self.ask(&first, !is_small);
+        let came = match rest {
+            None => self.ask(&first, !is_small),
+            Some(rest) => self.ask_once(&first, rest),
+        };
         self.client.give_back(first);
         came
     }
@@ -705,6 +765,53 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Sends what goes first and a body that was not kept, and waits for the response.
+    fn ask_once(
+        &mut self,
+        first: &[u8],
+        mut rest: BodyFraming,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
+        // A new connection: on one that was kept, nobody could ask again.
+        let mut link = match self.upstream.connect() {
+            Ok(link) => link,
+            Err(why) => return Ok(Err(UpstreamError { began: false, why })),
+        };
+        let framing = match rest {
+            BodyFraming::Length(_) => Framing::AsItCame,
+            BodyFraming::Chunked(_) | BodyFraming::UntilEnd => Framing::Chunked,
+        };
+        let mut out = Vec::new();
+        put_raw(&mut out, &std::mem::take(&mut self.body), framing);
+        let mut sent = send(&mut link, first, &out);
+        // A provider may refuse a request before it has read all of it.
+        while sent.is_ok() {
+            out.clear();
+            let piece = self.client.next_piece(&mut rest).map_err(|_| Gone)?;
+            match piece {
+                Some(piece) => put_raw(&mut out, piece, framing),
+                None if framing == Framing::Chunked => out.extend_from_slice(b"0\r\n\r\n"),
+                None => {}
+            }
+            let is_last = piece.is_none();
+            sent = send(&mut link, &out, &[]);
+            if is_last {
+                self.large = None;
+                break;
+            }
+        }
+        match (self.response(link)?, sent) {
+            (Ok(mut came), sent) => {
+                came.response.keep_alive &= sent.is_ok();
+                self.look(came)
+            }
+            (Err(UpstreamError { began, .. }), Err(error)) => {
+                let why = error.to_string();
+                Ok(Err(UpstreamError { began, why }))
+            }
+            (Err(silent), Ok(())) => Ok(Err(silent)),
+        }
+    }
+
     /// The head of the response.
     fn response(
         &mut self,
@@ -720,11 +827,11 @@ impl<'a> Exchange<'a> {
         let went = |link: &Link, why| silent(!link.buffered().is_empty(), why);
         loop {
             match link.try_head(|bytes| Response::parse(bytes, to_head)) {
-                Ok(Some(response)) if response.status == 101 => {
+                Ok(Some(response)) if response.status == 101 && !self.request.is_websocket => {
                     return spoilt("the provider speaks another protocol");
                 }
                 // An interim answer is for the proxy, which has sent everything.
-                Ok(Some(response)) if response.status < 200 => continue,
+                Ok(Some(response)) if response.status < 200 && response.status != 101 => continue,
                 Ok(Some(response)) => {
                     return Ok(Ok(UpstreamResponse {
                         rest: response.body,
@@ -896,10 +1003,13 @@ impl<'a> Exchange<'a> {
             Ok(came) => {
                 // It is not sent again, and streams last: many of them with what they have asked
                 // (a long conversation is megabytes) would fill the memory.
-                self.client.give_back(std::mem::take(&mut self.body));
+                self.give_body_back();
                 let upstream = self.upstream;
                 let mask = upstream.mask(index);
-                self.relay(came, mask).map(Sent::Answer)
+                match came.response.status {
+                    101 => self.tunnel(came, &mask).map(|()| Sent::Answer(false)),
+                    _ => self.relay(came, mask).map(Sent::Answer),
+                }
             }
             Err(UpstreamError { why, .. }) => {
                 let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
@@ -919,6 +1029,23 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// The body will not be sent again.
+    fn give_body_back(&mut self) {
+        let body = std::mem::take(&mut self.body);
+        match body.capacity() as u64 {
+            0..=SPARE_MAX => self.client.give_back(body),
+            _ => self.shared.keep_body_memory(body),
+        }
+    }
+
+    /// Passes on what both sides say in another protocol, until one of them ends.
+    fn tunnel(&mut self, mut came: UpstreamResponse, mask: &Redactor<'_>) -> Result<(), Gone> {
+        let mut head = Vec::new();
+        came.response.put_switch(&mut head, mask);
+        self.client.send(&head)?;
+        self.client.tunnel(&mut came.link, STALL)
+    }
+
     /// Sends the response on as it comes. Whether the client's connection goes on.
     fn relay(&mut self, mut came: UpstreamResponse, mut mask: Redactor<'_>) -> Result<bool, Gone> {
         let framing = match came.rest {
@@ -930,6 +1057,7 @@ impl<'a> Exchange<'a> {
             _ => Framing::UntilEnd,
         };
         let keep_alive = self.request.keep_alive
+            && self.large.is_none()
             && framing != Framing::UntilEnd
             && !came.broken
             && !self.shared.is_stopping();

@@ -61,6 +61,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use upstream::Upstream;
 
+/// So many pieces of memory for bodies are kept for later ones, none larger than this, in bytes: agents
+/// ask with some hundred kB, and few at the same time.
+const KEPT_BODIES: usize = 4;
+const KEPT_BODY_MAX: usize = 4 * 1024 * 1024;
 /// Answers under way may take so long to end once the proxy is to stop.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -86,6 +90,8 @@ pub(crate) struct Shared {
     waits_for_ever: bool,
     most_connections: usize,
     counters: Counters,
+    /// Memory of bodies, for the next ones: with musl, to ask for it anew costs more than all else.
+    bodies: Mutex<Vec<Vec<u8>>>,
     stopping: AtomicBool,
     /// Readable once the proxy is to stop: its other end is closed then.
     stop: OwnedFd,
@@ -157,6 +163,21 @@ impl Shared {
     /// Tells the supervisor that the command cannot go on, as the ledger says.
     fn exhausted(&self) {
         let _ = self.exhausted.send(());
+    }
+
+    /// Memory for a body; what is in it means nothing.
+    fn body_memory(&self) -> Vec<u8> {
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        bodies.pop().unwrap_or_default()
+    }
+
+    /// Takes memory back.
+    fn keep_body_memory(&self, body: Vec<u8>) {
+        let is_worth_it = (1..=KEPT_BODY_MAX).contains(&body.capacity());
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_worth_it && bodies.len() < KEPT_BODIES {
+            bodies.push(body);
+        }
     }
 
     fn stop(&self) -> BorrowedFd<'_> {
@@ -258,6 +279,7 @@ impl Proxy {
             waits_for_ever: setup.waits_for_ever,
             most_connections: listener::most_connections(),
             counters: Counters::default(),
+            bodies: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop: stop.into(),
             say,

@@ -44,6 +44,19 @@ pub(crate) struct Request {
     pub(crate) is_websocket: bool,
 }
 
+/// What a head says of the provider that it goes to, in the place of what the client has said.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) host: &'a str,
+    /// The field's name, what stands before the token, and the token; `None`: the client's own.
+    pub(crate) credential: Option<[&'a str; 3]>,
+    /// The length of the body; `None`: it goes in chunks.
+    pub(crate) length: Option<u64>,
+    /// The name of this proxy, if it is to be known again.
+    pub(crate) via: Option<&'a str>,
+}
+
 /// Why a request is not for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -153,9 +166,10 @@ impl Request {
             .any(|given| !given.is_empty())
     }
 
-    /// The path and query to ask a provider for, under its base path and without our credential.
-    pub(crate) fn path(base: &str, path: &str, knows: impl Fn(&[u8]) -> bool) -> String {
-        let mut kept = parameters(path).filter(|one| !key(one).is_some_and(&knows));
+    /// The path and query to ask a provider for, under its base path and without the parameters that
+    /// hold our credential.
+    pub(crate) fn path(base: &str, path: &str, is_secret_in: impl Fn(&[u8]) -> bool) -> String {
+        let mut kept = parameters(path).filter(|one| !is_secret_in(one.as_bytes()));
         let mut whole = String::with_capacity(base.len() + path.len());
         whole.extend([base, path.split('?').next().unwrap_or_default()]);
         if let Some(first) = kept.next() {
@@ -185,18 +199,20 @@ impl Request {
             .any(|hop| hop.trim_ascii().ends_with(proxy.as_bytes()))
     }
 
-    /// Puts the head as it goes to `host` for `path`, with this credential (the field's name, what
-    /// stands before the token, and the token; `None`: the client's own) and a body of this length. `via` is the name of this
-    /// proxy, if it is to be known again.
+    /// Puts the head as it goes to a provider. A field that holds our own secret stays here.
     pub(crate) fn put_upstream(
         &self,
         out: &mut Vec<u8>,
-        path: &str,
-        host: &str,
-        credential: Option<[&str; 3]>,
-        length: usize,
-        via: Option<&str>,
+        to: &Destination<'_>,
+        is_secret_in: impl Fn(&[u8]) -> bool,
     ) {
+        let Destination {
+            path,
+            host,
+            credential,
+            length,
+            via,
+        } = *to;
         let credential = credential.map(|parts| {
             let [name, prefix, token] = parts.map(str::as_bytes);
             [name, b": ", prefix, token, b"\r\n"]
@@ -228,7 +244,11 @@ impl Request {
                 if std::mem::replace(&mut framed, true) {
                     continue;
                 }
-                // The body was read as a whole, so its length is known, however it came.
+                let Some(length) = length else {
+                    put(out, &[b"Transfer-Encoding: chunked\r\n"]);
+                    continue;
+                };
+                // A body that was read as a whole has a length, however it came.
                 let chunked = is(&"transfer-encoding");
                 let name = if chunked { "Content-Length" } else { name };
                 // Into memory, which takes everything.
@@ -238,7 +258,10 @@ impl Request {
                 // What went wrong stands in the body, and a body that only the client can read
                 // would hide it from us. On loopback nothing is gained by compression.
                 b"identity"
-            } else if NOT_PASSED_ON.iter().any(is)
+            } else if self.is_websocket && (is(&"upgrade") || is(&"connection")) {
+                value
+            } else if is_secret_in(value)
+                || NOT_PASSED_ON.iter().any(is)
                 || named
                     .iter()
                     .any(|other| name.as_bytes().eq_ignore_ascii_case(other))
@@ -345,19 +368,23 @@ mod tests {
         request: &Request,
         path: &str,
         credential: [&str; 3],
-        length: usize,
+        length: impl Into<Option<u64>>,
         via: Option<&str>,
     ) -> String {
         let mut head = Vec::new();
-        request.put_upstream(
-            &mut head,
+        let destination = Destination {
             path,
-            "api.example",
-            Some(credential),
-            length,
+            host: "api.example",
+            credential: Some(credential),
+            length: length.into(),
             via,
-        );
+        };
+        request.put_upstream(&mut head, &destination, holds);
         String::from_utf8(head).unwrap()
+    }
+
+    fn holds(value: &[u8]) -> bool {
+        value.windows(10).any(|part| part == b"our-secret")
     }
 
     fn knows(given: &[u8]) -> bool {
@@ -474,7 +501,7 @@ mod tests {
             "POST /anthropic/v1/messages?beta=true HTTP/1.1\r\nhOsT: 127.0.0.1:4141\r\n\
              X-Custom-CASE: kept  \r\nAuthorization: Bearer our-secret\r\nx-api-key: our-secret\r\n\
              Connection: keep-alive, X-Private\r\nX-Private: dropped\r\nTE: trailers\r\n\
-             Upgrade: websocket\r\nExpect: 100-continue\r\nAccept-Encoding: gzip, br\r\n\
+             Upgrade: h2c\r\nExpect: 100-continue\r\nAccept-Encoding: gzip, br\r\n\
              Content-Length: 2\r\nanthropic-version: 2023-06-01\r\n\r\n",
         )
         .unwrap();
@@ -503,11 +530,55 @@ mod tests {
             ("/x?key=our-secret&alt=sse", "/x?alt=sse"),
             ("/x?a=b&key=our-secret&c=?", "/x?a=b&c=?"),
             ("/x?key=another", "/x?key=another"),
+            ("/x?api-key=our-secret&a=b", "/x?a=b"),
+            ("/x?access_token=Bearer%20our-secret", "/x"),
         ] {
-            assert_eq!(Request::path("", path, knows), upstream, "{path}");
-            let below = Request::path("/v1", path, knows);
+            assert_eq!(Request::path("", path, holds), upstream, "{path}");
+            let below = Request::path("/v1", path, holds);
             assert_eq!(below.strip_prefix("/v1"), Some(upstream), "{path}");
         }
+    }
+
+    #[test]
+    fn our_secret_goes_out_of_every_field() {
+        let request = parse(
+            "GET /x HTTP/1.1\r\nHost: localhost\r\nCookie: a=our-secret; b=c\r\nX-Key: our-secret\r\n\
+             X-Other: our-secre\r\nx-goog-api-key: our-secret\r\n\r\n",
+        )
+        .unwrap();
+        let head = upstream(&request, "/x", ["x-api-key", "", "t"], 0, None);
+        assert_eq!(
+            head,
+            "GET /x HTTP/1.1\r\nHost: api.example\r\nX-Other: our-secre\r\nx-api-key: t\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_handshake_keeps_what_it_asks_for() {
+        let request = parse(
+            "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, X-Own\r\nUpgrade: websocket\r\n\
+             X-Own: 1\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .unwrap();
+        assert!(request.is_websocket);
+        let head = upstream(&request, "/x", ["x-api-key", "", "t"], 0, None);
+        assert_eq!(
+            head,
+            "GET /x HTTP/1.1\r\nHost: api.example\r\nConnection: Upgrade, X-Own\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nx-api-key: t\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_kept_goes_on_in_chunks() {
+        let request =
+            parse("POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .unwrap();
+        let head = upstream(&request, "/x", ["x-api-key", "", "t"], None, None);
+        assert_eq!(
+            head,
+            "POST /x HTTP/1.1\r\nHost: api.example\r\nTransfer-Encoding: chunked\r\nx-api-key: t\r\n\r\n"
+        );
     }
 
     #[test]

@@ -151,6 +151,12 @@ impl Response {
             .is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"))
     }
 
+    /// Puts the head of an answer that changes the protocol onto `head`, as it came.
+    pub(crate) fn put_switch(&self, head: &mut Vec<u8>, mask: &Redactor<'_>) {
+        head.extend_from_slice(self.head.trim_ascii_start());
+        mask.all(head);
+    }
+
     /// Puts the head as the client gets it onto `head`, which is empty. A token in it is masked.
     pub(crate) fn put_client(
         &self,

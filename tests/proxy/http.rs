@@ -142,7 +142,8 @@ fn head_requests_and_answers_without_a_body() {
 }
 
 #[test]
-fn thirty_two_mebibytes_go_through_and_more_is_refused_unread() {
+fn thirty_two_mebibytes_go_through_and_more_that_goes_nowhere_is_refused_unread() {
+    const OWN: &str = "/ddollar/status";
     let (upstream, gateway) = before(|played| {
         let sum: u64 = played.body.iter().map(|byte| u64::from(*byte)).sum();
         let text = format!("{} {sum}", played.body.len());
@@ -155,7 +156,7 @@ fn thirty_two_mebibytes_go_through_and_more_is_refused_unread() {
     assert_eq!(wire.answer().text(), format!("{large} {}", large * 97));
     let mut wire = gateway.wire();
     wire.send(format!(
-        "POST {PATH} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {}\r\nContent-Length: 100000000\r\n\r\n",
+        "POST {OWN} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {}\r\nContent-Length: 100000000\r\n\r\n",
         gateway.secret
     ));
     // It is on its way already when the answer comes, and the answer comes all the same.
@@ -169,7 +170,7 @@ fn thirty_two_mebibytes_go_through_and_more_is_refused_unread() {
     // Who asks first need not send it.
     let mut wire = gateway.wire();
     wire.send(format!(
-        "POST {PATH} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {}\r\n\
+        "POST {OWN} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {}\r\n\
          Expect: 100-continue\r\nContent-Length: 33554433\r\n\r\n",
         gateway.secret
     ));

@@ -4,6 +4,7 @@ mod answers; // what counts as an answer
 mod http; // what goes through, byte for byte, and what breaks
 mod life; // start, several applications, status, the end
 mod matrix; // what a provider answers, and what the application gets
+mod roads; // other ways: base URLs, large bodies, WebSockets
 mod scopes; // what an answer says of other models, other tokens and other things
 mod security; // who is refused, and where no token is
 mod supervised; // rotation without a restart

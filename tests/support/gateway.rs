@@ -227,7 +227,7 @@ impl Gateway {
 
     pub(crate) fn start(prepared: Supervise, options: &[&str]) -> Gateway {
         let mut run = prepared.start_as(&[&["proxy", "--listen", "127.0.0.1:0"], options].concat());
-        let base = run.stdout.wait("BASE_URL=");
+        let base = run.stdout.wait("_BASE");
         let secret = run.stdout.wait("API_KEY=");
         let value = |line: &str| line.split('\'').nth(1).unwrap().to_owned();
         let base = value(&base);

@@ -15,6 +15,8 @@ pub(crate) const BODY_MAX: usize = 32 * 1024 * 1024;
 pub(crate) const FIELDS_MAX: usize = 128;
 /// A chunk extension has no bound of its own.
 const CHUNK_HEAD_MAX: usize = 1024;
+/// A body from here on is unusual, in bytes.
+const LARGE: usize = 4 * 1024 * 1024;
 /// One read asks for so many bytes at first, and for more when that was all there. Most messages
 /// come whole in one.
 const FIRST_STEP: usize = 8 * 1024;
@@ -203,35 +205,41 @@ impl<S: Read> Reader<S> {
     }
 
     /// A whole body, of at most [`BODY_MAX`] bytes.
-    pub(crate) fn body(&mut self, rest: BodyFraming) -> Result<Vec<u8>, ReadError> {
+    pub(crate) fn body(&mut self, mut rest: BodyFraming) -> Result<Vec<u8>, ReadError> {
         let mut body = Vec::new();
-        self.put_body(rest, &mut body)?;
+        self.put_body(&mut rest, &mut body)?;
         Ok(body)
     }
 
-    /// The same, into memory that is at hand, and empty.
+    /// The same, into memory that is at hand: what it holds is overwritten. Of a body that is too large
+    /// it then holds what was read, and `rest` is what is still to come.
     pub(crate) fn put_body(
         &mut self,
-        mut rest: BodyFraming,
+        rest: &mut BodyFraming,
         body: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         if rest.is_too_large() {
+            body.clear();
             return Err(ReadError::TooLarge);
         }
-        if let BodyFraming::Length(length) = rest {
-            body.reserve_exact(usize::try_from(length).map_or(0, |length| length.min(1 << 20)));
+        if let BodyFraming::Length(length) = *rest {
+            let length = usize::try_from(length).unwrap_or(BODY_MAX);
+            self.put_length(length, body)?;
+            *rest = BodyFraming::NONE;
+            return Ok(());
         }
+        body.clear();
         loop {
-            match self.piece(&mut rest)? {
-                BodyPart::Data(count) if count > BODY_MAX - body.len() => {
-                    return Err(ReadError::TooLarge);
-                }
+            match self.piece(rest)? {
                 BodyPart::Data(count) => {
                     body.extend_from_slice(&self.buffered()[..count]);
                     self.consume(count);
+                    if body.len() > BODY_MAX {
+                        return Err(ReadError::TooLarge);
+                    }
                 }
                 // A chunk that is announced as too large need not be read first.
-                BodyPart::More if rest.announced() > (BODY_MAX - body.len()) as u64 => {
+                BodyPart::More if rest.announced() > BODY_MAX.saturating_sub(body.len()) as u64 => {
                     return Err(ReadError::TooLarge);
                 }
                 BodyPart::More if self.fill().map_err(ReadError::Io)? == 0 => {
@@ -242,6 +250,46 @@ impl<S: Read> Reader<S> {
                 }
                 BodyPart::More => {}
                 BodyPart::End => return Ok(()),
+            }
+        }
+    }
+
+    /// A body of this length, which goes from the source to its place without a stay in the buffer.
+    fn put_length(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), ReadError> {
+        if body.capacity() < length {
+            // Beyond what is kept, as much as for the largest: the system then takes it back at once
+            // (glibc keeps what was below 32 MiB). What is not written to is not there.
+            let room = if length > LARGE { BODY_MAX + 1 } else { length };
+            *body = vec![0; room];
+        }
+        // Memory that was used before is cleared no second time.
+        body.resize(length, 0);
+        let mut at = self.buffered().len().min(length);
+        body[..at].copy_from_slice(&self.buffered()[..at]);
+        self.consume(at);
+        while at < length {
+            match self.source.read(&mut body[at..]) {
+                Ok(0) => return Err(ReadError::Malformed("the body ends early")),
+                Ok(count) => at += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ReadError::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next piece of a body, read from the source where nothing is at hand: never `More`.
+    pub(crate) fn next_piece(&mut self, rest: &mut BodyFraming) -> Result<BodyPart, ReadError> {
+        loop {
+            match self.piece(rest)? {
+                BodyPart::More if self.fill().map_err(ReadError::Io)? == 0 => {
+                    return match rest {
+                        BodyFraming::UntilEnd => Ok(BodyPart::End),
+                        _ => Err(ReadError::Malformed("the body ends early")),
+                    };
+                }
+                BodyPart::More => {}
+                part => return Ok(part),
             }
         }
     }
@@ -463,6 +511,11 @@ mod tests {
     #[test]
     fn the_buffer_goes_on_where_the_body_ended() {
         let mut reader = Reader::new(&b"abcnext"[..]);
+        assert_eq!(reader.body(BodyFraming::Length(3)).unwrap(), b"abc");
+        assert_eq!(reader.body(BodyFraming::Length(4)).unwrap(), b"next");
+        // Also where more was read with a head, or with a chunk.
+        let mut reader = Reader::new(&b"1\r\na\r\n0\r\n\r\nabcnext"[..]);
+        assert_eq!(reader.body(BodyFraming::CHUNKED).unwrap(), b"a");
         assert_eq!(reader.body(BodyFraming::Length(3)).unwrap(), b"abc");
         assert_eq!(reader.buffered(), b"next");
     }

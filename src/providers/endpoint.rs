@@ -6,10 +6,10 @@
 //! connected to.
 
 use super::Provider;
+use super::tls::{Proxy, ProxyProtocol};
 use crate::common::error::Error;
-use std::net::IpAddr;
+use core::net::IpAddr;
 use std::path::PathBuf;
-use ureq::{Proxy, ProxyProtocol};
 
 /// Where a provider is asked, and what for.
 #[derive(Clone, Debug)]

@@ -1,4 +1,8 @@
-//! TLS for whoever asks a provider: the cryptography, and more certificates to trust.
+//! What checks and requests through the proxy have in common on their way to a provider: the
+//! cryptography, the certificates that are trusted besides the bundled ones, and the type of a proxy on
+//! the way.
+
+pub(crate) use ureq::{Proxy, ProxyProtocol};
 
 use std::sync::Arc;
 

@@ -39,6 +39,19 @@ pub(crate) enum Wake {
     Over,
 }
 
+/// Result of one read from a provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadResult {
+    /// There is more in the buffer.
+    Some,
+    /// The provider has ended the connection in order.
+    End,
+    /// The connection failed.
+    Broken,
+    /// The time is up.
+    Late,
+}
+
 /// A client's connection.
 pub(crate) struct Client {
     reader: Reader<Timed<TcpStream>>,
@@ -154,6 +167,28 @@ impl Client {
             .stream
             .write_all(bytes)
             .map_err(|_| Gone)
+    }
+
+    /// Reads more from upstream, until then, and sees meanwhile whether the client is still there.
+    /// `nudge` as for [`Client::watch`].
+    pub(crate) fn read_on(
+        &mut self,
+        link: &mut Link,
+        until: Instant,
+        nudge: &[u8],
+    ) -> Result<ReadResult, Gone> {
+        loop {
+            // What comes within a moment costs no look at the client.
+            match link.fill() {
+                Ok(0) => return Ok(ReadResult::End),
+                Ok(_) => return Ok(ReadResult::Some),
+                Err(error) if stream::is_late(&error) => {}
+                Err(_) => return Ok(ReadResult::Broken),
+            }
+            if self.watch(Some(link), until, nudge)? == Wake::Over {
+                return Ok(ReadResult::Late);
+            }
+        }
     }
 
     /// Waits until the provider has sent something, or until then, and sees whether the client is

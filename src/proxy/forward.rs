@@ -7,9 +7,9 @@
 //! `retry`. Blocks, on the connection's own thread.
 
 use super::balancer::Pick;
-use super::client::{Client, Gone, SPARE_MAX, Wake};
+use super::client::{Client, Gone, ReadResult, SPARE_MAX, Wake};
 use super::local_response::{self, LocalResponse};
-use super::redact::Redactor;
+use super::relay::{self, GATHERED, STALL, put_raw};
 use super::request::{Destination, Refusal, Request};
 use super::response::{Framing, Response};
 use super::retry::{After, Attempt, Attempts};
@@ -18,6 +18,7 @@ use super::stream_prelude::{LONE_ERROR_MAX, Seen, StreamPrelude, lone_error};
 use super::upstream::{Link, Upstream};
 use super::{Shared, now};
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
+use crate::common::http::response::LAST_CHUNK;
 use crate::common::http::stream::is_late;
 use crate::events::RunEvent;
 use crate::providers::Answer;
@@ -28,10 +29,6 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long a provider may say nothing. An answer that is not streamed takes minutes, some more
-/// than ten, and a request that is cut has been paid for: how long to wait is the client's to say.
-/// A network that is gone shows by `upstream`'s keep-alive.
-const STALL: Duration = Duration::from_secs(3600);
 /// An error's body is read for what it says: so much of it, and for so long.
 const ERROR_MAX: usize = 64 * 1024;
 const ERROR_ARRIVAL: Duration = Duration::from_secs(15);
@@ -44,8 +41,6 @@ const PRELUDE_MAX: usize = 1024 * 1024;
 const QUEUE: Duration = Duration::from_secs(15);
 /// While it waits, a request looks this often whether its client is still there.
 const LOOK: Duration = Duration::from_millis(500);
-/// What is gathered before it is sent on, as long as more is at hand.
-const GATHERED: usize = 64 * 1024;
 /// Few heads are larger.
 const HEAD_ROOM: usize = 2048;
 
@@ -347,16 +342,17 @@ impl Drop for Held<'_> {
 }
 
 /// A response that has begun to come.
-struct UpstreamResponse {
-    link: Link,
-    response: Response,
-    rest: BodyFraming,
+pub(super) struct UpstreamResponse {
+    pub(super) link: Link,
+    pub(super) response: Response,
+    /// What is still to come of the body.
+    pub(super) rest: BodyFraming,
     /// The beginning of the body, as far as it had to be looked at.
-    held: Vec<u8>,
+    pub(super) held: Vec<u8>,
     /// The body is over.
-    whole: bool,
+    pub(super) whole: bool,
     /// The body broke off.
-    broken: bool,
+    pub(super) broken: bool,
     /// What the first events of a stream said instead of an answer.
     failure: Option<(u16, Vec<u8>)>,
 }
@@ -384,14 +380,6 @@ impl UpstreamResponse {
             .as_ref()
             .map_or(self.response.status, |(status, _)| *status)
     }
-}
-
-/// What a read from upstream came to.
-enum ReadResult {
-    Some,
-    End,
-    Broken,
-    Late,
 }
 
 /// The next bytes of a body.
@@ -571,7 +559,7 @@ impl<'a> Exchange<'a> {
     fn ticket(&mut self, attempts: &mut Attempts, hold_until: Instant) -> Result<Choice<'a>, Gone> {
         let queue_until = Instant::now() + QUEUE;
         let provider = self.upstream.provider;
-        // Dropped after the balancer, which it asks for.
+        // Dropped after the balancer's lock, which it takes.
         let mut held = None;
         loop {
             let mut say = Vec::new();
@@ -789,7 +777,7 @@ impl<'a> Exchange<'a> {
             let piece = self.client.next_piece(&mut rest).map_err(|_| Gone)?;
             match piece {
                 Some(piece) => put_raw(&mut out, piece, framing),
-                None if framing == Framing::Chunked => out.extend_from_slice(b"0\r\n\r\n"),
+                None if framing == Framing::Chunked => out.extend_from_slice(LAST_CHUNK),
                 None => {}
             }
             let is_last = piece.is_none();
@@ -846,7 +834,7 @@ impl<'a> Exchange<'a> {
                 Ok(None) => {}
                 Err(_) => return spoilt("the provider does not answer in HTTP"),
             }
-            match self.more(&mut link, until, self.interim())? {
+            match self.client.read_on(&mut link, until, self.interim())? {
                 ReadResult::Some => {}
                 ReadResult::End => return went(&link, "the provider closed the connection"),
                 ReadResult::Broken => return went(&link, "the connection to the provider broke"),
@@ -860,23 +848,6 @@ impl<'a> Exchange<'a> {
         match self.request.modern {
             true => b"HTTP/1.1 100 Continue\r\n\r\n",
             false => b"",
-        }
-    }
-
-    /// Reads more from upstream, and sees meanwhile whether the client is still there, with such a
-    /// nudge ([`Client::watch`]).
-    fn more(&mut self, link: &mut Link, until: Instant, nudge: &[u8]) -> Result<ReadResult, Gone> {
-        loop {
-            // What comes within a moment costs no look at the client.
-            match link.fill() {
-                Ok(0) => return Ok(ReadResult::End),
-                Ok(_) => return Ok(ReadResult::Some),
-                Err(error) if is_late(&error) => {}
-                Err(_) => return Ok(ReadResult::Broken),
-            }
-            if self.client.watch(Some(link), until, nudge)? == Wake::Over {
-                return Ok(ReadResult::Late);
-            }
         }
     }
 
@@ -970,7 +941,7 @@ impl<'a> Exchange<'a> {
                 Ok(BodyPart::More) => {}
                 Err(_) => return Ok(BodyRead::Broken),
             }
-            match self.more(&mut came.link, until, b"")? {
+            match self.client.read_on(&mut came.link, until, b"")? {
                 ReadResult::Some => {}
                 ReadResult::End if came.rest == BodyFraming::UntilEnd => return Ok(BodyRead::End),
                 ReadResult::End | ReadResult::Broken => return Ok(BodyRead::Broken),
@@ -1006,10 +977,17 @@ impl<'a> Exchange<'a> {
                 self.give_body_back();
                 let upstream = self.upstream;
                 let mask = upstream.mask(index);
-                match came.response.status {
-                    101 => self.tunnel(came, &mask).map(|()| Sent::Answer(false)),
-                    _ => self.relay(came, mask).map(Sent::Answer),
-                }
+                let kept = match came.response.status {
+                    101 => relay::tunnel(self.client, came, &mask)?,
+                    _ => {
+                        let wanted = self.request.keep_alive
+                            && self.large.is_none()
+                            && !self.shared.is_stopping();
+                        let modern = self.request.modern;
+                        relay::relay(self.client, upstream, came, mask, modern, wanted)?
+                    }
+                };
+                Ok(Sent::Answer(kept))
             }
             Err(UpstreamError { why, .. }) => {
                 let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
@@ -1037,92 +1015,6 @@ impl<'a> Exchange<'a> {
             _ => self.shared.keep_body_memory(body),
         }
     }
-
-    /// Passes on what both sides say in another protocol, until one of them ends.
-    fn tunnel(&mut self, mut came: UpstreamResponse, mask: &Redactor<'_>) -> Result<(), Gone> {
-        let mut head = Vec::new();
-        came.response.put_switch(&mut head, mask);
-        self.client.send(&head)?;
-        self.client.tunnel(&mut came.link, STALL)
-    }
-
-    /// Sends the response on as it comes. Whether the client's connection goes on.
-    fn relay(&mut self, mut came: UpstreamResponse, mut mask: Redactor<'_>) -> Result<bool, Gone> {
-        let framing = match came.rest {
-            _ if came.whole && came.response.body != BodyFraming::NONE => {
-                Framing::Length(came.held.len())
-            }
-            BodyFraming::Length(_) => Framing::AsItCame,
-            _ if self.request.modern => Framing::Chunked,
-            _ => Framing::UntilEnd,
-        };
-        let keep_alive = self.request.keep_alive
-            && self.large.is_none()
-            && framing != Framing::UntilEnd
-            && !came.broken
-            && !self.shared.is_stopping();
-        // The size of the next chunk, or of the last, may begin with noughts (RFC 9112 §7.1).
-        let nudge: &[u8] = match framing {
-            Framing::Chunked => b"0",
-            Framing::AsItCame | Framing::Length(_) | Framing::UntilEnd => b"",
-        };
-        let mut out = self.client.memory();
-        came.response
-            .put_client(&mut out, framing, keep_alive, &mask);
-        let held = std::mem::take(&mut came.held);
-        put(&mut out, &held, framing, &mut mask);
-        drop(held);
-        let mut whole = came.whole;
-        while !whole && !came.broken {
-            let has_more = match came.link.piece(&mut came.rest) {
-                Ok(BodyPart::Data(count)) => {
-                    put(&mut out, &came.link.buffered()[..count], framing, &mut mask);
-                    came.link.consume(count);
-                    if out.len() < GATHERED {
-                        continue;
-                    }
-                    true
-                }
-                Ok(BodyPart::End) => {
-                    whole = true;
-                    continue;
-                }
-                Ok(BodyPart::More) => false,
-                Err(_) => {
-                    came.broken = true;
-                    continue;
-                }
-            };
-            // Everything that is at hand goes out before anything more is waited for.
-            self.client.send(&out)?;
-            out.clear();
-            if out.capacity() > 2 * GATHERED {
-                out.shrink_to(0);
-            }
-            // The reader may hold what was read with it, for which nothing more has to come.
-            if has_more {
-                continue;
-            }
-            let until = Instant::now() + STALL;
-            match self.more(&mut came.link, until, nudge)? {
-                ReadResult::Some => {}
-                ReadResult::End if came.rest == BodyFraming::UntilEnd => whole = true,
-                ReadResult::End | ReadResult::Broken | ReadResult::Late => came.broken = true,
-            }
-        }
-        let tail = mask.end();
-        put_raw(&mut out, &tail, framing);
-        if whole && framing == Framing::Chunked {
-            out.extend_from_slice(b"0\r\n\r\n");
-        }
-        self.client.send(&out)?;
-        self.client.give_back(out);
-        if whole && came.response.keep_alive {
-            self.upstream.keep(came.link);
-        }
-        // What broke off ends without its last chunk, or short of its length: the client sees it.
-        Ok(keep_alive && whole)
-    }
 }
 
 /// Sends what goes first, and what is too large to be part of that.
@@ -1139,26 +1031,4 @@ struct UpstreamError {
     /// request up.
     began: bool,
     why: String,
-}
-
-/// Puts a piece of a body onto what goes to the client, without the token.
-fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Redactor<'_>) {
-    match mask.piece(piece) {
-        None => put_raw(out, piece, framing),
-        Some(masked) => put_raw(out, &masked, framing),
-    }
-}
-
-fn put_raw(out: &mut Vec<u8>, piece: &[u8], framing: Framing) {
-    match framing {
-        // An empty chunk would be the last.
-        _ if piece.is_empty() => {}
-        Framing::Chunked => {
-            // Into memory, which takes everything.
-            let _ = write!(out, "{:x}\r\n", piece.len());
-            out.extend_from_slice(piece);
-            out.extend_from_slice(b"\r\n");
-        }
-        Framing::AsItCame | Framing::Length(_) | Framing::UntilEnd => out.extend_from_slice(piece),
-    }
 }

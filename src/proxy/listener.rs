@@ -1,7 +1,7 @@
 //! The listener: takes connections, each onto a thread of its own.
 //!
 //! It promises that nothing a client does ends it, that there is a bound on connections, and that
-//! it ends when it is told to. What is said on a connection is `exchange`'s business.
+//! it ends when it is told to. What is said on a connection is `forward`'s business.
 
 use super::client::Client;
 use super::local_response::LocalResponse;

@@ -3,6 +3,7 @@
 //! It promises that no token and no part of a request is in any of it. Pure.
 
 use super::balancer::Report;
+use crate::common::http::response::put_head;
 use crate::common::json::{Object, list};
 use crate::common::time::Now;
 use crate::events::schema::{millis, time};
@@ -76,31 +77,25 @@ impl LocalResponse {
 
     /// Head and body as they go to the client; to a `HEAD` request the head alone.
     pub(crate) fn bytes(&self, keep_alive: bool, to_head: bool) -> Vec<u8> {
-        let reason = http::StatusCode::from_u16(self.status)
-            .ok()
-            .and_then(|status| status.canonical_reason())
-            .unwrap_or("Error");
-        let mut text = format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+        let seconds = self.retry_after.map(|seconds| seconds.to_string());
+        let wait = seconds.as_deref().map(|seconds| ("retry-after", seconds));
+        // Nothing changes by asking again: Anthropic's and OpenAI's SDKs heed this.
+        let never = self.status == 429 && wait.is_none();
+        let never = never.then_some(("x-should-retry", "false"));
+        let fields = [("content-type", self.kind)];
+        let fields = fields.into_iter().chain(wait).chain(never);
+        let mut bytes = Vec::with_capacity(256 + self.body.len());
+        put_head(
+            &mut bytes,
             self.status,
-            self.kind,
-            self.body.len()
+            fields,
+            Some(self.body.len()),
+            keep_alive,
         );
-        if let Some(seconds) = self.retry_after {
-            let _ = write!(text, "Retry-After: {seconds}\r\n");
-        }
-        if self.status == 429 && self.retry_after.is_none() {
-            // Nothing changes by asking again (facts/providers.md §1.1).
-            text.push_str("x-should-retry: false\r\n");
-        }
-        if !keep_alive {
-            text.push_str("Connection: close\r\n");
-        }
-        text.push_str("\r\n");
         if !to_head {
-            text.push_str(&self.body);
+            bytes.extend_from_slice(self.body.as_bytes());
         }
-        text.into_bytes()
+        bytes
     }
 }
 
@@ -221,8 +216,8 @@ mod tests {
             head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"),
             "{head}"
         );
-        assert!(head.contains("\r\nRetry-After: 2\r\n"), "{head}");
-        assert!(head.ends_with("\r\nConnection: close\r\n\r\n"), "{head}");
+        assert!(head.contains("\r\nretry-after: 2\r\n"), "{head}");
+        assert!(head.ends_with("\r\nconnection: close\r\n\r\n"), "{head}");
         let (own, body) = of("openai", None);
         assert_eq!(body["error"]["code"], "insufficient_quota");
         let whole = String::from_utf8(own.bytes(true, false)).unwrap();

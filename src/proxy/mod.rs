@@ -1,10 +1,12 @@
 //! `ddollar proxy`: a gateway on loopback that rotates tokens for many applications.
 //!
 //! ```text
-//! listener ─► client ─► exchange ─► upstream      a thread for each connection; these block
-//!                          │
-//!            request  route  brain  retry  early  response  mask  answers      (pure)
+//! listener ─► client ─► forward ─► upstream ─► tunnel      a thread for each connection; these block
+//!                          └─────► relay
+//!   request  route  balancer  retry  stream_prelude  response  redact  local_response        (pure)
 //! ```
+//!
+//! README.md in this folder has the way of a request, and who owns which truth.
 //!
 //! The main thread only listens to signals, to what there is to say, and to the first probes.
 
@@ -12,19 +14,20 @@ mod access_key; // what applications send in the place of a token
 mod balancer; // which token, and what each answer teaches (pure)
 mod client; // one client's connection
 mod forward; // one request, from its head to the end of its answer
+mod gateway; // the proxy of one supervised command
 mod listener; // connections, and their bound
 mod local_response; // what the proxy says itself (pure)
 pub(crate) mod redact; // no token comes back (pure)
+mod relay; // an answer on its way to the client
 pub(crate) mod request; // a client's head (pure)
 pub(crate) mod response; // a provider's head (pure)
 mod retry; // what follows an attempt (pure)
 pub(crate) mod route; // paths to providers (pure)
 pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
-mod supervised; // the proxy of one supervised command
 mod tunnel; // through the environment's proxy
 mod upstream; // connections to a provider
 
-pub(crate) use supervised::Gateway;
+pub(crate) use gateway::Gateway;
 
 use crate::cli::Args;
 use crate::cli::PORT;
@@ -86,7 +89,7 @@ pub(crate) struct Shared {
     any_host: bool,
     /// How long a request may wait for a reset.
     hold: Duration,
-    /// Whether it then waits on, for somebody who knows what to do meanwhile.
+    /// Whether it then waits on: a supervisor pauses the command meanwhile.
     waits_for_ever: bool,
     most_connections: usize,
     counters: Counters,

@@ -1,14 +1,15 @@
 //! The head of a client's request: what it asks for, whether it may, and how it reads upstream.
 //!
-//! It promises to refuse what two parsers could read differently, to keep the case and order of
-//! the fields that it passes on, and that nothing of the client's credential or of its connection
-//! goes upstream. Pure. It never sees a token: the credential to send is handed in.
+//! It promises to keep the case and order of the fields that it passes on, and that nothing of the
+//! client's credential or of its connection goes upstream. Pure. It never sees a token: the credential
+//! to send is handed in.
 
-use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
+use crate::common::http::reader::{BodyFraming, Parsed};
+use crate::common::http::request::RequestHead;
 use std::io::Write;
-use std::ops::Range;
 
-/// The fields in which clients put their token; ours stands in its place (facts/providers.md §3).
+/// The fields in which clients put their token; ours stands in its place. Anthropic's, OpenAI's, Azure's
+/// and Google's SDKs use one each.
 const CREDENTIALS: [&str; 4] = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 /// Fields of one connection (RFC 9110 §7.6.1), and those that the proxy itself answers for.
 const NOT_PASSED_ON: [&str; 10] = [
@@ -24,14 +25,10 @@ const NOT_PASSED_ON: [&str; 10] = [
     "http2-settings",
 ];
 
-/// A parsed head.
+/// A client's head.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    head: Vec<u8>,
-    method: Range<usize>,
-    target: Range<usize>,
-    /// Name and value.
-    fields: Vec<(Range<usize>, Range<usize>)>,
+    head: RequestHead,
     /// How the body is framed.
     pub(crate) body: BodyFraming,
     /// HTTP/1.1, not 1.0: the client understands chunks and interim answers.
@@ -71,61 +68,28 @@ pub(crate) enum Refusal {
 impl Request {
     /// The head at the start of `bytes`.
     pub(crate) fn parse(bytes: &[u8]) -> Parsed<Request> {
-        let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut parsed = httparse::Request::new(&mut space);
-        let length = match parsed.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(ReadError::HeadTooLarge),
-            Err(_) => return Err(ReadError::Malformed("not an HTTP/1 request")),
+        let Some((head, length)) = RequestHead::parse(bytes)? else {
+            return Ok(None);
         };
-        let head = bytes.get(..length).unwrap_or_default();
-        if reader::has_bare_newline(head) {
-            return Err(ReadError::Malformed("a line does not end in CR LF"));
-        }
-        let modern = parsed.version == Some(1);
-        let framing = reader::framing(parsed.headers)?;
-        if !modern && matches!(framing, Some(BodyFraming::Chunked(_))) {
-            return Err(ReadError::Malformed("HTTP/1.0 has no chunks"));
-        }
-        let has = |name: &str, word: &str| reader::has_word(parsed.headers, name, word);
-        let keep_alive = match modern {
-            true => !has("connection", "close"),
-            false => has("connection", "keep-alive"),
-        };
-        let place = |part: &[u8]| place_in(head, part);
         let request = Request {
-            method: place(parsed.method.unwrap_or_default().as_bytes()),
-            target: place(parsed.path.unwrap_or_default().as_bytes()),
-            fields: parsed
-                .headers
-                .iter()
-                .map(|field| (place(field.name.as_bytes()), place(field.value)))
-                .collect(),
-            body: framing.unwrap_or(BodyFraming::NONE),
-            modern,
-            keep_alive,
-            waits: modern && has("expect", "100-continue"),
-            is_websocket: has("upgrade", "websocket"),
-            head: head.to_owned(),
+            body: head.body,
+            modern: head.modern,
+            keep_alive: head.keep_alive,
+            waits: head.modern && head.has_word("expect", "100-continue"),
+            is_websocket: head.has_word("upgrade", "websocket"),
+            head,
         };
         Ok(Some((request, length)))
     }
 
     /// The method, in the case in which it came.
     pub(crate) fn method(&self) -> &str {
-        self.text(&self.method)
+        self.head.method()
     }
 
     /// The path and query, without the scheme and host of an absolute form.
     pub(crate) fn target(&self) -> &str {
-        let target = self.text(&self.target);
-        match target.split_once("://") {
-            Some((scheme, rest)) if !scheme.contains('/') => {
-                rest.find('/').map_or("/", |at| &rest[at..])
-            }
-            _ => target,
-        }
+        self.head.target()
     }
 
     /// Whether the request may be served. `knows` says whether a credential is the secret of this
@@ -136,18 +100,21 @@ impl Request {
         knows: impl Fn(&[u8]) -> bool,
     ) -> Result<(), Refusal> {
         // One, also where any will do: without it, or with two, the provider would get what it refuses.
-        if self.values("host").count() != 1 || !any_host && !self.is_for_this_machine() {
+        if self.head.values("host").count() != 1 || !any_host && !self.is_for_this_machine() {
             return Err(Refusal::ForeignHost);
         }
         // Browsers put an `Origin` on what a page sends elsewhere, and say where it comes from.
         // Programs do neither.
-        let from_a_page = self.values("origin").next().is_some()
-            || self.values("sec-fetch-site").any(|site| site != b"none");
+        let from_a_page = self.head.values("origin").next().is_some()
+            || self
+                .head
+                .values("sec-fetch-site")
+                .any(|site| site != b"none");
         if from_a_page {
             return Err(Refusal::FromAPage);
         }
-        let credentials = CREDENTIALS.iter().flat_map(|name| self.values(name));
-        let keys = parameters(self.text(&self.target)).filter_map(key);
+        let credentials = CREDENTIALS.iter().flat_map(|name| self.head.values(name));
+        let keys = parameters(self.head.whole_target()).filter_map(key);
         let given = credentials.map(credential).chain(keys);
         let known = given.filter(|given| knows(given)).count();
         if known == 0 {
@@ -158,8 +125,8 @@ impl Request {
 
     /// Whether it carries any credential, ours or not.
     pub(crate) fn has_credential(&self) -> bool {
-        let fields = CREDENTIALS.iter().flat_map(|name| self.values(name));
-        let keys = parameters(self.text(&self.target)).filter_map(key);
+        let fields = CREDENTIALS.iter().flat_map(|name| self.head.values(name));
+        let keys = parameters(self.head.whole_target()).filter_map(key);
         fields
             .map(credential)
             .chain(keys)
@@ -182,8 +149,8 @@ impl Request {
 
     /// Whether the `Host`, and the host of an absolute target, are this machine.
     fn is_for_this_machine(&self) -> bool {
-        let host = self.values("host").next();
-        let absolute = match self.text(&self.target).split_once("://") {
+        let host = self.head.values("host").next();
+        let absolute = match self.head.whole_target().split_once("://") {
             Some((scheme, rest)) if !scheme.contains('/') => {
                 is_loopback(rest.split('/').next().unwrap_or_default().as_bytes())
             }
@@ -194,9 +161,8 @@ impl Request {
 
     /// Whether it has been through the proxy of this name.
     pub(crate) fn has_passed(&self, proxy: &str) -> bool {
-        let hops = self.values("via");
-        hops.flat_map(|value| value.split(|byte| *byte == b','))
-            .any(|hop| hop.trim_ascii().ends_with(proxy.as_bytes()))
+        let mut hops = self.head.words("via");
+        hops.any(|hop| hop.ends_with(proxy.as_bytes()))
     }
 
     /// Puts the head as it goes to a provider. A field that holds our own secret stays here.
@@ -226,10 +192,11 @@ impl Request {
                 b" HTTP/1.1\r\n",
             ],
         );
-        let named = self.named_by_connection();
+        // The fields that the client's `Connection` names as its own. What the proxy answers for cannot
+        // be named away.
+        let named: Vec<&[u8]> = self.head.words("connection").collect();
         let (mut authorized, mut framed) = (credential.is_none(), false);
-        for (name, value) in &self.fields {
-            let (name, value) = (self.text(name), &self.head[value.clone()]);
+        for (name, value) in self.head.fields() {
             let is = |other: &&str| name.eq_ignore_ascii_case(other);
             let value: &[u8] = if is(&"host") {
                 host.as_bytes()
@@ -281,38 +248,10 @@ impl Request {
         }
         put(out, &[b"\r\n"]);
     }
-
-    /// The fields that the client's `Connection` names as its own. What the proxy answers for
-    /// cannot be named away.
-    fn named_by_connection(&self) -> Vec<&[u8]> {
-        self.values("connection")
-            .flat_map(|value| value.split(|byte| *byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .collect()
-    }
-
-    fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields
-            .iter()
-            .filter(move |(name, _)| self.text(name).eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| &self.head[value.clone()])
-    }
-
-    fn text(&self, place: &Range<usize>) -> &str {
-        // httparse has seen to it that methods, targets and names are text.
-        std::str::from_utf8(&self.head[place.clone()]).unwrap_or_default()
-    }
 }
 
 fn put(out: &mut Vec<u8>, parts: &[&[u8]]) {
     parts.iter().for_each(|part| out.extend_from_slice(part));
-}
-
-/// Where `part` lies in `whole`, of which it is a slice.
-pub(super) fn place_in(whole: &[u8], part: &[u8]) -> Range<usize> {
-    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
-    let start = start.min(whole.len());
-    start..whole.len().min(start + part.len())
 }
 
 /// The parameters in a target's query.
@@ -359,6 +298,7 @@ fn is_loopback(host: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::http::reader::ReadError;
 
     fn parse(text: &str) -> Result<Request, ReadError> {
         Request::parse(text.as_bytes()).map(|found| found.expect("a whole head").0)

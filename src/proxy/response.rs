@@ -4,10 +4,10 @@
 //! upstream connection, and to refuse a response whose length can be read in two ways. Pure.
 
 use super::redact::Redactor;
-use super::request::place_in;
 use super::stream_prelude::LONE_ERROR_MAX;
 use crate::common::http::headers::Headers;
 use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
+use crate::common::http::request::place_in;
 use std::io::Write;
 use std::ops::Range;
 

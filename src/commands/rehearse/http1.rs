@@ -1,12 +1,15 @@
 //! HTTP/1.1 for the built-in provider: requests off a byte source, answers onto a sink.
-//! Owns: what a request's head says, framing of answers. Promises: any bytes give a request or one
-//! error. Does not own: reading (`crate::http1`), sockets and time limits (`server`), or what a
+//!
+//! Owns: requests and answers as the provider has them, out of and into `common/http`. Promises: any
+//! bytes give a request or one error. Does not own: sockets and time limits (`server`), or what a
 //! request means (`answers`).
 
 use std::io::{self, Read, Write};
 
 use super::answers::{Body, Request, Response};
-use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError, Reader};
+use crate::common::http::reader::{BodyFraming, Parsed, ReadError, Reader};
+use crate::common::http::request::RequestHead;
+use crate::common::http::response::{LAST_CHUNK, put_chunk, put_head};
 
 /// The length of the answer to the `huge-body` fault, in bytes.
 pub(crate) const HUGE: usize = 40 * 1000 * 1000;
@@ -28,53 +31,31 @@ pub(crate) fn next<S: Read>(
 }
 
 fn head(bytes: &[u8]) -> Parsed<(Request, BodyFraming)> {
-    let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut space);
-    let length = match parsed.parse(bytes) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(ReadError::Malformed("not an HTTP/1 request")),
+    let Some((head, length)) = RequestHead::parse(bytes)? else {
+        return Ok(None);
     };
-    let lower = |header: &httparse::Header| {
-        let value = String::from_utf8_lossy(header.value).into_owned();
-        (header.name.to_ascii_lowercase(), value)
-    };
-    let headers: Vec<_> = parsed.headers.iter().map(lower).collect();
-    let framing = reader::framing(parsed.headers)?.unwrap_or(BodyFraming::NONE);
-    let modern = parsed.version == Some(1);
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    let headers = head.fields();
     let request = Request {
-        method: parsed.method.unwrap_or_default().to_owned(),
-        target: parsed.path.unwrap_or_default().to_owned(),
-        keep_alive: modern && !reader::has_word(parsed.headers, "connection", "close"),
-        chunked_ok: modern,
+        method: head.method().to_owned(),
+        target: head.whole_target().to_owned(),
+        keep_alive: head.keep_alive,
+        chunked_ok: head.modern,
         body: Vec::new(),
-        headers,
+        headers: headers
+            .map(|(name, value)| (name.to_ascii_lowercase(), text(value)))
+            .collect(),
     };
-    Ok(Some(((request, framing), length)))
+    Ok(Some(((request, head.body), length)))
 }
 
-/// Writes the status line and the headers. `framing` is the header that tells the body's end.
-pub(crate) fn write_head(
-    sink: &mut impl Write,
-    response: &Response,
-    framing: &str,
-    keep_alive: bool,
-) -> io::Result<()> {
-    let reason = http::StatusCode::from_u16(response.status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("Overloaded");
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status);
-    for (name, value) in &response.headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    head += &format!("{framing}\r\n");
-    head += if keep_alive {
-        "connection: keep-alive\r\n\r\n"
-    } else {
-        "connection: close\r\n\r\n"
-    };
-    sink.write_all(head.as_bytes())
+/// The head of a response with a body of this length, or in chunks.
+fn head_of(response: &Response, length: Option<usize>, keep_alive: bool) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(1024);
+    let fields = response.headers.iter();
+    let fields = fields.map(|(name, value)| (*name, value.as_str()));
+    put_head(&mut bytes, response.status, fields, length, keep_alive);
+    bytes
 }
 
 /// Writes a whole response. `pause` is called between two events of a stream. Without `chunked_ok` a
@@ -88,14 +69,15 @@ pub(crate) fn write(
 ) -> io::Result<()> {
     match &response.body {
         Body::Events(events) if chunked_ok => {
-            write_head(sink, response, "transfer-encoding: chunked", keep_alive)?;
+            sink.write_all(&head_of(response, None, keep_alive))?;
             for event in events {
-                let chunk = format!("{:x}\r\n{event}\r\n", event.len());
-                sink.write_all(chunk.as_bytes())?;
+                let mut chunk = Vec::new();
+                put_chunk(&mut chunk, event.as_bytes());
+                sink.write_all(&chunk)?;
                 sink.flush()?;
                 pause();
             }
-            sink.write_all(b"0\r\n\r\n")?;
+            sink.write_all(LAST_CHUNK)?;
         }
         Body::Events(events) => whole(sink, response, &events.concat(), keep_alive)?,
         Body::Whole(text) => whole(sink, response, text, keep_alive)?,
@@ -109,13 +91,7 @@ fn whole(
     body: &str,
     keep_alive: bool,
 ) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(1024 + body.len());
-    write_head(
-        &mut bytes,
-        response,
-        &format!("content-length: {}", body.len()),
-        keep_alive,
-    )?;
+    let mut bytes = head_of(response, Some(body.len()), keep_alive);
     bytes.extend_from_slice(body.as_bytes());
     // One write, so that a short answer is one packet.
     sink.write_all(&bytes)
@@ -123,7 +99,7 @@ fn whole(
 
 /// Writes `response`'s head and a body of [`HUGE`] spaces.
 pub(crate) fn write_huge(sink: &mut impl Write, response: &Response) -> io::Result<()> {
-    write_head(sink, response, &format!("content-length: {HUGE}"), false)?;
+    sink.write_all(&head_of(response, Some(HUGE), false))?;
     let piece = [b' '; 50_000];
     for _ in 0..HUGE / piece.len() {
         sink.write_all(&piece)?;

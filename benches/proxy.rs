@@ -6,9 +6,12 @@
 //! DDOLLAR=path/to/ddollar cargo bench --bench proxy       another one, such as the static build
 //! ```
 //!
-//! Prints one table and judges each row against its budget; it fails for none. Client, upstream and
-//! what is measured share the machine, so only numbers of the same run compare. The three take
-//! turns, so that a busy moment of the machine meets all of them.
+//! Prints one table, a second one for large bodies, and judges each row against its budget; it fails
+//! for none. Client, upstream and what is measured share the machine, so only numbers of the same run
+//! compare. All take turns, so that a busy moment of the machine meets all of them.
+//!
+//! nginx is there twice: as it comes, where a body above 16 kB goes over a file, and with a buffer that
+//! keeps it in memory, as ddollar does.
 
 #![expect(
     clippy::print_stdout,
@@ -42,16 +45,22 @@ const BETWEEN: Duration = Duration::from_millis(400);
 /// Streams whose first byte is timed.
 const FIRST_BYTES: usize = 200;
 const BODY: usize = 2000;
+/// What agents send, and how often of each in a round.
+const LARGE_BODIES: [usize; 3] = [200_000, 400_000, 2_000_000];
+const LARGE_REQUESTS: usize = 20;
 const TOKEN: &str = "bench-not-a-real-token";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() {
     let upstream = Upstream::start();
     let ddollar = Ddollar::start(&upstream.address);
-    let nginx = Nginx::start(&upstream.address);
+    let nginx = Nginx::start(&upstream.address, "client_body_buffer_size 16k;");
+    let memory = "client_body_buffer_size 4m;";
+    let nginx_in_memory = Nginx::start(&upstream.address, memory);
     let mut ways = vec![Way::new("direct", &upstream.address, "", "none")];
-    if let Some(nginx) = &nginx {
-        ways.push(Way::new("nginx", &nginx.address, "", "none"));
+    for (name, nginx) in [("nginx", &nginx), ("nginx 4m", &nginx_in_memory)] {
+        let nginx = nginx.as_ref();
+        ways.extend(nginx.map(|nginx| Way::new(name, &nginx.address, "", "none")));
     }
     ways.push(Way::new(
         "ddollar",
@@ -73,6 +82,13 @@ fn main() {
     for way in &mut ways {
         way.first_bytes(&upstream);
     }
+    for _ in 0..ROUNDS {
+        for size in 0..LARGE_BODIES.len() {
+            for way in &mut ways {
+                way.large(size);
+            }
+        }
+    }
     println!(
         "{:10} {:>10} {:>10} {:>12} {:>14}",
         "", "p50 µs", "p99 µs", "requests/s", "first byte µs"
@@ -92,6 +108,21 @@ fn main() {
         println!("{name:10} {p50:>10.0} {p99:>10.0} {rate:>12.0} {first_byte:>14.0}");
     }
 
+    println!();
+    print!("{:10}", "p50 µs of");
+    for size in LARGE_BODIES {
+        print!(" {:>11} kB", size / 1000);
+    }
+    println!();
+    let large: Vec<[f64; LARGE_BODIES.len()]> = ways.iter_mut().map(Way::large_p50).collect();
+    for (way, row) in ways.iter().zip(&large) {
+        print!("{:10}", way.name);
+        for p50 in row {
+            print!(" {p50:>14.0}");
+        }
+        println!();
+    }
+
     let [direct, ours] = [0, ways.len() - 1].map(|n| &numbers[n]);
     println!();
     verdict("added p50, ms", (ours.p50 - direct.p50) / 1000.0, 0.1, true);
@@ -108,9 +139,19 @@ fn main() {
         true,
     );
     verdict("rate / direct rate", ours.rate / direct.rate, 0.5, false);
-    match nginx.is_some() {
-        true => verdict("rate / nginx rate", ours.rate / numbers[1].rate, 0.9, false),
-        false => println!("rate / nginx rate: skipped, nginx is missing"),
+    match nginx.is_some() && nginx_in_memory.is_some() {
+        true => {
+            let nginx = &numbers[1];
+            verdict("p50 / nginx p50", ours.p50 / nginx.p50, 1.0, true);
+            verdict("p99 / nginx p99", ours.p99 / nginx.p99, 1.0, true);
+            verdict("rate / nginx rate", ours.rate / nginx.rate, 1.0, false);
+            for (size, bytes) in LARGE_BODIES.iter().enumerate() {
+                let added = |way: usize| (large[way][size] - large[0][size]) / 1000.0;
+                let what = format!("added with {} kB, ms (nginx 4m)", bytes / 1000);
+                verdict(&what, added(ways.len() - 1), added(2), true);
+            }
+        }
+        false => println!("beside nginx: skipped, nginx is missing"),
     }
     verdict(
         "first byte later, ms",
@@ -164,9 +205,12 @@ struct Way {
     address: String,
     request: String,
     stream: String,
+    /// A request for each of [`LARGE_BODIES`].
+    large: Vec<String>,
     wire: BufReader<TcpStream>,
     /// In µs.
     latencies: Vec<f64>,
+    large_latencies: [Vec<f64>; LARGE_BODIES.len()],
     first_bytes: Vec<f64>,
     rushed: u64,
     rushing: Duration,
@@ -174,21 +218,25 @@ struct Way {
 
 impl Way {
     fn new(name: &'static str, address: &str, prefix: &str, secret: &str) -> Way {
-        let body = "x".repeat(BODY);
-        let request = |path: &str| {
+        let request = |path: &str, size: usize| {
+            let body = "x".repeat(size);
             format!(
                 "POST {prefix}{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: {secret}\r\n\
                  anthropic-version: 2023-06-01\r\ncontent-type: application/json\r\n\
-                 user-agent: bench\r\nContent-Length: {BODY}\r\n\r\n{body}"
+                 user-agent: bench\r\nContent-Length: {size}\r\n\r\n{body}"
             )
         };
         Way {
             name,
             address: address.to_owned(),
-            request: request("/v1/messages"),
-            stream: request("/stream"),
+            request: request("/v1/messages", BODY),
+            stream: request("/stream", BODY),
+            large: LARGE_BODIES
+                .map(|size| request("/v1/messages", size))
+                .into(),
             wire: connect(address),
             latencies: Vec::new(),
+            large_latencies: Default::default(),
             first_bytes: Vec::new(),
             rushed: 0,
             rushing: Duration::ZERO,
@@ -222,6 +270,20 @@ impl Way {
             exchange(&mut self.wire, &self.request);
             self.latencies.push(began.elapsed().as_secs_f64() * 1e6);
         }
+    }
+
+    /// Requests with a body of the size at this place.
+    fn large(&mut self, size: usize) {
+        for _ in 0..LARGE_REQUESTS {
+            let began = Instant::now();
+            exchange(&mut self.wire, &self.large[size]);
+            self.large_latencies[size].push(began.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+
+    fn large_p50(&mut self) -> [f64; LARGE_BODIES.len()] {
+        let mut sizes = self.large_latencies.iter_mut();
+        [(); LARGE_BODIES.len()].map(|()| sizes.next().map_or(0.0, |all| quantile(all, 0.5)))
     }
 
     fn requests(&mut self, count: u64) {
@@ -496,8 +558,8 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// `None` where it is not installed.
-    fn start(upstream: &str) -> Option<Nginx> {
+    /// With these directives besides; `None` where it is not installed.
+    fn start(upstream: &str, more: &str) -> Option<Nginx> {
         let program = ["nginx", "/usr/sbin/nginx"].into_iter().find(|name| {
             Command::new(name)
                 .arg("-v")
@@ -515,7 +577,7 @@ impl Nginx {
         let config = format!(
             "daemon off; worker_processes auto; pid {home}/pid; error_log {home}/error;\n\
              events {{ worker_connections 4096; }}\n\
-             http {{ access_log off; keepalive_requests 10000000;\n\
+             http {{ access_log off; keepalive_requests 10000000; client_max_body_size 64m; {more}\n\
              client_body_temp_path {home}/a; proxy_temp_path {home}/b; fastcgi_temp_path {home}/c;\n\
              uwsgi_temp_path {home}/d; scgi_temp_path {home}/e;\n\
              upstream u {{ server {upstream}; keepalive 64; keepalive_requests 10000000; }}\n\

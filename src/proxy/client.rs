@@ -152,9 +152,9 @@ impl Client {
         self.spare.pop().unwrap_or_default()
     }
 
-    /// Takes memory back. What is large is not kept.
+    /// Takes memory back. What is large is not kept, nor what is none.
     pub(crate) fn give_back(&mut self, mut memory: Vec<u8>) {
-        if memory.capacity() as u64 <= SPARE_MAX {
+        if (1..=SPARE_MAX).contains(&(memory.capacity() as u64)) {
             memory.clear();
             self.spare.push(memory);
         }

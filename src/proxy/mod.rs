@@ -33,6 +33,7 @@ use crate::cli::Args;
 use crate::cli::PORT;
 use crate::cli::config;
 use crate::common::error::Error;
+use crate::common::http::reader::LARGE;
 use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::events::console::Console;
@@ -64,10 +65,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use upstream::Upstream;
 
-/// So many pieces of memory for bodies are kept for later ones, none larger than this, in bytes: agents
-/// ask with some hundred kB, and few at the same time.
+/// So many pieces of memory for bodies are kept for later ones, none above [`LARGE`]: agents ask with
+/// some hundred kB, and few at the same time.
 const KEPT_BODIES: usize = 4;
-const KEPT_BODY_MAX: usize = 4 * 1024 * 1024;
 /// Answers under way may take so long to end once the proxy is to stop.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -176,7 +176,7 @@ impl Shared {
 
     /// Takes memory back.
     fn keep_body_memory(&self, body: Vec<u8>) {
-        let is_worth_it = (1..=KEPT_BODY_MAX).contains(&body.capacity());
+        let is_worth_it = (1..=LARGE).contains(&body.capacity());
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if is_worth_it && bodies.len() < KEPT_BODIES {
             bodies.push(body);

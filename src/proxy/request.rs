@@ -37,7 +37,7 @@ pub(crate) struct Request {
     pub(crate) keep_alive: bool,
     /// Whether it waits for `100 Continue` before it sends the body.
     pub(crate) waits: bool,
-    /// Whether it wants to speak something else from here on.
+    /// Whether it asks to go on as a WebSocket.
     pub(crate) is_websocket: bool,
 }
 
@@ -76,7 +76,10 @@ impl Request {
             modern: head.modern,
             keep_alive: head.keep_alive,
             waits: head.modern && head.has_word("expect", "100-continue"),
-            is_websocket: head.has_word("upgrade", "websocket"),
+            // RFC 9110 §7.8: an `Upgrade` counts in HTTP/1.1 alone, and where `Connection` names it.
+            is_websocket: head.modern
+                && head.has_word("connection", "upgrade")
+                && head.has_word("upgrade", "websocket"),
             head,
         };
         Ok(Some((request, length)))
@@ -225,10 +228,11 @@ impl Request {
                 // What went wrong stands in the body, and a body that only the client can read
                 // would hide it from us. On loopback nothing is gained by compression.
                 b"identity"
+            } else if is_secret_in(value) || is_secret_in(name.as_bytes()) {
+                continue;
             } else if self.is_websocket && (is(&"upgrade") || is(&"connection")) {
                 value
-            } else if is_secret_in(value)
-                || NOT_PASSED_ON.iter().any(is)
+            } else if NOT_PASSED_ON.iter().any(is)
                 || named
                     .iter()
                     .any(|other| name.as_bytes().eq_ignore_ascii_case(other))
@@ -491,6 +495,41 @@ mod tests {
             head,
             "GET /x HTTP/1.1\r\nHost: api.example\r\nX-Other: our-secre\r\nx-api-key: t\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn our_secret_goes_out_of_names_and_of_a_handshake() {
+        let request = parse(
+            "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, our-secret\r\n\
+             Upgrade: websocket\r\nX-our-secret-X: 1\r\nSec-WebSocket-Protocol: a, our-secret\r\n\r\n",
+        )
+        .unwrap();
+        let head = upstream(&request, "/x", ["x-api-key", "", "t"], 0, None);
+        assert_eq!(
+            head,
+            "GET /x HTTP/1.1\r\nHost: api.example\r\nUpgrade: websocket\r\nx-api-key: t\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn what_is_a_websocket() {
+        for (is_one, version, fields) in [
+            (
+                true,
+                "1.1",
+                "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n",
+            ),
+            (false, "1.1", "Upgrade: websocket\r\n"),
+            (false, "1.1", "Connection: Upgrade\r\nUpgrade: h2c\r\n"),
+            (
+                false,
+                "1.0",
+                "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            ),
+        ] {
+            let head = format!("GET /x HTTP/{version}\r\nHost: localhost\r\n{fields}\r\n");
+            assert_eq!(parse(&head).unwrap().is_websocket, is_one, "{head}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub(crate) const BODY_MAX: usize = 32 * 1024 * 1024;
 pub(crate) const FIELDS_MAX: usize = 128;
 /// A chunk extension has no bound of its own.
 const CHUNK_HEAD_MAX: usize = 1024;
-/// A body from here on is unusual, in bytes.
-const LARGE: usize = 4 * 1024 * 1024;
+/// The memory of a body above this size, in bytes, is not kept for another one.
+pub(crate) const LARGE: usize = 4 * 1024 * 1024;
 /// One read asks for so many bytes at first, and for more when that was all there. Most messages
 /// come whole in one.
 const FIRST_STEP: usize = 8 * 1024;
@@ -257,8 +257,9 @@ impl<S: Read> Reader<S> {
     /// A body of this length, which goes from the source to its place without a stay in the buffer.
     fn put_length(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), ReadError> {
         if body.capacity() < length {
-            // Beyond what is kept, as much as for the largest: the system then takes it back at once
-            // (glibc keeps what was below 32 MiB). What is not written to is not there.
+            // What is too large to be kept for the next request gets room for the largest: glibc keeps
+            // what it was given back below 32 MiB, and returns more than that to the system. Pages that
+            // are never written to take no memory.
             let room = if length > LARGE { BODY_MAX + 1 } else { length };
             *body = vec![0; room];
         }

@@ -35,10 +35,10 @@ use common::http::reader::{BodyFraming, ReadError, Reader};
 use common::secret::Secret;
 use common::style::Style;
 use common::time::Now;
-use events::fact as facts;
+use events::schema as facts;
 use jiff::tz::TimeZone;
 use providers::usage::{self, Clock};
-use providers::{Finding, PROVIDERS, ProbeForm, ProbeTarget, Provider, Reading, Reply};
+use providers::{Answer, Finding, PROVIDERS, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use proxy::redact::Redactor;
 use proxy::request::{Destination, Request};
 use proxy::response::{Framing, Response};
@@ -47,7 +47,7 @@ use proxy::stream_prelude::{Seen, StreamPrelude};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
-use tokens::policy::{self, Answer, Rules};
+use tokens::policy::{self, Rules};
 use tokens::store::format::{StoredToken, StoredTokens};
 use tokens::{Source, Token, TokenFile, TokenPool, Unreadable};
 
@@ -181,6 +181,7 @@ fn rules() -> Rules {
         patience: Duration::from_secs(5),
         max_wait: None,
         retries: 0,
+        checks_exit_zero: false,
         interactive: false,
         grace: Duration::from_secs(10),
         jitter: Duration::ZERO,
@@ -207,7 +208,12 @@ fn take_in(reading: Reading) {
     };
     policy::record(&mut pool, 0, &answer, &rules, now);
     let _ = policy::decide(&pool, &rules, policy::Suspension::No, now);
-    let _ = policy::decide(&pool, &rules, policy::Suspension::Paused { since: now }, now);
+    let _ = policy::decide(
+        &pool,
+        &rules,
+        policy::Suspension::Paused { since: now },
+        now,
+    );
     let until = pool.state(0).condition(now).until();
     assert!(
         until.is_none_or(|until| until.remaining(now) <= 2 * FARTHEST),
@@ -536,7 +542,11 @@ pub fn response(bytes: &[u8]) {
     ] {
         let mut head = Vec::new();
         response.put_client(&mut head, framing, false, &mask);
-        assert!(!head.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()));
+        assert!(
+            !head
+                .windows(TOKEN.len())
+                .any(|part| part == TOKEN.as_bytes())
+        );
         let (again, length) = Response::parse(&head, to_head)
             .expect("a response")
             .expect("whole");
@@ -553,7 +563,11 @@ pub fn response(bytes: &[u8]) {
 fn masked(body: &[u8]) {
     let mut whole = body.to_vec();
     Redactor::of(TOKEN.as_bytes()).all(&mut whole);
-    assert!(!whole.windows(TOKEN.len()).any(|part| part == TOKEN.as_bytes()));
+    assert!(
+        !whole
+            .windows(TOKEN.len())
+            .any(|part| part == TOKEN.as_bytes())
+    );
     for step in [1, 3, 16] {
         let (mut mask, mut out) = (Redactor::of(TOKEN.as_bytes()), Vec::new());
         for piece in body.chunks(step) {

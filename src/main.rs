@@ -1,15 +1,23 @@
 //! ddollar: keeps a long-running command alive across API rate limits.
 //!
-//! The contents page. A request is parsed (`cli`), checked against the environment (`options`) and
-//! run (`supervisor`); the outcome becomes an exit code here and nowhere else.
+//! The contents page. Every folder imports only from those below it (`.ci/directions` checks that):
 //!
 //! ```text
-//!            cli ─ options ─┐
-//!                           ▼
-//!     monitor ──┐      supervisor ──► child        select → event → decision → effect
-//!     child ────┼─ Event ─► session ─► Step
-//!     signals ──┘           policy ─► Decision     (pure: now and facts in, an answer out)
+//! main         parses, runs one command, maps its end to an exit code
+//! commands     status, report, rehearse
+//! supervisor   the loop, and the state machine of one run
+//! proxy        the gateway that changes tokens inside a request
+//! cli          argv and environment to a checked configuration
+//! events       what happened in a run: screen, journal, --notify, service manager
+//! clients      known clients: how they resume and report
+//! tokens       the tokens, what is known of each, and which is next
+//! providers    who is asked about limits, how, and what an answer means
+//! system       processes, the terminal and signals, on Linux and elsewhere
+//! common       errors, time, secrets, text, files, HTTP/1.1
 //! ```
+//!
+//! What decides is pure: it takes the time and facts, and returns an answer. What touches the world
+//! is an edge, and decides nothing (`.ci/run` lists the edges).
 
 mod cli;
 mod clients;
@@ -22,21 +30,16 @@ mod supervisor;
 mod system;
 mod tokens;
 
-use cli::config;
-use cli::{Args, Request};
+use cli::{Request, Voice, config};
 use clients::hook_server;
-use commands::report::{self, Timeline, Unusable};
-use commands::{rehearse as rehearsal, status};
+use commands::{rehearse, report, status};
 use common::error::{Error, TRY_AGAIN_LATER};
-use common::{Environment, logging, private_file};
+use common::{Environment, logging};
 use events::RunEvent;
 use events::console::{self, Console};
-use events::{journal, notify, schema};
-use jiff::tz::TimeZone;
+use events::notify;
 use providers::monitor;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 use supervisor::event::Outcome;
 use system::exit_status::ExitStatus;
 use system::signals::{self, Inherited};
@@ -53,118 +56,60 @@ fn main() -> ExitCode {
 }
 
 fn run(inherited: Inherited) -> Result<ExitCode, Error> {
+    let environment = || -> Environment { std::env::vars_os().collect() };
     match cli::parse(std::env::args_os().skip(1))? {
         Request::Child(spec) => Ok(spec.exec()),
-        Request::Supervise(args) => supervise(args, environment(), inherited),
-        Request::Proxy(args) => proxy(args, environment()),
-        Request::Rehearse(args) => rehearse_night(args, environment(), inherited),
-        Request::Hook => Ok(hook_server::hook()),
-        Request::Token => Ok(hook_server::token()),
-        Request::Notify { limits, command } => Ok(notify::help(limits, command)),
-        Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
+        Request::Supervise(args) => {
+            let environment = environment();
+            let console = begin(&args.voice, &environment)?;
+            let config = config::resolve(args, environment)?;
+            supervisor::supervise(config, &console, inherited).map(exit_code)
+        }
+        Request::Proxy(args) => {
+            let environment = environment();
+            let console = begin(&args.voice, &environment)?;
+            proxy::run(&args, &environment, &console)
+        }
+        Request::Rehearse(args) => {
+            let environment = environment();
+            let console = begin(&args.run.voice, &environment)?;
+            rehearse::play(args, environment, console, inherited).map(exit_code)
+        }
         Request::Status(args) => {
-            mind_panics();
+            handle_panics();
             status::status(&args, &environment())
         }
-        Request::Report(args) => report(&args, &environment()),
+        Request::Report(args) => report::report(&args, &environment()),
         Request::Help { topic, long } => print(&match topic {
             Some(command) => cli::help_of(command, long),
             None => cli::general_help(long),
         }),
         Request::Generate(kind) => print(&cli::generate(kind)),
         Request::Version => print(concat!("ddollar ", env!("CARGO_PKG_VERSION"), "\n")),
-        Request::Provider { scenario } => rehearsal::serve(scenario.as_deref()),
-        Request::Worker { journal, units } => Ok(rehearsal::work(&journal, units)),
+        Request::Hook => Ok(hook_server::hook()),
+        Request::Token => Ok(hook_server::token()),
+        Request::Notify { limits, command } => Ok(notify::help(limits, command)),
+        Request::Watch(words) => Ok(watchdog::watch(words.into_iter())),
+        Request::Provider { scenario } => rehearse::serve(scenario.as_deref()),
+        Request::Worker { journal, units } => Ok(rehearse::work(&journal, units)),
     }
 }
 
-fn environment() -> Environment {
-    std::env::vars_os().collect()
-}
-
-/// One run: check, supervise, end as the command ended.
-fn supervise(
-    args: Args,
-    environment: Environment,
-    inherited: Inherited,
-) -> Result<ExitCode, Error> {
-    let console = begin(&args, &environment)?;
-    let options = config::resolve(args, environment)?;
-    Ok(exit_code(supervisor::supervise(
-        options, &console, inherited,
-    )?))
-}
-
-/// The gateway, until a signal ends it.
-fn proxy(args: Args, environment: Environment) -> Result<ExitCode, Error> {
-    let console = begin(&args, &environment)?;
-    proxy::run(args, environment, &console)
-}
-
-/// The same against the built-in provider, and what came of it.
-fn rehearse_night(
-    args: Args,
-    environment: Environment,
-    inherited: Inherited,
-) -> Result<ExitCode, Error> {
-    let console = begin(&args, &environment)?;
-    Ok(exit_code(rehearsal::play(
-        args,
-        environment,
-        console,
-        inherited,
-    )?))
-}
-
-/// What happened in a run, as text, SVG or JSON.
-fn report(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
-    let texts = config::readable(environment);
-    let variable = |name: &str| config::lookup(&texts, name);
-    let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
-    let run = args.command.first().map(Path::new);
-    let journal = journal::find(run, folder.as_deref())?;
-    let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
-    let timeline = Timeline::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
-        path: journal.path,
-        empty: why == Unusable::Empty,
-    })?;
-    let zone = TimeZone::system();
-    if args.json {
-        return print(&(report::json(&timeline) + "\n"));
-    }
-    let Some(path) = &args.svg else {
-        let mut style = console::style(variable);
-        style.utf8 &= !args.ascii;
-        return print(&report::text(&timeline, zone, style));
-    };
-    let svg = report::svg(&timeline, zone);
-    if path.as_os_str() == "-" {
-        return print(&svg);
-    }
-    private_file::write(path, svg.as_bytes()).map_err(|error| Error::File {
-        what: "SVG file",
-        path: path.clone(),
-        why: error.to_string(),
-        hint: "name a file in a folder that you can write to and that has room",
-    })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Log and voice.
-fn begin(args: &Args, environment: &Environment) -> Result<Console, Error> {
+/// Starts the log and the console of a command that runs until it ends.
+fn begin(voice: &Voice, environment: &Environment) -> Result<Console, Error> {
     let texts = config::readable(environment);
     let variable = |name: &str| config::lookup(&texts, name);
     let level = variable("DDOLLAR_LOG").or_else(|| variable("RUST_LOG"));
-    logging::start(args.log.as_deref(), level.as_deref())?;
-    mind_panics();
-    let console = Console::new(args.verbosity, variable);
+    logging::start(voice.log.as_deref(), level.as_deref())?;
+    handle_panics();
+    let console = Console::new(voice.verbosity, variable);
     console.say(&RunEvent::Discovering);
     Ok(console)
 }
 
-/// A panic in a helper thread goes to the log: the screen may be the child's. One for want of a
-/// thread is the answer to a question, and no bug.
-fn mind_panics() {
+/// Reports a panic in a helper thread to the log, since the terminal may be the child's. A panic
+/// because the system refused a thread is an answer that the monitor handles, and no bug.
+fn handle_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), ToString::to_string);
         log::error!("internal error at {place}");
@@ -175,6 +120,7 @@ fn mind_panics() {
     }));
 }
 
+/// The one mapping of how a run ended to an exit code.
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::AsChild(ExitStatus::Code(code)) => ExitCode::from(code),

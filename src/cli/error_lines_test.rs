@@ -117,7 +117,7 @@ fn every_error_and_its_hint_fit_a_line_of_80_columns() {
             panic!("{request:?}");
         };
         let texts = config::readable(&environment);
-        all.push(config::rings(&args, &texts).expect_err(address));
+        all.push(config::rings(&args.checks, &texts).expect_err(address));
     }
     for text in [
         "a b",

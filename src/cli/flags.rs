@@ -2,7 +2,8 @@
 //!
 //! A row says everything about its option. Setting one validates its value and nothing else.
 
-use super::{Args, Command, Resume, StateFile};
+use super::Command;
+use super::args::{Resume, StateFile, Values};
 use crate::clients;
 use crate::common::duration;
 use crate::events::console::Verbosity;
@@ -26,7 +27,7 @@ pub(super) struct Flag {
     /// Whole sentences for the long help.
     pub(super) details: &'static str,
     /// Takes the value in, or says what it wants.
-    pub(super) set: fn(&mut Args, &OsStr) -> Result<(), &'static str>,
+    pub(super) set: fn(&mut Values, &OsStr) -> Result<(), &'static str>,
 }
 
 const BOTH: &[Command] = &[Command::Supervise, Command::Rehearse];
@@ -62,8 +63,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "ask what to do when a limit is near or reached",
         details: "The command is paused and the question is put on the terminal. Without this \
                   option ddollar rotates and waits by itself.",
-        set: |args, _| {
-            args.interactive = true;
+        set: |values, _| {
+            values.supervision.interactive = true;
             Ok(())
         },
     },
@@ -76,7 +77,7 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "leave a token when it is used above this",
         details: "A token counts as near its limit when one of its windows is used strictly above \
                   this percentage. Above 0, up to 100.",
-        set: |args, value| {
+        set: |values, value| {
             let wants = "a percentage above 0, up to 100";
             let percent: f64 = text(value)
                 .and_then(|value| value.strip_suffix('%').unwrap_or(value).parse().ok())
@@ -84,7 +85,7 @@ pub(super) static FLAGS: &[Flag] = &[
             if !(percent > 0.0 && percent <= 100.0) {
                 return Err(wants);
             }
-            args.threshold = percent;
+            values.checks.threshold = percent;
             Ok(())
         },
     },
@@ -98,8 +99,8 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "Each check is one minimal request with the token in use. It comes sooner, down to \
                   every 5s, when the threshold would be crossed before it; that spends at most 1% of \
                   a limit.",
-        set: |args, value| {
-            args.interval = duration(value)
+        set: |values, value| {
+            values.checks.interval = duration(value)
                 .filter(|span| (SHORTEST_INTERVAL..=DAY).contains(span))
                 .ok_or(AN_INTERVAL)?;
             Ok(())
@@ -114,8 +115,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "from SIGTERM to SIGKILL when the command is stopped",
         details: "The command and what it started get SIGTERM, and SIGKILL after this time. The \
                   next start waits until they are gone.",
-        set: |args, value| {
-            args.grace = duration(value)
+        set: |values, value| {
+            values.supervision.grace = duration(value)
                 .filter(|span| *span <= DAY)
                 .ok_or(A_DURATION)?;
             Ok(())
@@ -132,7 +133,7 @@ pub(super) static FLAGS: &[Flag] = &[
                   this option: of each provider that the environment has a token of. There are \
                   anthropic, openai, groq, mistral, xai, cerebras, together, fireworks, deepseek, \
                   openrouter, cohere, gemini, azure, perplexity and huggingface.",
-        set: |args, value| {
+        set: |values, value| {
             let names: Vec<String> = text(value)
                 .map(|value| {
                     value
@@ -144,7 +145,7 @@ pub(super) static FLAGS: &[Flag] = &[
             if names.iter().any(String::is_empty) {
                 return Err("names of providers, separated by commas");
             }
-            args.providers = names;
+            values.checks.providers = names;
             Ok(())
         },
     },
@@ -157,8 +158,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "one ring over all providers, for a command that can use any",
         details: "The command gets one token of one provider, and DDOLLAR_PROVIDER says of which. \
                   Without this option it gets one token of each provider.",
-        set: |args, _| {
-            args.mixed = true;
+        set: |values, _| {
+            values.supervision.mixed = true;
             Ok(())
         },
     },
@@ -171,8 +172,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "the model that the command uses, for the checks",
         details: "Limits are per model. Without this option the checks ask for ANTHROPIC_MODEL or \
                   OPENAI_MODEL when set, else for the cheapest model, if it is known.",
-        set: |args, value| {
-            args.model = Some(
+        set: |values, value| {
+            values.checks.model = Some(
                 text(value)
                     .filter(|name| !name.is_empty() && name.len() <= 200)
                     .ok_or("the name of a model")?
@@ -191,10 +192,10 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "One argument, split into words as a shell does it. Without this option a known \
                   client (see --client) resumes its session, and any other command is repeated. \
                   'same' repeats the command as it is, and changes nothing about it.",
-        set: |args, value| {
+        set: |values, value| {
             let wants = "a command line as one argument ('claude --continue') or 'same'";
             let line = text(value).ok_or(wants)?;
-            args.resume = if line == "same" {
+            values.supervision.resume = if line == "same" {
                 Resume::Same
             } else {
                 let words = shlex::split(line)
@@ -216,13 +217,13 @@ pub(super) static FLAGS: &[Flag] = &[
                   their names, also behind npx, env or nice. ddollar tells them their token in \
                   their own way and makes them go on with their session after a restart. With \
                   'generic' nothing is changed.",
-        set: |args, value| {
+        set: |values, value| {
             let wants = "claude, codex, gemini, opencode, aider, llm, copilot, qwen or generic";
             let name = text(value).ok_or(wants)?;
             if !clients::names().any(|known| known == name) {
                 return Err(wants);
             }
-            args.client = Some(name.to_owned());
+            values.supervision.client = Some(name.to_owned());
             Ok(())
         },
     },
@@ -234,8 +235,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: ASKING,
         about: "a limit that resets sooner than this is not worth a rotation",
         details: "",
-        set: |args, value| {
-            args.patience = duration(value).ok_or(A_DURATION)?;
+        set: |values, value| {
+            values.checks.patience = duration(value).ok_or(A_DURATION)?;
             Ok(())
         },
     },
@@ -247,8 +248,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: BOTH,
         about: "exit with 75 rather than wait longer than this",
         details: "Without this option ddollar waits for the earliest reset, whenever it is.",
-        set: |args, value| {
-            args.max_wait = Some(duration(value).ok_or(A_DURATION)?);
+        set: |values, value| {
+            values.supervision.max_wait = Some(duration(value).ok_or(A_DURATION)?);
             Ok(())
         },
     },
@@ -261,8 +262,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "start a command again that fails for reasons of its own",
         details: "Failures that a limit or an outage explains do not count. Three starts in a row \
                   that die within 2 seconds end the run all the same.",
-        set: |args, value| {
-            args.retries = text(value)
+        set: |values, value| {
+            values.supervision.retries = text(value)
                 .and_then(|value| value.parse().ok())
                 .ok_or("a whole number from 0")?;
             Ok(())
@@ -278,11 +279,11 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "Without this option: ddollar/state.json in XDG_STATE_HOME, or in .local/state \
                   in HOME. Tokens that are known to be spent are passed over at the start. Tokens \
                   are never part of it.",
-        set: |args, value| {
+        set: |values, value| {
             if value.is_empty() {
                 return Err("the name of a file");
             }
-            args.state = StateFile::At(PathBuf::from(value));
+            values.state = StateFile::At(PathBuf::from(value));
             Ok(())
         },
     },
@@ -294,8 +295,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: KEEPERS,
         about: "neither read nor keep what is known of tokens",
         details: "",
-        set: |args, _| {
-            args.state = StateFile::None;
+        set: |values, _| {
+            values.state = StateFile::None;
             Ok(())
         },
     },
@@ -307,8 +308,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: REHEARSE,
         about: "what the built-in provider does, and when",
         details: "A JSON file; examples/scenario.json shows its parts.",
-        set: |args, value| {
-            args.scenario = Some(PathBuf::from(value));
+        set: |values, value| {
+            values.scenario = Some(PathBuf::from(value));
             Ok(())
         },
     },
@@ -322,8 +323,8 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "'ddollar report' draws it. Without this option it is a file of its own in \
                   ~/.local/state/ddollar/runs (or XDG_STATE_HOME), where the newest 50 stay; \
                   /dev/null keeps none.",
-        set: |args, value| {
-            args.journal = Some(PathBuf::from(value));
+        set: |values, value| {
+            values.supervision.journal = Some(PathBuf::from(value));
             Ok(())
         },
     },
@@ -337,8 +338,8 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "The command's requests go through a proxy of its own on this machine, which \
                   changes tokens between two attempts of a request. The command gets the proxy's \
                   address and a secret, and no token. For known clients this is the default.",
-        set: |args, _| {
-            args.proxy = Some(true);
+        set: |values, _| {
+            values.supervision.proxy = Some(true);
             Ok(())
         },
     },
@@ -351,8 +352,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "leave the command's requests alone, and rotate by restarts",
         details: "For commands whose requests come from another machine or a container, where an \
                   address on this machine leads nowhere.",
-        set: |args, _| {
-            args.proxy = Some(false);
+        set: |values, _| {
+            values.supervision.proxy = Some(false);
             Ok(())
         },
     },
@@ -366,11 +367,11 @@ pub(super) static FLAGS: &[Flag] = &[
         details: "It finds the facts in DDOLLAR_EVENT, DDOLLAR_MESSAGE, DDOLLAR_PROVIDER, \
                   DDOLLAR_TOKEN, DDOLLAR_CAUSE, DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, \
                   DDOLLAR_FACT. It has no terminal and 30 seconds.",
-        set: |args, value| {
+        set: |values, value| {
             if value.is_empty() {
                 return Err("a command, such as 'mail -s \"$DDOLLAR_MESSAGE\" me </dev/null'");
             }
-            args.notify = Some(value.into());
+            values.supervision.notify = Some(value.into());
             Ok(())
         },
     },
@@ -382,8 +383,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: PROXY,
         about: "where the proxy listens",
         details: "An IP address of this machine alone, and a port; port 0 takes a free one.",
-        set: |args, value| {
-            args.listen = text(value)
+        set: |values, value| {
+            values.gateway.listen = text(value)
                 .and_then(|value| value.parse().ok())
                 .ok_or("an IP address and a port, such as 127.0.0.1:4141")?;
             Ok(())
@@ -398,8 +399,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "let --listen open the proxy to other machines",
         details: "What they send, their secret too, then travels in the clear, and whoever has the \
                   secret spends your tokens.",
-        set: |args, _| {
-            args.allow_remote = true;
+        set: |values, _| {
+            values.gateway.allow_remote = true;
             Ok(())
         },
     },
@@ -412,8 +413,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "which of the good tokens a request gets: sticky, round-robin or headroom",
         details: "sticky stays with one as long as it is good, which keeps the provider's prompt \
                   cache. round-robin takes one after the other, headroom the least used one.",
-        set: |args, value| {
-            args.strategy = match text(value) {
+        set: |values, value| {
+            values.gateway.strategy = match text(value) {
                 Some("sticky") => Strategy::Sticky,
                 Some("round-robin") => Strategy::RoundRobin,
                 Some("headroom") => Strategy::Headroom,
@@ -431,8 +432,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "how long a request may wait for a reset when every token is spent",
         details: "In a proxy. When the earliest reset is further away, the application gets a 429 \
                   that says how far, at once; a supervised command is paused.",
-        set: |args, value| {
-            args.hold = duration(value)
+        set: |values, value| {
+            values.hold = duration(value)
                 .filter(|span| *span <= DAY)
                 .ok_or(A_DURATION)?;
             Ok(())
@@ -447,8 +448,8 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "append what happens, with times, to this file",
         details: "DDOLLAR_LOG sets how much: error, warn or info (the default); a debug build \
                   also knows debug and trace. Tokens are never part of it.",
-        set: |args, value| {
-            args.log = Some(PathBuf::from(value));
+        set: |values, value| {
+            values.voice.log = Some(PathBuf::from(value));
             Ok(())
         },
     },
@@ -460,8 +461,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: STATUS,
         about: "show it anew at each interval, until interrupted",
         details: "",
-        set: |args, _| {
-            args.watch = true;
+        set: |values, _| {
+            values.watch = true;
             Ok(())
         },
     },
@@ -473,8 +474,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: SHOWING,
         about: "the facts as one JSON object",
         details: "",
-        set: |args, _| {
-            args.json = true;
+        set: |values, _| {
+            values.show.json = true;
             Ok(())
         },
     },
@@ -486,8 +487,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: REPORT,
         about: "write the picture as an SVG to this file",
         details: "It needs no other file and suits light and dark pages. '-' is stdout.",
-        set: |args, value| {
-            args.svg = Some(PathBuf::from(value));
+        set: |values, value| {
+            values.svg = Some(PathBuf::from(value));
             Ok(())
         },
     },
@@ -499,8 +500,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: SHOWING,
         about: "draw with plain ASCII, as without a UTF-8 locale",
         details: "",
-        set: |args, _| {
-            args.ascii = true;
+        set: |values, _| {
+            values.show.ascii = true;
             Ok(())
         },
     },
@@ -512,8 +513,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: RUNNING,
         about: "say warnings and failures only",
         details: "",
-        set: |args, _| {
-            args.verbosity = Verbosity::Quiet;
+        set: |values, _| {
+            values.voice.verbosity = Verbosity::Quiet;
             Ok(())
         },
     },
@@ -525,8 +526,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: RUNNING,
         about: "say each check's numbers too",
         details: "",
-        set: |args, _| {
-            args.verbosity = Verbosity::Verbose;
+        set: |values, _| {
+            values.voice.verbosity = Verbosity::Verbose;
             Ok(())
         },
     },
@@ -591,35 +592,38 @@ mod tests {
 
     #[test]
     fn the_defaults_in_the_table_are_the_defaults() {
-        let mut args = Args::default();
+        let mut values = Values::default();
         for flag in FLAGS {
             if let Some(default) = flag.default {
-                (flag.set)(&mut args, OsStr::new(default)).unwrap();
+                (flag.set)(&mut values, OsStr::new(default)).unwrap();
             }
         }
-        assert_eq!(args, Args::default());
+        assert_eq!(values, Values::default());
     }
 
     #[test]
     fn a_rehearsal_has_defaults_of_its_own() {
-        let args = Args::of(Command::Rehearse);
-        assert_eq!(args.interval, Duration::from_secs(1));
-        assert_eq!(args.patience, Duration::from_secs(1));
-        assert_eq!(args.grace, Args::default().grace);
+        let values = Values::of(Command::Rehearse);
+        assert_eq!(values.checks.interval, Duration::from_secs(1));
+        assert_eq!(values.checks.patience, Duration::from_secs(1));
+        assert_eq!(
+            values.supervision.grace,
+            Values::default().supervision.grace
+        );
     }
 
     #[test]
     fn a_resume_command_is_split_as_a_shell_does_it() {
         let set = FLAGS.iter().find(|flag| flag.long == "resume").unwrap().set;
-        let mut args = Args::default();
-        set(&mut args, OsStr::new("claude --continue 'go on'")).unwrap();
+        let mut values = Values::default();
+        set(&mut values, OsStr::new("claude --continue 'go on'")).unwrap();
         assert_eq!(
-            args.resume,
+            values.supervision.resume,
             Resume::Command(vec!["claude".into(), "--continue".into(), "go on".into()])
         );
-        set(&mut args, OsStr::new("same")).unwrap();
-        assert_eq!(args.resume, Resume::Same);
-        assert!(set(&mut args, OsStr::new("claude 'open")).is_err());
-        assert!(set(&mut args, OsStr::new("  ")).is_err());
+        set(&mut values, OsStr::new("same")).unwrap();
+        assert_eq!(values.supervision.resume, Resume::Same);
+        assert!(set(&mut values, OsStr::new("claude 'open")).is_err());
+        assert!(set(&mut values, OsStr::new("  ")).is_err());
     }
 }

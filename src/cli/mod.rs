@@ -3,6 +3,7 @@
 //! It promises to touch nothing but argv, so that help and version cannot fail and each mistake is
 //! named before anything starts. The options are one table, `flags::FLAGS`; `help` prints it.
 
+mod args;
 pub(crate) mod config;
 #[cfg(test)]
 mod error_lines_test;
@@ -10,20 +11,20 @@ mod flags;
 mod generate;
 mod help;
 
+pub(crate) use args::{
+    Checks, Proxy, Rehearse, Report, Resume, StateFile, Status, Supervise, Voice,
+};
 pub(crate) use generate::{Kind, generate};
 pub(crate) use help::{general_help, help_of};
 
 use crate::common::error::Error;
-use crate::events::console::Verbosity;
 use crate::system::exec_shim::ExecSpec;
 use crate::system::signals::Limits;
-use crate::tokens::strategy::Strategy;
-use core::net::SocketAddr;
+use args::Values;
 use flags::{FLAGS, Flag};
 use help::ENTRIES;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Where the proxy listens when it is not told.
 pub(crate) const PORT: u16 = 4141;
@@ -72,15 +73,15 @@ impl Command {
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Run a command under supervision.
-    Supervise(Args),
+    Supervise(Supervise),
     /// Be a gateway for many applications.
-    Proxy(Args),
+    Proxy(Proxy),
     /// Play a night against the built-in provider.
-    Rehearse(Args),
+    Rehearse(Rehearse),
     /// Show what happened in a run.
-    Report(Args),
+    Report(Report),
     /// Show the limits of every token.
-    Status(Args),
+    Status(Status),
     /// Print help: on all, or on one subcommand.
     Help { topic: Option<Command>, long: bool },
     /// Print the man page or completions.
@@ -101,121 +102,6 @@ pub(crate) enum Request {
     Provider { scenario: Option<PathBuf> },
     /// Hidden: be the built-in worker.
     Worker { journal: PathBuf, units: u32 },
-}
-
-/// The options as given, with their defaults, and the command to run.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Args {
-    pub(crate) interactive: bool,
-    /// Percent, above 0 and up to 100.
-    pub(crate) threshold: f64,
-    pub(crate) interval: Duration,
-    pub(crate) grace: Duration,
-    /// Names as given; empty: all.
-    pub(crate) providers: Vec<String>,
-    pub(crate) model: Option<String>,
-    pub(crate) resume: Resume,
-    /// One ring over all providers.
-    pub(crate) mixed: bool,
-    /// The client that the command is, whatever it looks like.
-    pub(crate) client: Option<String>,
-    pub(crate) patience: Duration,
-    pub(crate) max_wait: Option<Duration>,
-    pub(crate) retries: u32,
-    pub(crate) state: StateFile,
-    pub(crate) verbosity: Verbosity,
-    /// `supervise` through a proxy, or not; `None`: as suits the command.
-    pub(crate) proxy: Option<bool>,
-    /// `proxy` only, as are the next two.
-    pub(crate) listen: SocketAddr,
-    pub(crate) allow_remote: bool,
-    pub(crate) strategy: Strategy,
-    pub(crate) hold: Duration,
-    pub(crate) log: Option<PathBuf>,
-    pub(crate) journal: Option<PathBuf>,
-    pub(crate) notify: Option<OsString>,
-    /// `rehearse` only.
-    pub(crate) scenario: Option<PathBuf>,
-    /// Facts for programs in the place of a picture.
-    pub(crate) json: bool,
-    pub(crate) ascii: bool,
-    /// `status` only: again each interval.
-    pub(crate) watch: bool,
-    /// `report` only.
-    pub(crate) svg: Option<PathBuf>,
-    /// The command to run, or the other words that a subcommand takes.
-    pub(crate) command: Vec<OsString>,
-}
-
-/// The command line for every start after the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Resume {
-    /// As the client goes on; the same again for a command that is no known client.
-    AsClient,
-    /// The same again, whatever it is.
-    Same,
-    /// This one.
-    Command(Vec<OsString>),
-}
-
-/// Where to keep what is learned of tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StateFile {
-    /// In the user's state folder.
-    Usual,
-    /// Here.
-    At(PathBuf),
-    /// Nowhere.
-    None,
-}
-
-impl Args {
-    /// The defaults of one command.
-    fn of(command: Command) -> Args {
-        let mut args = Args::default();
-        for flag in FLAGS {
-            if let Some(default) = flag.default_for(command) {
-                // A test holds that every default is a value that its option takes.
-                let _ = (flag.set)(&mut args, default.as_ref());
-            }
-        }
-        args
-    }
-}
-
-impl Default for Args {
-    fn default() -> Args {
-        Args {
-            interactive: false,
-            threshold: 95.0,
-            interval: Duration::from_secs(60),
-            grace: Duration::from_secs(10),
-            providers: Vec::new(),
-            model: None,
-            resume: Resume::AsClient,
-            mixed: false,
-            client: None,
-            patience: Duration::from_secs(5),
-            max_wait: None,
-            retries: 0,
-            state: StateFile::Usual,
-            verbosity: Verbosity::Normal,
-            proxy: None,
-            listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
-            allow_remote: false,
-            strategy: Strategy::Sticky,
-            hold: Duration::from_secs(600),
-            log: None,
-            journal: None,
-            notify: None,
-            scenario: None,
-            json: false,
-            ascii: false,
-            watch: false,
-            svg: None,
-            command: Vec::new(),
-        }
-    }
 }
 
 /// Reads argv without its first word.
@@ -328,7 +214,8 @@ fn unknown_subcommand(given: &OsString) -> Error {
 /// is the command to run, as it is.
 fn with_options(command: Command, words: impl Iterator<Item = OsString>) -> Result<Request, Error> {
     let words: Vec<OsString> = words.collect();
-    let mut args = Args::of(command);
+    let mut values = Values::of(command);
+    let mut rest: Vec<OsString> = Vec::new();
     let mut parser = lexopt::Parser::from_args(words);
     let mut dashes = false;
     loop {
@@ -338,19 +225,19 @@ fn with_options(command: Command, words: impl Iterator<Item = OsString>) -> Resu
         {
             raw.next();
             dashes = true;
-            args.command.extend(raw);
+            rest.extend(raw);
             break;
         }
         let (name, flag) = match parser.next() {
             Ok(None) => break,
             Ok(Some(lexopt::Arg::Value(word))) => {
-                args.command.push(word);
+                rest.push(word);
                 // Behind a name, options are still ours; behind a command, they are its own.
                 if command.words().is_some() {
                     continue;
                 }
-                if let Ok(rest) = parser.raw_args() {
-                    args.command.extend(rest);
+                if let Ok(raw) = parser.raw_args() {
+                    rest.extend(raw);
                 }
                 break;
             }
@@ -371,33 +258,27 @@ fn with_options(command: Command, words: impl Iterator<Item = OsString>) -> Resu
         let Some(flag) = flag.filter(|flag| flag.commands.contains(&command)) else {
             return Err(unknown_flag(name, command));
         };
-        apply(flag, &name, &mut parser, &mut args, command)?;
+        apply(flag, &name, &mut parser, &mut values, command)?;
     }
-    if args.command.is_empty() && (dashes || command == Command::Supervise) {
+    if rest.is_empty() && (dashes || command == Command::Supervise) {
         return Err(Error::NoCommand {
             command: command.name(),
         });
     }
-    if let Some(extra) = command.words().and_then(|most| args.command.get(most)) {
+    if let Some(extra) = command.words().and_then(|most| rest.get(most)) {
         return Err(Error::ExtraWord {
             given: extra.to_string_lossy().into_owned(),
             command: command.name(),
         });
     }
-    Ok(match command {
-        Command::Report => Request::Report(args),
-        Command::Status => Request::Status(args),
-        Command::Supervise => Request::Supervise(args),
-        Command::Proxy => Request::Proxy(args),
-        Command::Rehearse => Request::Rehearse(args),
-    })
+    Ok(values.into_request(command, rest))
 }
 
 fn apply(
     flag: &Flag,
     name: &str,
     parser: &mut lexopt::Parser,
-    args: &mut Args,
+    values: &mut Values,
     command: Command,
 ) -> Result<(), Error> {
     let value = match flag.value {
@@ -408,7 +289,7 @@ fn apply(
             command: command.name(),
         })?,
     };
-    (flag.set)(args, &value).map_err(|wants| Error::BadValue {
+    (flag.set)(values, &value).map_err(|wants| Error::BadValue {
         flag: name.into(),
         value: value.to_string_lossy().into_owned(),
         wants: wants.into(),
@@ -490,14 +371,15 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn parsed(line: &str) -> Result<Request, Error> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    fn args(line: &str) -> Args {
+    fn args(line: &str) -> Supervise {
         match parsed(line) {
-            Ok(Request::Supervise(args) | Request::Proxy(args) | Request::Rehearse(args)) => args,
+            Ok(Request::Supervise(run) | Request::Rehearse(Rehearse { run, .. })) => run,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -506,7 +388,7 @@ mod tests {
     fn the_command_is_taken_as_it_is() {
         let args = args("supervise --grace 2s -- claude --continue -v -- x");
         assert_eq!(args.command, ["claude", "--continue", "-v", "--", "x"]);
-        assert_eq!(args.grace, Duration::from_secs(2));
+        assert_eq!(args.supervision.grace, Duration::from_secs(2));
     }
 
     #[test]
@@ -630,8 +512,8 @@ mod tests {
     fn options_may_follow_a_name() {
         match parsed("report night.jsonl --json --svg -") {
             Ok(Request::Report(args)) => {
-                assert_eq!(args.command, ["night.jsonl"]);
-                assert!(args.json && args.svg.is_some());
+                assert_eq!(args.run, Some("night.jsonl".into()));
+                assert!(args.show.json && args.svg.is_some());
             }
             other => panic!("{other:?}"),
         }

@@ -5,13 +5,12 @@
 
 mod view;
 
-use crate::cli::config;
-use crate::cli::{Args, StateFile};
+use crate::cli::{Status, config};
 use crate::common::Environment;
 use crate::common::error::{Error, TRY_AGAIN_LATER};
 use crate::common::time::Now;
 use crate::events::RunEvent;
-use crate::events::console::{self, Console};
+use crate::events::console::{self, Console, Verbosity};
 use crate::providers::monitor::ask_all;
 use crate::tokens::Ring;
 use crate::tokens::TokenPool;
@@ -20,7 +19,7 @@ use crate::tokens::store::Store;
 use crossbeam_channel::unbounded;
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 use view::{RingView, View};
 
 /// No token is usable, and none will be by waiting.
@@ -30,32 +29,20 @@ const HOPELESS: u8 = 1;
 ///
 /// # Errors
 /// There is nothing to ask about.
-pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode, Error> {
+pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCode, Error> {
     let texts = config::readable(environment);
     let variable = |name: &str| config::lookup(&texts, name);
-    let (rings, notices) = config::rings(args, &texts)?;
-    let console = Console::new(args.verbosity, variable);
+    let (rings, notices) = config::rings(&args.checks, &texts)?;
+    let console = Console::new(Verbosity::Normal, variable);
     for notice in &notices {
         console.say(notice);
     }
     let mut style = console::style(variable);
-    style.utf8 &= !args.ascii;
-    let rules = Rules {
-        threshold: args.threshold / 100.0,
-        patience: args.patience,
-        max_wait: None,
-        retries: 0,
-        checks_exit_zero: false,
-        interactive: false,
-        grace: Duration::ZERO,
-        jitter: Duration::ZERO,
-    };
+    style.utf8 &= !args.show.ascii;
+    let rules = config::rules(&args.checks);
     // What it finds out, the next run knows.
-    let path = match &args.state {
-        StateFile::At(path) => Some(path.clone()),
-        StateFile::None => None,
-        StateFile::Usual => config::state_folder(environment).map(|path| path.join("state.json")),
-    };
+    let folder = config::state_folder(environment);
+    let path = config::state_file(&args.state, folder.as_deref());
     let (warning, warnings) = unbounded();
     let mut store = Store::open(path, &warning);
     for (pool, endpoints) in &rings {
@@ -72,7 +59,7 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
         for what in warnings.try_iter() {
             console.say(&RunEvent::Warning { what });
         }
-        let text = if args.json {
+        let text = if args.show.json {
             view.json() + "\n"
         } else {
             let text = view.text(style);
@@ -86,7 +73,7 @@ pub(crate) fn status(args: &Args, environment: &Environment) -> Result<ExitCode,
         if !console::print(&text)? || !args.watch {
             return Ok(verdict(&view));
         }
-        std::thread::sleep(args.interval);
+        std::thread::sleep(args.checks.interval);
     }
 }
 

@@ -29,9 +29,10 @@ mod upstream; // connections to a provider
 
 pub(crate) use gateway::Gateway;
 
-use crate::cli::Args;
+use crate::cli;
 use crate::cli::PORT;
 use crate::cli::config;
+use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::http::reader::LARGE;
 use crate::common::time::Now;
@@ -354,21 +355,21 @@ impl Proxy {
 /// # Errors
 /// What keeps it from being started.
 pub(crate) fn run(
-    args: Args,
-    environment: crate::common::Environment,
+    args: &cli::Proxy,
+    environment: &Environment,
     console: &Console,
 ) -> Result<ExitCode, Error> {
-    let (listen, strategy, hold) = (args.listen, args.strategy, args.hold);
-    if !listen.ip().is_loopback() && !args.allow_remote {
+    let (listen, strategy, hold) = (args.gateway.listen, args.gateway.strategy, args.hold);
+    if !listen.ip().is_loopback() && !args.gateway.allow_remote {
         return Err(Error::BadValue {
             flag: "--listen".into(),
             value: listen.to_string(),
             wants: "127.0.0.1:PORT, or --allow-remote to open the proxy to others".into(),
         });
     }
-    let folder = config::state_folder(&environment);
-    let mut options = config::resolve(args, environment)?;
-    let mut rings = config::by_provider(std::mem::take(&mut options.rings));
+    let folder = config::state_folder(environment);
+    let config = config::gateway(args, environment)?;
+    let mut rings = config.rings;
     for (pool, endpoint) in &rings {
         // The shell has the proxy's own lines: each request would come back as another one.
         if upstream::leads_to(endpoint, listen) {
@@ -394,12 +395,12 @@ pub(crate) fn run(
     };
     let (answering, mut answers) = unbounded();
     let (warning, warnings) = unbounded();
-    let mut store = Store::open(options.state.take(), &warning);
+    let mut store = Store::open(config.state, &warning);
     for (pool, endpoint) in &mut rings {
         store.recall(
             pool,
             std::slice::from_ref(endpoint),
-            options.rules.threshold,
+            config.rules.threshold,
             now(),
         );
     }
@@ -409,14 +410,14 @@ pub(crate) fn run(
         hold,
         waits_for_ever: false,
     };
-    let known = ledger(&rings, &store, options.rules.threshold);
-    let mut proxy = Proxy::start(rings.clone(), known, options.rules.clone(), setup, key)?;
+    let known = ledger(&rings, &store, config.rules.threshold);
+    let mut proxy = Proxy::start(rings.clone(), known, config.rules.clone(), setup, key)?;
 
     console.say(&RunEvent::Loaded {
         tokens: rings.iter().map(|(pool, _)| pool.len()).sum(),
         providers: rings.len(),
     });
-    for notice in &options.notices {
+    for notice in &config.notices {
         console.say(notice);
     }
     if let Some(why) = trouble {
@@ -432,7 +433,7 @@ pub(crate) fn run(
     // One question about each token: which of them work, and which share a quota.
     let mut monitors = Vec::new();
     for (ring, (pool, endpoint)) in rings.into_iter().enumerate() {
-        let schedule = ProbeSchedule::new(options.interval, options.rules.threshold);
+        let schedule = ProbeSchedule::new(args.checks.interval, config.rules.threshold);
         let monitor = Monitor::start(
             ring,
             pool.credentials(),

@@ -7,7 +7,7 @@ use super::scenario::{NIGHT_UNITS, Scenario};
 use super::server::Server;
 use super::tally::{Tally, tally};
 use crate::cli::config;
-use crate::cli::{Args, StateFile};
+use crate::cli::{Rehearse, StateFile, Supervise};
 use crate::common::error::Error;
 use crate::events::RunEvent;
 use crate::events::console::Console;
@@ -31,16 +31,20 @@ const SPOKEN: [(&str, &str); 2] = [("anthropic", ""), ("openai", "/v1")];
 /// # Errors
 /// What keeps the provider or the command from being started.
 pub(crate) fn play(
-    mut args: Args,
+    args: Rehearse,
     environment: Vec<(OsString, OsString)>,
     console: Console,
     inherited: Inherited,
 ) -> Result<Outcome, Error> {
-    let built_in = args.command.is_empty();
+    let Rehearse { run, scenario } = args;
     // Nothing that is learned of made-up tokens is worth remembering.
-    args.state = StateFile::None;
-    let scenario = scenario(
-        args.scenario.as_deref(),
+    let mut run = Supervise {
+        state: StateFile::None,
+        ..run
+    };
+    let built_in = run.command.is_empty();
+    let scenario = self::scenario(
+        scenario.as_deref(),
         if built_in {
             Scenario::night
         } else {
@@ -51,7 +55,7 @@ pub(crate) fn play(
     let server = Server::start(scenario, |_| {}).map_err(no_provider)?;
     let environment = pointed_at(environment, &server.url());
     if !built_in {
-        let options = config::resolve(args, environment)?;
+        let options = config::resolve(run, environment)?;
         return supervisor::supervise(options, &console, inherited);
     }
 
@@ -66,13 +70,13 @@ pub(crate) fn play(
         what: "cannot find ddollar's own program file",
         why: error.to_string(),
     })?;
-    args.command = vec![
+    run.command = vec![
         own_program.into(),
         "__worker".into(),
         journal.clone().into(),
         NIGHT_UNITS.to_string().into(),
     ];
-    let mut options = config::resolve(args, environment)?;
+    let mut options = config::resolve(run, environment)?;
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;
     let text = fs::read_to_string(&journal).unwrap_or_default();

@@ -11,8 +11,51 @@ mod timeline;
 
 pub(crate) use timeline::{Timeline, Unusable};
 
+use crate::cli::{Report, config};
+use crate::common::error::Error;
 use crate::common::style::Style;
+use crate::common::{Environment, private_file};
+use crate::events::{console, journal, schema};
 use jiff::tz::TimeZone;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+/// `ddollar report`: what happened in a run, as text, SVG or JSON.
+///
+/// # Errors
+/// There is no such journal, or its picture cannot be written.
+pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCode, Error> {
+    let texts = config::readable(environment);
+    let variable = |name: &str| config::lookup(&texts, name);
+    let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
+    let journal = journal::find(args.run.as_deref(), folder.as_deref())?;
+    let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
+    let timeline = Timeline::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
+        path: journal.path,
+        empty: why == Unusable::Empty,
+    })?;
+    let zone = TimeZone::system();
+    match &args.svg {
+        _ if args.show.json => console::print(&(json(&timeline) + "\n"))?,
+        Some(path) if path.as_os_str() == "-" => console::print(&svg(&timeline, zone))?,
+        Some(path) => {
+            let picture = svg(&timeline, zone);
+            private_file::write(path, picture.as_bytes()).map_err(|error| Error::File {
+                what: "SVG file",
+                path: path.clone(),
+                why: error.to_string(),
+                hint: "name a file in a folder that you can write to and that has room",
+            })?;
+            true
+        }
+        None => {
+            let mut style = console::style(variable);
+            style.utf8 &= !args.show.ascii;
+            console::print(&text(&timeline, zone, style))?
+        }
+    };
+    Ok(ExitCode::SUCCESS)
+}
 
 /// The report as one screen of text.
 pub(crate) fn text(timeline: &Timeline, zone: TimeZone, style: Style) -> String {

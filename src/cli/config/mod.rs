@@ -1,0 +1,302 @@
+//! From what was asked and the environment to everything that a run needs, checked.
+//!
+//! Reads the environment and the token files, once. It promises that what it returns can be run
+//! as it stands: tokens found, addresses that a token may be sent to, a command that exists. It
+//! starts nothing and asks no provider.
+
+mod command;
+mod environment;
+mod rings;
+
+pub(crate) use environment::{lookup, readable, state_folder};
+pub(crate) use rings::{by_provider, rings};
+
+use crate::cli::{Checks, Proxy, Resume, StateFile, Supervise};
+use crate::clients::CommandLine;
+use crate::common::Environment;
+use crate::common::error::Error;
+use crate::events::RunEvent;
+use crate::events::journal::{self, Place};
+use crate::events::reporter::ReporterOptions;
+use crate::events::systemd;
+use crate::providers::endpoint::Endpoint;
+use crate::providers::{PROVIDERS, Provider};
+use crate::system::os::PrivateFile;
+use crate::tokens::policy::Rules;
+use crate::tokens::{Ring, Token, TokenPool};
+use command::{as_expected, client_notices, hooked, locate, with_base_url_of};
+use environment::child_environment;
+use rings::{find, mixed, ring, variables_to_set};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Upper end of the random addition to each wait: enough to part two ddollars on one machine,
+/// well below the 2 s in which a child goes on after a reset.
+const LONGEST_JITTER_MS: u64 = 400;
+
+/// A run, ready to start.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// One ring of tokens per provider, and where to ask about it; or one ring over all.
+    pub(crate) rings: Vec<Ring>,
+    pub(crate) rules: Rules,
+    pub(crate) interval: Duration,
+    /// Where to keep what is learned of tokens, if anywhere.
+    pub(crate) state: Option<PathBuf>,
+    /// The command, which knows its line for the first start and for the others.
+    pub(crate) command: CommandLine,
+    /// The user's own line for every start after the first.
+    pub(crate) again: Option<CommandLine>,
+    /// What these lines name; each start of the command reads it.
+    pub(crate) files: Vec<PrivateFile>,
+    /// Whether the command asks for its token by itself through a hook.
+    pub(crate) calls_back: bool,
+    /// Whether the command is told whose token it has.
+    pub(crate) mixed: bool,
+    /// The child's environment but for the token in use.
+    pub(crate) environment: Environment,
+    /// Tokens that the command gets as well, of providers that it does not ask.
+    pub(crate) passthrough: Vec<Token>,
+    /// Who wants to be told what happens.
+    pub(crate) wishes: ReporterOptions,
+    /// Whether the command's requests go through a proxy of ours, and how long it may hold them
+    /// before the command is paused.
+    pub(crate) proxied: Option<Duration>,
+    /// What to call the command when it is shown; `None`: by its words.
+    pub(crate) name: Option<String>,
+    /// What is worth telling before the start.
+    pub(crate) notices: Vec<RunEvent>,
+}
+
+/// A gateway for many applications, ready to start.
+#[derive(Debug)]
+pub(crate) struct GatewayConfig {
+    /// The tokens of each provider, and where to ask about them.
+    pub(crate) rings: Vec<(TokenPool, Endpoint)>,
+    pub(crate) rules: Rules,
+    /// Where to keep what is learned of tokens, if anywhere.
+    pub(crate) state: Option<PathBuf>,
+    /// What is worth telling before the start.
+    pub(crate) notices: Vec<RunEvent>,
+}
+
+/// The rules for those who start no command: it is neither asked for nor started again.
+pub(crate) fn rules(checks: &Checks) -> Rules {
+    Rules {
+        threshold: checks.threshold / 100.0,
+        patience: checks.patience,
+        max_wait: None,
+        retries: 0,
+        checks_exit_zero: false,
+        interactive: false,
+        grace: Duration::ZERO,
+        jitter: Duration::ZERO,
+    }
+}
+
+/// Checks a gateway's options against the environment.
+///
+/// # Errors
+/// The first thing that it could not start with.
+pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<GatewayConfig, Error> {
+    let texts = readable(environment);
+    let (rings, mut notices) = rings(&args.checks, &texts)?;
+    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, true)));
+    let folder = state_folder(environment);
+    notices.extend(without_state(&args.state, folder.as_deref()));
+    let state = state_file(&args.state, folder.as_deref());
+    let rules = Rules {
+        jitter: jitter(),
+        ..rules(&args.checks)
+    };
+    Ok(GatewayConfig {
+        rings: by_provider(rings),
+        rules,
+        state,
+        notices,
+    })
+}
+
+/// Checks the options of a supervised command against the environment.
+///
+/// # Errors
+/// The first thing that a run could not start with.
+pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Config, Error> {
+    let Supervise {
+        checks,
+        supervision,
+        ..
+    } = args;
+    let texts = readable(&environment);
+    let variable = |name: &str| lookup(&texts, name);
+    let mut found = find(&checks, &texts)?;
+    let mut notices = std::mem::take(&mut found.notices);
+
+    locate(&args.command, None, &environment, &found.tokens)?;
+    let (client, again) = match supervision.resume {
+        Resume::AsClient => (supervision.client, None),
+        Resume::Same => (Some("generic".to_owned()), None),
+        Resume::Command(words) => {
+            locate(&words, Some("--resume"), &environment, &found.tokens)?;
+            (supervision.client, Some(words))
+        }
+    };
+    let mut files = Vec::new();
+    let mut hooked = |words| {
+        let line = CommandLine::new(words, client.as_deref()).in_environment(&variable);
+        hooked(line, &found.tokens, &mut files)
+    };
+    let (mut command, failed) = hooked(args.command);
+    notices.extend(failed);
+    let mut again = again.map(|words| hooked(words).0);
+    notices.extend(client_notices(&command, again.is_some(), &variable));
+    if command.uses_own_service() {
+        return Err(Error::OwnService {
+            client: command.client().name,
+        });
+    }
+    // A known client can be led through a proxy, where it notices no rotation. In one ring over all
+    // providers, and where the user is asked before each rotation, it is started again.
+    let proxied = supervision
+        .proxy
+        .unwrap_or(command.is_known() && !supervision.mixed && !supervision.interactive);
+    if !proxied && let Some(what) = command.cannot() {
+        let client = command.client().name;
+        notices.push(RunEvent::Warning {
+            what: format!("{client}: {what}"),
+        });
+    }
+    // Tokens of providers that the client never asks are not watched.
+    let asks = |provider: &Provider| command.uses(provider);
+    let has_own = found.tokens.iter().any(|token| asks(token.provider));
+    // It may be logged in, but the limits of others are none of its: they must not end it.
+    if checks.providers.is_empty() && !has_own {
+        let its: Vec<&Provider> = PROVIDERS.iter().filter(|provider| asks(provider)).collect();
+        return Err(Error::NoTokens {
+            client: Some(command.client().name),
+            variables: variables_to_set(&[], &its),
+        });
+    }
+    // Behind a proxy no token is handed over, so all of them go through it.
+    let narrow = checks.providers.is_empty() && !proxied;
+    let calls_back =
+        command.has_settings() || again.as_ref().is_some_and(CommandLine::has_settings);
+    let only_calls_back =
+        command.has_settings() && again.as_ref().is_none_or(CommandLine::has_settings);
+
+    let mut rings = Vec::new();
+    let mut passthrough = Vec::new();
+    for provider in &found.providers {
+        let tokens: Vec<Token> = found
+            .of(provider)
+            .map(|token| as_expected(token, &command, only_calls_back))
+            .collect();
+        if narrow && !asks(provider) {
+            // In one ring over all, the command sees the token in use and no other.
+            passthrough.extend(tokens.into_iter().next().filter(|_| !supervision.mixed));
+            continue;
+        }
+        rings.extend(ring(provider, tokens, &checks, &command, &variable)?);
+    }
+    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, proxied)));
+    if !proxied && command.needs_base_url() {
+        command = with_base_url_of(command, &rings, &mut notices);
+        again = again.map(|line| match line.needs_base_url() {
+            true => with_base_url_of(line, &rings, &mut Vec::new()),
+            false => line,
+        });
+    }
+    if supervision.mixed && proxied {
+        return Err(Error::FlagUsage {
+            flag: "--mixed".into(),
+            problem: "does nothing with --proxy, which has them all",
+            command: "supervise",
+        });
+    }
+    if supervision.mixed {
+        rings = mixed(rings);
+    }
+
+    let folder = state_folder(&environment);
+    let journal = match &supervision.journal {
+        Some(path) => Some(journal::open(path)?),
+        None => folder
+            .as_deref()
+            .map(|folder| Place::Folder(journal::runs(folder))),
+    };
+    notices.extend(without_state(&args.state, folder.as_deref()));
+    let state = state_file(&args.state, folder.as_deref());
+
+    Ok(Config {
+        rings,
+        state,
+        rules: Rules {
+            max_wait: supervision.max_wait,
+            retries: supervision.retries,
+            checks_exit_zero: command.client().may_exit_zero_on_failure,
+            interactive: supervision.interactive,
+            grace: supervision.grace,
+            jitter: jitter(),
+            ..rules(&checks)
+        },
+        interval: checks.interval,
+        environment: child_environment(environment, &command, again.as_ref()),
+        passthrough,
+        command,
+        again,
+        files,
+        calls_back,
+        mixed: supervision.mixed,
+        wishes: ReporterOptions {
+            journal,
+            notify: supervision.notify,
+            service: systemd::Address::from(variable),
+        },
+        proxied: proxied.then_some(args.hold),
+        name: None,
+        notices,
+    })
+}
+
+/// Where the state is kept, if anywhere; `folder` is the user's state folder.
+pub(crate) fn state_file(asked: &StateFile, folder: Option<&Path>) -> Option<PathBuf> {
+    match asked {
+        StateFile::At(path) => Some(path.clone()),
+        StateFile::None => None,
+        StateFile::Usual => Some(folder?.join("state.json")),
+    }
+}
+
+/// That nothing can be kept, where that was asked for.
+fn without_state(asked: &StateFile, folder: Option<&Path>) -> Option<RunEvent> {
+    (*asked == StateFile::Usual && folder.is_none()).then_some(RunEvent::NoState)
+}
+
+/// What the checks of a ring of one provider cannot see of its limits, if anything.
+fn unwatched((pool, endpoints): &Ring, proxied: bool) -> Vec<RunEvent> {
+    let provider = pool.current().provider;
+    let why = endpoints.first().and_then(|endpoint| {
+        let model = endpoint.models.first().map_or("", String::as_str);
+        provider.unwatched(&endpoint.base_url, model)
+    });
+    let mut notices = Vec::new();
+    if why.is_some() || !provider.tells_limits {
+        notices.push(RunEvent::Unwatched { provider, why });
+    }
+    if why.is_none() && !proxied && !provider.tells_limits {
+        notices.push(RunEvent::Warning {
+            what: format!(
+                "{}: a limit is seen only when the command ends, unless --proxy is given",
+                provider.label
+            ),
+        });
+    }
+    notices
+}
+
+/// A random span; the standard library's hasher is seeded by the system.
+fn jitter() -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    Duration::from_millis(random % LONGEST_JITTER_MS)
+}

@@ -1,0 +1,244 @@
+//! Tokens in rings, and where to ask about each.
+
+use super::environment::lookup;
+use crate::cli::{Checks, nearest};
+use crate::clients::CommandLine;
+use crate::common::error::Error;
+use crate::events::RunEvent;
+use crate::providers::endpoint::Endpoint;
+use crate::providers::{PROVIDERS, Provider, by_name, tls};
+use crate::tokens::{
+    ONE_A_LINE, Ring, Source, Token, TokenFile, TokenPool, Unreadable, discover,
+    nearly_token_variable,
+};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A token file larger than this is none.
+const LARGEST_TOKEN_FILE: u64 = 1 << 20;
+
+/// The tokens that there are, and what is worth telling about where they were found.
+pub(super) struct Discovered {
+    pub(super) providers: Vec<&'static Provider>,
+    /// At least one.
+    pub(super) tokens: Vec<Token>,
+    pub(super) notices: Vec<RunEvent>,
+}
+
+impl Discovered {
+    /// The tokens of one provider, in order.
+    pub(super) fn of(&self, provider: &'static Provider) -> impl Iterator<Item = Token> + '_ {
+        let tokens = self.tokens.iter();
+        tokens
+            .filter(move |token| std::ptr::eq(token.provider, provider))
+            .cloned()
+    }
+}
+
+/// Every token that there is, in rings, for a look without a command; and what is worth telling.
+///
+/// # Errors
+/// There are none, or something that names one cannot be used.
+pub(crate) fn rings(
+    checks: &Checks,
+    texts: &[(String, String)],
+) -> Result<(Vec<Ring>, Vec<RunEvent>), Error> {
+    let found = find(checks, texts)?;
+    let variable = |name: &str| lookup(texts, name);
+    let command = CommandLine::new(Vec::new(), None);
+    let mut rings = Vec::new();
+    for provider in &found.providers {
+        let tokens = found.of(provider).collect();
+        rings.extend(ring(provider, tokens, checks, &command, &variable)?);
+    }
+    Ok((rings, found.notices))
+}
+
+pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discovered, Error> {
+    let providers = named_providers(&checks.providers)?;
+    let variable = |name: &str| lookup(texts, name);
+
+    let found = discover(
+        &providers,
+        &Source {
+            variables: texts,
+            read: &read_token_file,
+        },
+    )?;
+    if found.tokens.is_empty() {
+        return Err(Error::NoTokens {
+            client: None,
+            variables: variables_to_set(&checks.providers, &providers),
+        });
+    }
+    let mut notices: Vec<RunEvent> = found
+        .exposed_files
+        .iter()
+        .map(|path| RunEvent::ExposedFile {
+            path: path.display().to_string(),
+        })
+        .collect();
+
+    let unread = |(name, _): &(String, String)| {
+        let variable = nearly_token_variable(name)?;
+        Some(RunEvent::UnreadVariable {
+            name: name.clone(),
+            variable,
+        })
+    };
+    notices.extend(texts.iter().filter_map(unread));
+
+    let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
+    if let Some(path) = &certificates
+        && let Err(why) = tls::certificates(path)
+    {
+        notices.push(RunEvent::UnusedFile {
+            variable: "SSL_CERT_FILE",
+            path: path.display().to_string(),
+            why,
+        });
+    }
+    Ok(Discovered {
+        providers,
+        tokens: found.tokens,
+        notices,
+    })
+}
+
+/// Each ring with the one endpoint of its provider; for those that are not mixed.
+pub(crate) fn by_provider(rings: Vec<Ring>) -> Vec<(TokenPool, Endpoint)> {
+    rings
+        .into_iter()
+        .filter_map(|(pool, endpoints)| Some((pool, endpoints.into_iter().next()?)))
+        .collect()
+}
+
+/// One ring over all providers, in the order in which they were found.
+pub(super) fn mixed(rings: Vec<Ring>) -> Vec<Ring> {
+    let mut tokens = Vec::new();
+    let mut endpoints = Vec::new();
+    for (pool, own) in rings {
+        tokens.extend(pool.tokens().cloned());
+        endpoints.extend(own);
+    }
+    let pool = TokenPool::new(tokens);
+    pool.map(|pool| (pool, endpoints)).into_iter().collect()
+}
+
+fn named_providers(names: &[String]) -> Result<Vec<&'static Provider>, Error> {
+    if names.is_empty() {
+        return Ok(PROVIDERS.iter().collect());
+    }
+    let mut providers: Vec<&'static Provider> = Vec::new();
+    for name in names {
+        let provider = by_name(name).ok_or_else(|| Error::UnknownProvider {
+            near: nearest(name, PROVIDERS.iter().map(|provider| provider.name)),
+            name: name.clone(),
+        })?;
+        if !providers.iter().any(|known| std::ptr::eq(*known, provider)) {
+            providers.push(provider);
+        }
+    }
+    Ok(providers)
+}
+
+pub(super) fn variables_to_set(named: &[String], providers: &[&'static Provider]) -> String {
+    let shown = if named.is_empty() { 2 } else { providers.len() };
+    let names: Vec<&str> = providers
+        .iter()
+        .take(shown)
+        .filter_map(|provider| provider.token_variables.first().copied())
+        .collect();
+    names.join(" or ")
+}
+
+/// The ring of one provider's tokens; none without tokens.
+///
+/// # Errors
+/// Its address is none that a token may be sent to.
+pub(super) fn ring(
+    provider: &'static Provider,
+    tokens: Vec<Token>,
+    checks: &Checks,
+    command: &CommandLine,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Ring>, Error> {
+    let Some(pool) = TokenPool::new(tokens) else {
+        return Ok(None);
+    };
+    let endpoint = endpoint(provider, checks.model.as_deref(), command, variable)?;
+    Ok(Some((pool, vec![endpoint])))
+}
+
+/// Where this provider is asked, and for which models: the one that is named, else what the command
+/// is known to ask for, else the cheapest.
+fn endpoint(
+    provider: &'static Provider,
+    model: Option<&str>,
+    command: &CommandLine,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Endpoint, Error> {
+    let known = command.uses(provider);
+    let from_variable = || {
+        let word = provider.model_variable.and_then(variable)?;
+        Some(if known {
+            command.full_model(&word)
+        } else {
+            word
+        })
+    };
+    let guessed = (command.model_on_line(provider))
+        .or_else(|| {
+            known
+                .then(|| command.model_in_environment(variable))
+                .flatten()
+        })
+        .or_else(from_variable)
+        .or_else(|| known.then(|| command.default_model()).flatten());
+    let mut models = match (model, guessed) {
+        (Some(model), _) => vec![model.to_owned()],
+        // What is only guessed may be retired, or never have existed for this account.
+        (None, Some(guess)) if guess != provider.cheapest_model => {
+            vec![guess, provider.cheapest_model.to_owned()]
+        }
+        (None, _) => vec![provider.cheapest_model.to_owned()],
+    };
+    // Of most providers none is known.
+    models.retain(|model| !model.is_empty());
+    let with_own = |name: &str| {
+        let own = || command.own_base_url(provider, variable);
+        let is_url = provider.base_url_variable == Some(name);
+        is_url.then(own).flatten().or_else(|| variable(name))
+    };
+    Endpoint::find(provider, models, &with_own)
+}
+
+fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {
+    let words = |error: std::io::Error| Unreadable {
+        why: error.to_string(),
+        hint: match error.kind() {
+            ErrorKind::NotFound => "check the path; the file holds one token a line",
+            ErrorKind::PermissionDenied => {
+                "make it readable for the user that runs ddollar: chown, chmod 600"
+            }
+            _ => ONE_A_LINE,
+        },
+    };
+    let file = std::fs::File::open(path).map_err(words)?;
+    let mode = file.metadata().map_err(words)?.permissions().mode();
+    let mut text = Vec::new();
+    file.take(LARGEST_TOKEN_FILE + 1)
+        .read_to_end(&mut text)
+        .map_err(words)?;
+    if text.len() as u64 > LARGEST_TOKEN_FILE {
+        return Err(Unreadable {
+            why: "it is larger than 1 MiB".into(),
+            hint: ONE_A_LINE,
+        });
+    }
+    Ok(TokenFile {
+        text,
+        exposed: mode & 0o066 != 0,
+    })
+}

@@ -1,5 +1,5 @@
-//! Known clients: a stand-in for `claude` that does what the real one does with its settings
-//! (facts/providers.md §4.1), and what ddollar makes of the others' command lines.
+//! Known clients: a stand-in for `claude` that does what the real one does with its settings, and
+//! what ddollar makes of the others' command lines.
 
 use crate::support::env::{Desk, PROGRAM, output};
 use crate::support::run::Ended;

@@ -18,7 +18,7 @@ mod support; // the scrubbed environment, the provider, a run, TLS
 
 mod cli; // help, version, bad input
 mod clients; // claude, codex and the others: hooks, tokens, resumes
-mod conformance; // terminals, signals and trees: the 60 cases of facts/supervision.md
+mod conformance; // terminals, signals and trees: 60 numbered cases
 mod exit_status; // codes and signals, to the child and from it
 mod failures; // a child that fails, and whether it is started again
 mod faults; // a provider that breaks the protocol

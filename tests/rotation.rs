@@ -55,7 +55,11 @@ pub(crate) fn one_rotation(provider: &Provider, supervise: Supervise) {
         "✓ Session resumed\n",
         "✓ Process completed successfully\n",
     ];
-    assert_eq!(ended.stderr, story.concat(), "DESIGN §2, to the letter");
+    assert_eq!(
+        ended.stderr,
+        story.concat(),
+        "the documented output, to the letter"
+    );
     assert_eq!(
         ended.stdout.iter().filter(|byte| **byte == b'\n').count(),
         3

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 pub(crate) const SHORTEST_REST: Duration = Duration::from_secs(1);
 
 /// When the wall clock was set back, a prediction ends at the latest this long after its span on
-/// the monotonic clock (facts/supervision.md K3).
+/// the monotonic clock.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
 /// One moment on both clocks: resets are wall-clock, graces and freshness are monotonic.

@@ -1,4 +1,4 @@
-//! The free endpoints: what they tell about a token or its account (facts/providers.md §3).
+//! The free endpoints: what they tell about a token or its account.
 //!
 //! Owns: their paths, and the reading of an answer that went well. What a status says is in the
 //! parent.

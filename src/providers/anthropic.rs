@@ -1,4 +1,5 @@
-//! Anthropic: the probe, the limit headers, and the error bodies (facts/providers.md §1).
+//! Anthropic: the probe, the limit headers, and the error bodies, as its API reference and recorded
+//! answers of 2025 and 2026 have them.
 //!
 //! Owns: what is particular to this vendor. What a status means by itself is in the parent.
 //! Promises: see the parent; no other prose is matched than the prefixes listed here.
@@ -14,25 +15,24 @@ use serde_json::json;
 use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
 use crate::providers::usage::{Clock, Field, reset};
 
-/// How the vendor's 400 for a user-set spend limit begins (facts/providers.md §1.3). No field tells
+/// How the vendor's 400 for a user-set spend limit begins, as it documents. No field tells
 /// it from other 400s.
 const SPEND_LIMIT_PREFIXES: [&str; 2] = [
     "You have reached your specified API usage limits",
     "You have reached your specified workspace API usage limits",
 ];
 
-/// How the vendor's 400 for an empty account begins (facts/providers.md §1.3).
+/// How the vendor's 400 for an empty account begins, as it documents.
 const CREDIT_PREFIX: &str = "Your credit balance is too low";
 
-/// How the vendor's 400 for a token without a workspace begins (facts/providers.md §1.3). It only
+/// How the vendor's 400 for a token without a workspace begins. It only
 /// picks the reason: any other 400 is just as unclear.
 const WORKSPACE_PREFIX: &str = "This API key is not scoped to a workspace";
 
-/// What stands before the date in a spend limit's message (facts/providers.md §1.3).
+/// What stands before the date in a spend limit's message.
 const REGAIN: &str = "You will regain access on ";
 
-/// A minimal message. `max_tokens` 0 is legal since 2026 and bills no output; 1 always was
-/// (facts/providers.md §1.4).
+/// A minimal message. `max_tokens` 0 is legal since 2026 and bills no output; 1 always was.
 pub(super) fn probe(model: &str, attempt: ProbeForm) -> ProbeRequest {
     let max_tokens = match attempt {
         ProbeForm::First => 0,
@@ -66,7 +66,7 @@ pub(super) fn refuses_first_attempt(reply: &Reply) -> bool {
 }
 
 /// Maps `anthropic-ratelimit-WINDOW-FIELD`, `anthropic-ratelimit-unified-WINDOW-FIELD` and
-/// `anthropic-{priority,fast}-WINDOW-FIELD` (facts/providers.md §1.1). Generic over the window: the
+/// `anthropic-{priority,fast}-WINDOW-FIELD`. Generic over the window: the
 /// vendor adds some.
 pub(super) fn field_of(header: &str) -> Option<(&str, Field)> {
     let rest = header.strip_prefix("anthropic-")?;
@@ -154,8 +154,8 @@ pub(super) fn model_class(model: &str) -> &str {
 }
 
 /// The organization alone. Limits are per organization; a workspace can only have lower ones of its
-/// own, and two workspaces still share the organization's bucket (facts/providers.md §1.2). The
-/// price: when only a workspace's lower limit is spent, its sibling is not tried.
+/// own, and two workspaces still share the organization's bucket. The price: when only a workspace's
+/// lower limit is spent, its sibling is not tried.
 pub(super) fn quota_group(headers: &Headers) -> Option<String> {
     identity(headers, "anthropic-organization-id").map(str::to_owned)
 }

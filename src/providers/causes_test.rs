@@ -1,6 +1,6 @@
-//! Every cause of facts/providers.md §1.3, §2 and §3 in one table: what a provider says, and what it
-//! comes to. Headers and bodies are as recorded or documented there; names and numbers that could
-//! belong to somebody are made up.
+//! Every known cause of a refusal in one table: what a provider says, and what it comes to. Headers
+//! and bodies are as recorded, or as the vendors document them; names and numbers that could belong
+//! to somebody are made up.
 
 use super::tests::{now, percents, reply};
 use super::{Finding, ProbeTarget, by_name};
@@ -37,7 +37,7 @@ const DATE: &str = "date: Thu, 01 Jan 2026 00:00:00 GMT\n";
 
 /// The replies of a model.
 const ROWS: &[Row] = &[
-    // ---- Anthropic, §1.3 ----
+    // ---- Anthropic ----
     (
         "anthropic: throughput",
         429,
@@ -184,7 +184,7 @@ const ROWS: &[Row] = &[
         "served",
         &["output-tokens 0.0"],
     ),
-    // ---- OpenAI, §2 ----
+    // ---- OpenAI ----
     (
         "openai: throughput",
         429,
@@ -287,7 +287,7 @@ const ROWS: &[Row] = &[
         "overloaded 11",
         &[],
     ),
-    // ---- the others, §3 ----
+    // ---- the others ----
     (
         "groq: a day of requests, a minute of tokens",
         200,

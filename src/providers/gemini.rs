@@ -1,4 +1,4 @@
-//! Gemini: the probe, and the body of an error, which is all that it tells (facts/providers.md §3).
+//! Gemini: the probe, and the body of an error, which is all that it tells.
 //!
 //! Owns: what is particular to this vendor. What a status means by itself is in the parent.
 //! Promises: see the parent; only `google.rpc` details are read, no prose.
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::{Authorization, ErrorBody, Finding, ProbeRequest, Reply};
 use crate::providers::usage::{self, Clock};
 
-/// Quotas of a day end at midnight in California (facts/providers.md §3). Spelled out, because a
-/// machine may have no database of time zones.
+/// Quotas of a day end at midnight in California, as its rate limit page says. Spelled out, because
+/// a machine may have no database of time zones.
 const PACIFIC: &str = "PST8PDT,M3.2.0,M11.1.0";
 
 /// A minimal request. `None` when the name cannot be part of a path.

@@ -35,7 +35,8 @@ use crate::providers::usage::{Clock, Usage};
 
 pub(crate) use table::PROVIDERS;
 
-/// An API that issues tokens: one row of [`PROVIDERS`]. Rows come from facts/providers.md §1 to §3.
+/// An API that issues tokens: one row of [`PROVIDERS`]. Rows come from the vendors' references and
+/// from recorded answers.
 #[derive(Debug)]
 pub(crate) struct Provider {
     /// For `--provider`, paths of the proxy and the state file: lower-case ASCII letters, unique.
@@ -584,7 +585,7 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
         200..=299 => return Finding::Served,
         300..=399 => "the base URL redirects elsewhere",
         // About our request, not the token. With limits it was accepted and counted, and told us
-        // what we want (OpenAI: "Could not finish the message …", facts/providers.md §2).
+        // what we want (OpenAI: "Could not finish the message …").
         400 | 413 | 422 if has_limits => return Finding::Served,
         400 | 413 | 422 => "the request itself is refused",
         401 => return Finding::Rejected,

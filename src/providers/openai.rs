@@ -1,5 +1,4 @@
-//! OpenAI and those that speak like it: the probe, the limit headers, and the error bodies
-//! (facts/providers.md §2 and §3).
+//! OpenAI and those that speak like it: the probe, the limit headers, and the error bodies.
 //!
 //! Owns: chat completions, and as data what differs among those that serve them. What a status
 //! means by itself is in the parent.
@@ -27,9 +26,9 @@ pub(crate) struct Chat {
     pub(super) windows: &'static [(&'static str, &'static str)],
 }
 
-/// 16 is the least that newer models take (facts/providers.md §2). It counts against the limit in
-/// full, so no more. Reasoning models only take `max_completion_tokens`; older compatible servers
-/// only take `max_tokens`.
+/// 16 is the least that newer models take. It counts against the limit in full, so no more.
+/// Reasoning models only take `max_completion_tokens`; older compatible servers only take
+/// `max_tokens`.
 pub(super) const OPENAI: Chat = Chat {
     path: "/chat/completions",
     authorization: Authorization::Bearer,
@@ -37,13 +36,13 @@ pub(super) const OPENAI: Chat = Chat {
     windows: &[("", "requests")],
 };
 
-/// The others took over the older parameter, and have no least value (facts/providers.md §3).
+/// The others took over the older parameter, and have no least value.
 pub(super) const COMPATIBLE: Chat = Chat {
     bounds: [("max_tokens", 1), ("max_completion_tokens", 16)],
     ..OPENAI
 };
 
-/// `error.code` or `error.type` of a token that cannot pay. facts/providers.md §2, but for
+/// `error.code` or `error.type` of a token that cannot pay. OpenAI documents them, but for
 /// `billing_not_active`, which is an account that was closed for an unpaid bill (429;
 /// BerriAI/litellm#2743), and `blocked_api_access`, a spend limit at Groq (400; its documentation of
 /// spend limits).
@@ -71,7 +70,7 @@ pub(super) fn rejects(reply: &Reply) -> bool {
     NOT_ACCEPTED.contains(&ErrorBody::of(reply).text("/error/code"))
 }
 
-/// A minimal completion, not streamed: streams often come without limits (facts/providers.md §2).
+/// A minimal completion, not streamed: streams often come without limits.
 pub(super) fn probe(chat: &Chat, model: &str, attempt: ProbeForm) -> ProbeRequest {
     let mut body = json!({
         "model": model,
@@ -180,7 +179,7 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
         .then_some(Finding::Limited { retry_after })
 }
 
-/// Limits are per organization and project (facts/providers.md §2). The project is left out where
+/// Limits are per organization and project. The project is left out where
 /// the reply names none.
 pub(super) fn quota_group(headers: &Headers) -> Option<String> {
     let organization = identity(headers, "openai-organization")?;
@@ -284,7 +283,7 @@ mod tests {
 
     #[test]
     fn windows_of_a_recorded_200() {
-        // openllmetry cassette of 2025-08-19; identities are those of facts/providers.md §2.
+        // openllmetry cassette of 2025-08-19; the identities are in the form of its others.
         let recorded = "
             content-type: application/json
             date: Tue, 19 Aug 2025 10:04:43 GMT

@@ -15,11 +15,11 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 /// Longest pause after questions without an answer.
 pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
 
-/// Checks do not follow each other faster, however steep the trend is (DESIGN §3).
+/// Checks do not follow each other faster, however steep the trend is.
 const FASTEST: Duration = Duration::from_secs(5);
-/// One in so many units of a limit may be spent on hurrying (DESIGN §3).
+/// One in so many units of a limit may be spent on hurrying: 1%, as the help of --interval promises.
 const SHARE: u64 = 100;
-/// What a check takes out of a window of LLM tokens, at most (facts/providers.md §1.4, §2).
+/// What a check takes out of a window of LLM tokens, at most: a prompt of one word and up to 16 back.
 const LLM_TOKENS: u64 = 32;
 /// A limit that does not say when it is full again is one per minute, the most common kind.
 const SHORTEST_PERIOD: Duration = Duration::from_secs(60);

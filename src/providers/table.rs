@@ -1,4 +1,4 @@
-//! The providers: one row each, from facts/providers.md §1 to §3.
+//! The providers: one row each, from their references and price lists of 2026.
 //!
 //! Owns: the table. Promises: a model is named only where the vendor's own documents name the
 //! cheapest; everywhere else the user's word counts. Does not: read anything.
@@ -42,7 +42,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         version: "/v1",
         base_url_variable: Some("ANTHROPIC_BASE_URL"),
         model_variable: Some("ANTHROPIC_MODEL"),
-        // facts/providers.md §1.4.
+        // The cheapest of its price list of 2026.
         cheapest_model: "claude-haiku-5-5",
         dialect: Dialect::Anthropic,
         free: None,
@@ -55,7 +55,7 @@ pub(crate) static PROVIDERS: &[Provider] = &[
         base_url: "https://api.openai.com/v1",
         base_url_variable: Some("OPENAI_BASE_URL"),
         model_variable: Some("OPENAI_MODEL"),
-        // facts/providers.md §2: `gpt-5-nano` is cheaper but deprecated.
+        // `gpt-5-nano` is cheaper but deprecated.
         cheapest_model: "gpt-5.6-luna",
         dialect: Dialect::Chat(OPENAI),
         ..COMPATIBLE

@@ -14,7 +14,7 @@ use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 
 /// Counts from here on mean "no limit". Hugging Face backends send 9223372036854767616, which is
-/// i64::MAX rounded (facts/providers.md §3); no real limit comes near 2^62.
+/// i64::MAX rounded; no real limit comes near 2^62.
 const UNLIMITED: u64 = 1 << 62;
 
 /// A reset farther away than this (ten years) is taken for an error of the sender. The longest real
@@ -34,15 +34,15 @@ const LONGEST_NAME: usize = 48;
 const MOST_WINDOWS: usize = 32;
 
 /// A plain number from here on is a Unix time in seconds, below it a distance in seconds. 1e9 is
-/// 2001-09-09; as a distance it would be 31 years (facts/providers.md §3, "Parser needs").
+/// 2001-09-09; as a distance it would be 31 years.
 const UNIX_SECONDS: f64 = 1e9;
 
 /// A plain number from here on is a Unix time in milliseconds; as seconds it would be the year
 /// 33658.
 const UNIX_MILLISECONDS: f64 = 1e12;
 
-/// Words of `anthropic-ratelimit-unified-*-status` that mean "spent" (facts/providers.md §1.1; the
-/// vendor documents none of them, so every source's word counts and an unknown word says nothing).
+/// Words of `anthropic-ratelimit-unified-*-status` that mean "spent" (the vendor documents none
+/// of them, so every source's word counts and an unknown word says nothing).
 const SPENT_STATUS: [&str; 5] = [
     "rejected",
     "rate_limited",
@@ -281,8 +281,8 @@ impl Clock {
 /// When a window resets, on the local clock; `None` when that is past (it says nothing), absurd, or
 /// unreadable.
 ///
-/// Reads every form of facts/providers.md §3: seconds (`23`, `11.382867097854614`), Go durations
-/// (`6m0s`, `577.5ms`, `156h14m36.75s`), RFC 3339 with any offset, HTTP-date (RFC 9110 §5.6.7, the
+/// Reads every form that providers were seen to send: seconds (`23`, `11.382867097854614`), Go
+/// durations (`6m0s`, `577.5ms`, `156h14m36.75s`), RFC 3339 with any offset, HTTP-date (RFC 9110 §5.6.7, the
 /// preferred form only: no provider sends the two obsolete ones), and Unix time in seconds or
 /// milliseconds.
 pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
@@ -316,9 +316,8 @@ pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
     clock.local(SystemTime::from(instant))
 }
 
-/// How long the server asks to wait. `retry-after-ms` (Azure; read first by the vendors' SDKs,
-/// facts/providers.md §2) goes before `retry-after` (RFC 9110 §10.2.3: seconds or HTTP-date;
-/// fractions seen). Never zero: zero and past times say nothing and give `None`. Counts on 429, 503
+/// How long the server asks to wait. `retry-after-ms` (Azure; read first by the vendors' SDKs) goes
+/// before `retry-after` (RFC 9110 §10.2.3: seconds or HTTP-date; fractions seen). Never zero: zero and past times say nothing and give `None`. Counts on 429, 503
 /// and 529 only; that is for the caller to heed.
 pub(crate) fn retry_after(headers: &Headers, clock: Clock) -> Option<Duration> {
     let milliseconds = headers

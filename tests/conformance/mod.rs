@@ -1,5 +1,5 @@
-//! The cases C01 to C60 of `facts/supervision.md` §3, by their numbers, and what goes with them.
-//! Job control goes through bash in a real terminal; `facts/` says why each case is there.
+//! What a supervisor owes to its child and to the shell: 60 cases, C01 to C60, whose numbers the tests
+//! keep so that each case can be named. Job control goes through bash in a real terminal.
 
 mod container; // C56, C58: PID 1, other users
 mod exit; // C01 to C07, C10, C11: codes, streams, environment

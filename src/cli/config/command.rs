@@ -91,7 +91,7 @@ pub(super) fn client_notices(
             added: added.join(", "),
         });
     }
-    // It beats every token of ours (facts/providers.md §4.1).
+    // claude takes it before every token that it is given otherwise.
     if client.has_hooks && variable("ANTHROPIC_AUTH_TOKEN").is_some() {
         notices.push(RunEvent::OtherCredential {
             variable: "ANTHROPIC_AUTH_TOKEN",

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use super::super::scenario::Scenario;
-use super::super::server::Server;
+use super::super::provider::scenario::Scenario;
+use super::super::provider::server::Server;
 use super::*;
 
 /// A journal in a directory of its own, gone with the value.

@@ -12,185 +12,11 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::scenario::{Dialect, Fault};
-use super::state::{Costs, Refusal, State, Window};
+use super::state::{Costs, State};
+use super::wire::{
+    Answer, Body, Call, Endpoint, Note, Reply, Request, Response, Stamp, WireFormat,
+};
 use super::{anthropic, openai, times};
-
-/// A request, read completely.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    /// As on the request line, with the query.
-    pub(crate) target: String,
-    /// Names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Vec<u8>,
-    /// Whether the client wants to go on with this connection.
-    pub(crate) keep_alive: bool,
-    /// Whether the client understands a chunked answer.
-    pub(crate) chunked_ok: bool,
-}
-
-impl Request {
-    /// The first value of a header; `name` in lower case.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.headers.iter();
-        headers
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The path without query, scheme and host.
-    pub(crate) fn path(&self) -> &str {
-        let target = self.target.split(['?', '#']).next().unwrap_or_default();
-        match target.split_once("://") {
-            Some((_, rest)) => rest.find('/').map_or("/", |slash| &rest[slash..]),
-            None => target,
-        }
-    }
-
-    /// Whether it is ddollar's own probe, or someone else's request.
-    pub(crate) fn is_ddollars(&self) -> bool {
-        self.header("user-agent")
-            .is_some_and(|agent| agent.starts_with("ddollar/"))
-    }
-}
-
-/// A response as data. Length and connection headers are the server's business.
-#[derive(Clone, Debug)]
-pub(crate) struct Response {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) body: Body,
-}
-
-/// What follows the headers.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    Whole(String),
-    /// The events of a stream, sent one by one.
-    Events(Vec<String>),
-}
-
-impl Body {
-    /// Of what is served: JSON, or events of it.
-    pub(crate) fn content_type(&self) -> &'static str {
-        match self {
-            Body::Events(_) => "text/event-stream; charset=utf-8",
-            Body::Whole(_) => "application/json",
-        }
-    }
-}
-
-/// What to do with the connection.
-#[derive(Clone, Debug)]
-pub(crate) enum Reply {
-    Http(Response),
-    /// Bytes that are not HTTP, then the end.
-    Garbage,
-    /// Half a header, then the end.
-    HalfHeader,
-    /// This head, then a body of 40 MB.
-    HugeBody(Response),
-    /// Nothing, and the end after this time.
-    Silent(Duration),
-    /// The end at once.
-    Close,
-}
-
-impl Reply {
-    /// The status that the client sees; 0 when it sees none that it could trust.
-    pub(crate) fn status(&self) -> u16 {
-        match self {
-            Self::Http(response) | Self::HugeBody(response) => response.status,
-            Self::Garbage | Self::HalfHeader | Self::Silent(_) | Self::Close => 0,
-        }
-    }
-}
-
-/// Who asked for what; for the observer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Note {
-    /// `anthropic#1`, or `unknown`.
-    pub(crate) token_label: String,
-    /// The organization's name in the scenario; empty for an unknown token.
-    pub(crate) organization: String,
-    /// The model asked for; empty when none was.
-    pub(crate) model: String,
-    /// Whether the request asked for a stream.
-    pub(crate) streamed: bool,
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    /// Wait this long before sending.
-    pub(crate) delay: Duration,
-    pub(crate) reply: Reply,
-    /// Nothing for the control endpoint.
-    pub(crate) note: Option<Note>,
-}
-
-/// What is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Endpoint {
-    Messages,
-    CountTokens,
-    ChatCompletions,
-    Responses,
-    Models,
-}
-
-/// When an answer is made, and its serial number for the request id.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamp {
-    pub(crate) wall: SystemTime,
-    pub(crate) serial: u64,
-}
-
-/// A request with a known token, and all that its answer is made from.
-pub(crate) struct Call {
-    pub(crate) stamp: Stamp,
-    pub(crate) endpoint: Endpoint,
-    /// The value of the identity header.
-    pub(crate) organization_id: String,
-    pub(crate) project: String,
-    /// The buckets as the answer is to tell them.
-    pub(crate) windows: Vec<Window>,
-    /// The model asked for; empty when none was.
-    pub(crate) model: String,
-    pub(crate) streamed: bool,
-    /// The request's body; null when it is not JSON.
-    pub(crate) body: Value,
-    pub(crate) costs: Costs,
-    /// The models that exist; nothing means every model does.
-    pub(crate) models: Option<Vec<String>>,
-    pub(crate) refuse_max_tokens_0: bool,
-}
-
-impl Call {
-    /// Whether the endpoint draws on the limits and tells about them.
-    pub(crate) fn limited(&self) -> bool {
-        limited(self.endpoint)
-    }
-}
-
-/// How one provider says things.
-pub(crate) trait Voice {
-    /// The token is not known.
-    fn unknown_token(&self, stamp: Stamp) -> Response;
-    /// There is no such endpoint.
-    fn nowhere(&self, stamp: Stamp) -> Response;
-    /// 500, 503 or 529.
-    fn down(&self, stamp: Stamp, status: u16) -> Response;
-    /// What is wrong with the request, if anything is.
-    fn check(&self, call: &Call) -> Option<Response>;
-    /// A limit is used up.
-    fn refused(&self, call: &Call, refusal: &Refusal) -> Response;
-    /// The usual answer.
-    fn usual(&self, call: &Call) -> Response;
-    /// A fault that has an ordinary HTTP shape; the usual answer for any other.
-    fn fault(&self, call: &Call, fault: &Fault) -> Response;
-}
 
 /// Answers `request` at `now` (since the start; `wall` is the same moment on the clock).
 pub(crate) fn respond(
@@ -227,7 +53,7 @@ pub(crate) fn respond(
         Some(Fault::Slow(delay)) => delay,
         _ => Duration::ZERO,
     };
-    let voice: &dyn Voice = match dialect {
+    let wire: &dyn WireFormat = match dialect {
         Dialect::Anthropic => &anthropic::Anthropic,
         Dialect::Openai => &openai::Openai,
     };
@@ -244,9 +70,9 @@ pub(crate) fn respond(
                 body: Body::Whole(String::new()),
             })
         }
-        (Some(Fault::Down(status)), _, _) => Reply::Http(voice.down(stamp, status)),
-        (_, None, _) => Reply::Http(voice.unknown_token(stamp)),
-        (_, Some(_), None) => Reply::Http(voice.nowhere(stamp)),
+        (Some(Fault::Down(status)), _, _) => Reply::Http(wire.down(stamp, status)),
+        (_, None, _) => Reply::Http(wire.unknown_token(stamp)),
+        (_, Some(_), None) => Reply::Http(wire.nowhere(stamp)),
         (fault, Some(token), Some(endpoint)) => {
             let mut call = call(
                 state,
@@ -258,12 +84,12 @@ pub(crate) fn respond(
                 request.body.len(),
             );
             match fault {
-                None | Some(Fault::Slow(_)) => Reply::Http(usual(state, voice, token, &mut call)),
-                Some(Fault::HugeBody) => Reply::HugeBody(voice.usual(&call)),
+                None | Some(Fault::Slow(_)) => Reply::Http(usual(state, wire, token, &mut call)),
+                Some(Fault::HugeBody) => Reply::HugeBody(wire.usual(&call)),
                 Some(Fault::StreamError { kind, events }) => {
-                    Reply::Http(broken_off(voice.usual(&call), dialect, &kind, events))
+                    Reply::Http(broken_off(wire.usual(&call), dialect, &kind, events))
                 }
-                Some(fault) => Reply::Http(voice.fault(&call, &fault)),
+                Some(fault) => Reply::Http(wire.fault(&call, &fault)),
             }
         }
     };
@@ -294,18 +120,18 @@ fn broken_off(mut answer: Response, dialect: Dialect, kind: &str, after: usize) 
 }
 
 /// Checks, draws and answers. A request that is wrong in itself draws nothing.
-fn usual(state: &mut State, voice: &dyn Voice, token: usize, call: &mut Call) -> Response {
-    if let Some(wrong) = voice.check(call) {
+fn usual(state: &mut State, wire: &dyn WireFormat, token: usize, call: &mut Call) -> Response {
+    if let Some(wrong) = wire.check(call) {
         return wrong;
     }
     if call.limited() {
         let drawn = state.draw(token, call.costs);
         call.windows = state.windows(token);
         if let Err(refusal) = drawn {
-            return voice.refused(call, &refusal);
+            return wire.refused(call, &refusal);
         }
     }
-    voice.usual(call)
+    wire.usual(call)
 }
 
 fn call(
@@ -389,10 +215,6 @@ fn route(request: &Request, of_token: Option<Dialect>) -> (Dialect, Option<Endpo
     (dialect, (request.method == method).then_some(endpoint))
 }
 
-fn limited(endpoint: Endpoint) -> bool {
-    !matches!(endpoint, Endpoint::Models | Endpoint::CountTokens)
-}
-
 /// Whether a fault has anything to say about a request. Limits and spending do not touch the model
 /// list; what depends on the account cannot concern a token that is not known.
 fn concerns(fault: &Fault, endpoint: Option<Endpoint>, known: bool) -> bool {
@@ -415,7 +237,7 @@ fn concerns(fault: &Fault, endpoint: Option<Endpoint>, known: bool) -> bool {
         | Fault::Throttled { .. }
         | Fault::SpendCap { .. }
         | Fault::UserSpendLimit { .. }
-        | Fault::InsufficientQuota { .. } => known && endpoint.is_some_and(limited),
+        | Fault::InsufficientQuota { .. } => known && endpoint.is_some_and(Endpoint::is_limited),
     }
 }
 

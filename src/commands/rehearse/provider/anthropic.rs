@@ -1,13 +1,13 @@
-//! Anthropic's bodies and headers, as measured in `facts/providers.md` §1.
+//! Anthropic's bodies and headers, as documented and recorded in 2025 and 2026.
 //! Owns: success, stream, errors, limit headers. Promises: no panic on any body. Pure.
-//! Does not decide which answer is given; that is `answers`.
+//! Does not decide which answer is given; that is `respond`.
 
 use serde_json::{Value, json};
 
-use super::answers::{Body, Call, Endpoint, Response, Stamp, Voice};
 use super::scenario::{Fault, Kind};
 use super::state::{Refusal, Window};
 use super::times;
+use super::wire::{Body, Call, Endpoint, Response, Stamp, WireFormat};
 
 /// Anthropic's voice.
 pub(crate) struct Anthropic;
@@ -15,7 +15,7 @@ pub(crate) struct Anthropic;
 /// What is listed when the scenario names no models.
 const USUAL_MODELS: [&str; 3] = ["claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"];
 
-impl Voice for Anthropic {
+impl WireFormat for Anthropic {
     fn unknown_token(&self, stamp: Stamp) -> Response {
         failure(
             stamp,

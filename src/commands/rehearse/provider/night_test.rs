@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use super::answers::{Body, Reply, Request, respond};
+use super::respond::respond;
 use super::scenario::{NIGHT_UNITS, Scenario};
 use super::state::State;
+use super::wire::{Body, Reply, Request};
 
 /// The numbers of one played night; times in milliseconds since the start.
 #[derive(Debug, Default)]

@@ -230,9 +230,8 @@ fn the_provider_command_prints_its_url_and_what_it_serves() {
         }
     }
     let (stdin, hold) = std::io::pipe().unwrap();
-    let command = thread::spawn(move || {
-        super::super::provider::serve(Scenario::night(), Lines(sender), stdin)
-    });
+    let command =
+        thread::spawn(move || super::super::serve(Scenario::night(), Lines(sender), stdin));
     let line = || -> Value {
         let mut text = Vec::new();
         while !text.ends_with(b"\n") {

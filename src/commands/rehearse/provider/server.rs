@@ -2,7 +2,7 @@
 //! Owns: sockets, a thread per connection, time limits, the faults that break the protocol.
 //! Promises: listens on loopback only; nothing a client sends ends the server; the observer hears of a
 //! request before its client gets the answer; dropping it ends the listener and every connection.
-//! Does not own: what is answered (`answers`), or how HTTP is read and written (`http1`).
+//! Does not own: what is answered (`respond`), or how HTTP is read and written (`http1`).
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::answers::{self, Answer, Body, Reply, Request, Response};
 use super::http1;
+use super::respond;
 use super::scenario::Scenario;
 use super::state::State;
+use super::wire::{Answer, Body, Reply, Request, Response};
 use crate::common::http::reader::{ReadError, Reader};
 use crate::common::http::stream;
 
@@ -270,7 +271,7 @@ fn serve(stream: &TcpStream, shared: &Shared, request: &Request) -> io::Result<b
 fn decide(shared: &Shared, request: &Request) -> Answer {
     let mut state = lock(&shared.state);
     let (now, wall) = (shared.started.elapsed(), SystemTime::now());
-    let answer = answers::respond(&mut state, now, wall, request);
+    let answer = respond::respond(&mut state, now, wall, request);
     if let Some(note) = &answer.note {
         (shared.observer)(&Served {
             at: wall,

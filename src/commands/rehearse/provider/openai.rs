@@ -1,15 +1,15 @@
-//! OpenAI's bodies and headers, as measured in `facts/providers.md` §2.
+//! OpenAI's bodies and headers, as documented and recorded in 2025 and 2026.
 //! Owns: success, streams, errors, limit headers. Promises: no panic on any body. Pure.
-//! Does not decide which answer is given; that is `answers`.
+//! Does not decide which answer is given; that is `respond`.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::answers::{Body, Call, Endpoint, Response, Stamp, Voice};
 use super::scenario::{Fault, Kind};
 use super::state::Refusal;
 use super::times;
+use super::wire::{Body, Call, Endpoint, Response, Stamp, WireFormat};
 
 /// OpenAI's voice.
 pub(crate) struct Openai;
@@ -17,7 +17,7 @@ pub(crate) struct Openai;
 /// What is listed when the scenario names no models.
 const USUAL_MODELS: [&str; 2] = ["gpt-5.6-luna", "gpt-6.1-sol"];
 
-impl Voice for Openai {
+impl WireFormat for Openai {
     fn unknown_token(&self, stamp: Stamp) -> Response {
         // The real message repeats a part of the token; this one repeats nothing.
         let text = "Incorrect API key provided. You can find your API key at \

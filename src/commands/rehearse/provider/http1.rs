@@ -2,11 +2,11 @@
 //!
 //! Owns: requests and answers as the provider has them, out of and into `common/http`. Promises: any
 //! bytes give a request or one error. Does not own: sockets and time limits (`server`), or what a
-//! request means (`answers`).
+//! request means (`respond`).
 
 use std::io::{self, Read, Write};
 
-use super::answers::{Body, Request, Response};
+use super::wire::{Body, Request, Response};
 use crate::common::http::reader::{BodyFraming, Parsed, ReadError, Reader};
 use crate::common::http::request::RequestHead;
 use crate::common::http::response::{LAST_CHUNK, put_chunk, put_head};

@@ -4,9 +4,10 @@ use super::*;
 use proptest::option::of;
 use proptest::prelude::*;
 
-/// Texts as they come back: no control characters, and not too long.
+/// Texts as they come back: all characters visible, and not too long. Beside those of Unicode's
+/// category C, the separators of lines and paragraphs are replaced.
 fn text() -> impl Strategy<Value = String> {
-    "\\PC{0,30}"
+    r"[\PC--[\u{2028}\u{2029}]]{0,30}"
 }
 
 fn at() -> impl Strategy<Value = Millis> {

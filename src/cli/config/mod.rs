@@ -300,3 +300,33 @@ fn jitter() -> Duration {
     let random = RandomState::new().hash_one(std::process::id());
     Duration::from_millis(random % LONGEST_JITTER_MS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Request, parse};
+
+    /// A limit that only an answer tells is seen at once by a proxy, and otherwise when the command
+    /// ends: that is told where it holds, and nowhere else.
+    #[test]
+    fn who_sees_a_limit_late_is_told() {
+        let environment: Environment = [("PATH", "/bin:/usr/bin"), ("CO_API_KEY", "made-up")]
+            .map(|(name, value)| (name.into(), value.into()))
+            .into();
+        for (line, late) in [
+            ("supervise --model m -- sh", true),
+            ("supervise --model m --proxy -- sh", false),
+            ("proxy --model m", false),
+        ] {
+            let words = line.split(' ').map(Into::into);
+            let notices = match parse(words).expect(line) {
+                Request::Supervise(args) => resolve(args, environment.clone()).expect(line).notices,
+                Request::Proxy(args) => gateway(&args, &environment).expect(line).notices,
+                other => panic!("{line}: {other:?}"),
+            };
+            let said = format!("{notices:?}");
+            assert!(said.contains("Unwatched"), "{line}: {said}");
+            assert_eq!(said.contains("unless --proxy"), late, "{line}: {said}");
+        }
+    }
+}

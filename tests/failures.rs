@@ -1,9 +1,13 @@
 //! A child that fails: whether its token, its provider or the child itself is to blame.
 
+use crate::support::canned::Canned;
+use crate::support::env::PROGRAM;
 use crate::support::{AGENT, Provider, Supervise, spent_at};
 use serde_json::json;
+use std::collections::HashMap;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 
 #[test]
 fn a_child_that_fails_on_a_spent_token_goes_on_with_the_next_and_the_resume_command() {
@@ -51,6 +55,47 @@ fn a_child_that_fails_with_every_token_spent_is_started_again_after_the_reset() 
         "Waiting for limits to reset (approximately ",
         "Launching: ",
         "Session resumed",
+    ]);
+}
+
+/// Providers refuse what would go over the limit: here the fifth request, which takes more than the 12 %
+/// that are left, while a check is served.
+#[test]
+fn a_limit_by_size_that_no_check_meets_costs_no_unit_of_work() {
+    const OVER: &str = r#"{"error":{"code":"rate_limit_exceeded","type":"tokens"}}"#;
+    let used = Mutex::new(HashMap::<String, u32>::new());
+    let provider = Canned::start(move |asked| {
+        let mut used = used.lock().unwrap();
+        let used = used.entry(asked.token.clone()).or_default();
+        let wanted = if asked.is_check { 0 } else { 220 };
+        let is_admitted = *used + wanted <= 1000;
+        if is_admitted {
+            *used += wanted;
+        }
+        let fields = format!(
+            "retry-after: 1
+             x-ratelimit-limit-tokens: 1000
+             x-ratelimit-remaining-tokens: {}
+             x-ratelimit-reset-tokens: 53s",
+            1000 - *used
+        );
+        match is_admitted {
+            true => (200, fields.leak(), "{}"),
+            false => (429, fields.leak(), OVER),
+        }
+    });
+    let supervise = Supervise::bare()
+        .options(&["--no-proxy"])
+        .env("OPENAI_BASE_URL", format!("{}/v1", provider.url))
+        .env("OPENAI_API_KEYS", "sk-made-up-1,sk-made-up-2,sk-made-up-3");
+    let journal = supervise.desk().join("journal");
+    let run = supervise.start(&[PROGRAM, "__worker", journal.to_str().unwrap(), "12"]);
+    run.end().expect(0).says(&[
+        "✗ Process exited with status 1\n\n⚠️  Token limit approaching (88% used)\n",
+        "▶  Auto-rotating to next token...\n▶  Switched to token 2/3\n",
+        "✗ Process exited with status 1\n\n⚠️  Token limit approaching (88% used)\n",
+        "▶  Switched to token 3/3\n",
+        "✓ Process completed successfully",
     ]);
 }
 

@@ -51,6 +51,9 @@ const SPENT_STATUS: [&str; 5] = [
     "payment_required",
 ];
 
+/// The longest distance to the reset of a window of one minute; a `Date` has whole seconds.
+const A_MINUTE: Duration = Duration::from_secs(62);
+
 /// In seconds.
 const DAY: u64 = 24 * 60 * 60;
 
@@ -211,6 +214,19 @@ impl Usage {
                 .total_cmp(&b.utilization)
                 .then_with(|| a.resets_at.cmp(&b.resets_at))
         })
+    }
+
+    /// Utilization of the fullest window that is full again within a minute of `now`: of the limits
+    /// per minute, whatever they are called.
+    pub(crate) fn of_a_minute(&self, now: SystemTime) -> Option<f64> {
+        let is_brief = |window: &&Window| {
+            let ahead = window.resets_at.map(|at| at.duration_since(now));
+            ahead.is_some_and(|ahead| ahead.is_ok_and(|ahead| ahead <= A_MINUTE))
+        };
+        let brief = self.windows.iter().filter(is_brief);
+        brief
+            .map(|window| window.utilization)
+            .max_by(f64::total_cmp)
     }
 
     /// The least time from one check to the next: checks take no more than a hundredth of the

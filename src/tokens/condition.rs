@@ -218,6 +218,8 @@ pub(crate) struct TokenState {
     pub(super) seen: Option<SystemTime>,
     /// Utilization of its fullest window at the last answer; 1.0 is spent.
     pub(super) used: Option<f64>,
+    /// The same of the windows of a minute alone.
+    used_of_minute: Option<f64>,
     pub(super) last: Last,
     /// Since when its condition has been one to leave it for.
     pub(super) bad_since: Option<Instant>,
@@ -246,6 +248,7 @@ impl TokenState {
             found: None,
             seen: None,
             used: None,
+            used_of_minute: None,
             last: Last::Never,
             bad_since: None,
             left: false,
@@ -275,6 +278,11 @@ impl TokenState {
     /// Utilization of its fullest window at the last answer.
     pub(crate) fn used(&self) -> Option<f64> {
         self.used
+    }
+
+    /// Utilization of its fullest window of a minute at the last answer of this run.
+    pub(crate) fn used_of_minute(&self) -> Option<f64> {
+        self.used_of_minute
     }
 
     /// When this run found its condition, on the wall clock; `None` when it did not.
@@ -462,6 +470,7 @@ impl TokenState {
             condition == Condition::Usable || condition == Condition::Limited { until }
         });
         self.used = reading.usage.binding().map(|window| window.utilization);
+        self.used_of_minute = reading.usage.of_a_minute(now.wall);
         self.last = Last::Verdict(answer.asked);
         self.take_on(condition, answer.asked, now);
     }

@@ -26,6 +26,9 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 /// A child that has worked so long before it tells of a limit tells of a new one. Longer than a client
 /// goes on trying by itself before it tells (Claude Code: 184 s).
 const HAS_WORKED: Duration = Duration::from_secs(5 * 60);
+/// Above this use of a window of a minute, a request may be refused: providers refuse what would go over
+/// the limit, and an agent's request takes up to half of it.
+const MAY_REFUSE: f64 = 0.5;
 
 /// The numbers that the user can change.
 #[derive(Clone, Debug)]
@@ -116,6 +119,18 @@ pub(crate) fn tell(pool: &mut TokenPool, trouble: Trouble, worked: Duration, now
     }
     pool.standing_mut(index).tell(trouble, now);
     share(pool, index, now.tick, now);
+}
+
+/// Whether a request may have been refused where so much of a window of a minute was used.
+pub(crate) fn may_refuse(used_of_minute: Option<f64>) -> bool {
+    used_of_minute.is_some_and(|used| used > MAY_REFUSE)
+}
+
+/// Takes a failure of the child for a limit of the token in use that no check sees. `worked` is how long
+/// the child had lived; where its token is `fuller` than at its start, its requests were served.
+pub(crate) fn blame(pool: &mut TokenPool, worked: Duration, fuller: bool, now: Now) {
+    let worked = if fuller { HAS_WORKED } else { worked };
+    tell(pool, Trouble::Limited, worked, now);
 }
 
 /// What was found just now of a quota holds for all tokens that draw on it.

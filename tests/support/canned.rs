@@ -16,6 +16,8 @@ pub(crate) type Said = (u16, &'static str, &'static str);
 pub(crate) struct Asked {
     pub(crate) line: String,
     pub(crate) token: String,
+    /// ddollar's own, and not the command's.
+    pub(crate) is_check: bool,
 }
 
 /// A running one. It serves as long as the test program, and nothing but loopback.
@@ -73,7 +75,7 @@ fn serve(
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut first = String::new();
     reader.read_line(&mut first).ok()?;
-    let (mut token, mut length) = (String::new(), 0);
+    let (mut token, mut length, mut is_check) = (String::new(), 0, false);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
@@ -83,13 +85,18 @@ fn serve(
         match name.to_ascii_lowercase().as_str() {
             "authorization" => token = value.strip_prefix("Bearer ")?.to_owned(),
             "x-goog-api-key" | "api-key" => token = value.to_owned(),
+            "user-agent" => is_check = value.starts_with("ddollar"),
             "content-length" => length = value.parse().ok()?,
             _ => {}
         }
     }
     reader.take(length).read_to_end(&mut Vec::new()).ok()?;
     let line = first.rsplit_once(' ')?.0.to_owned();
-    let asked = Asked { line, token };
+    let asked = Asked {
+        line,
+        token,
+        is_check,
+    };
     let (status, head, body) = answer(&asked);
     sender.lock().unwrap().send(asked).ok()?;
     let head: String = head

@@ -103,6 +103,10 @@ struct Ring {
     switched: bool,
     /// The user said to keep going near this limit.
     keep_going: bool,
+    /// How much of its fullest window of a minute the token in use had used when the child was last
+    /// started, and when it last ended.
+    used_at_start: Option<f64>,
+    used_at_end: Option<f64>,
     said_silent: bool,
     said_unclear: bool,
     said_quotas: bool,
@@ -117,6 +121,12 @@ impl Ring {
             current.condition(now),
             Condition::Rejected | Condition::SpendCapped { .. }
         )
+    }
+
+    /// How much of its fullest window of a minute the token in use had used at its last check.
+    fn used_of_minute(&self) -> Option<f64> {
+        let current = self.pool.state(self.pool.current_index());
+        current.used_of_minute()
     }
 }
 
@@ -140,6 +150,8 @@ pub(crate) struct Session {
     /// Whether any provider has answered in this run.
     heard: bool,
     short_lives: u32,
+    /// Whether a start has lived longer than that.
+    has_lived: bool,
     retries: u32,
     last_start: Instant,
     /// A failed child is not started again before then.
@@ -177,6 +189,8 @@ impl Session {
                 pool,
                 switched: false,
                 keep_going: false,
+                used_at_start: None,
+                used_at_end: None,
                 said_silent: false,
                 said_unclear: false,
                 said_quotas: false,
@@ -192,6 +206,7 @@ impl Session {
             asking: Vec::new(),
             heard: false,
             short_lives: 0,
+            has_lived: false,
             retries: 0,
             last_start: now.tick,
             ready_at: now.tick,
@@ -449,12 +464,16 @@ impl Session {
         if how == ExitStatus::Code(0) && !self.rules.checks_exit_zero {
             return self.finish(how);
         }
+        for ring in &mut self.rings {
+            ring.used_at_end = ring.used_of_minute();
+        }
         if now.tick.saturating_duration_since(self.last_start) < SHORT_LIFE {
             self.short_lives += 1;
         } else {
             self.short_lives = 0;
+            self.has_lived = true;
         }
-        if self.short_lives >= SHORT_LIVES {
+        if self.short_lives >= self.most_short_lives() {
             return self.finish(how).and_say_first(RunEvent::ShortLives);
         }
         // A client that was paused in the middle of its own refusal gives up when it goes on.
@@ -466,6 +485,18 @@ impl Session {
             false => Reported::Nothing,
         };
         self.fail(how, blamed, reported, now)
+    }
+
+    /// How many short lives in a row end the run. A client that is refused may give up at once: where that
+    /// may be the cause, each token is tried, and a command that could be started before is waited for.
+    fn most_short_lives(&self) -> u32 {
+        let is_suspect = |ring: &&Ring| policy::may_refuse(ring.used_at_end);
+        let suspects = self.rings.iter().filter(is_suspect);
+        match suspects.map(|ring| ring.pool.len()).max() {
+            Some(_) if self.has_lived => u32::MAX,
+            Some(tokens) => SHORT_LIVES.max(u32::try_from(tokens).unwrap_or(u32::MAX)),
+            None => SHORT_LIVES,
+        }
     }
 
     /// The child has failed; what its token and provider say now decides.
@@ -729,6 +760,7 @@ impl Session {
         let mut turn = Turn::action(Action::Launch { again });
         let several = self.rings.len() > 1;
         for (place, ring) in self.rings.iter_mut().enumerate() {
+            ring.used_at_start = ring.used_of_minute();
             if std::mem::take(&mut ring.switched) {
                 let index = ring.pool.current_index();
                 let id = TokenId { ring: place, index };

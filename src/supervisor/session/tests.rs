@@ -359,6 +359,107 @@ fn a_failure_with_a_spent_token_goes_on_with_the_next() {
     );
 }
 
+/// Providers refuse what would go over the limit, which a check does not.
+#[test]
+fn a_failure_with_a_minute_above_half_used_is_the_limits() {
+    for (before, after, reset, is_blamed) in [
+        (0.7, 0.7, 42, true),
+        (0.7, 0.1, 42, true),
+        (0.1, 0.7, 42, true),
+        (0.5, 0.5, 30, false),
+        (0.7, 0.7, 900, false),
+    ] {
+        let mut night = Night::of(&["a", "b"]);
+        assert_eq!(night.answer(0, night.used(before, reset)).action, ask(1));
+        let _ = night.answer(1, night.used(0.1, 6));
+        night.pass(10);
+        assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
+        let reply = night.answer(0, night.used(after, reset));
+        if !is_blamed {
+            assert_eq!(reply.action, as_child(ExitStatus::Code(1)));
+            continue;
+        }
+        assert_eq!(reply.action, ask(1));
+        assert!(words(&reply).ends_with("Token limit approaching (70% used)"));
+        let reply = night.answer(1, night.used(0.1, 6));
+        assert_eq!(reply.action, Action::Launch { again: true });
+    }
+    // Neither success nor a crash nor a missing program is a limit's.
+    for how in [
+        ExitStatus::Code(0),
+        ExitStatus::Code(127),
+        ExitStatus::Signal(11),
+    ] {
+        let mut night = Night::of(&["a"]);
+        let _ = night.answer(0, night.used(0.7, 42));
+        night.pass(10);
+        let action = night.ends(how, false).action;
+        if how != ExitStatus::Code(0) {
+            assert_eq!(action, ask(0));
+            assert_eq!(night.answer(0, night.used(0.7, 42)).action, as_child(how));
+        }
+    }
+}
+
+/// The minutes that are waited, where each start lives for 10 s and then finds its token so full, after
+/// it had found it so full at its start.
+fn waits_above_half(at_start: f64, at_end: f64) -> Vec<u64> {
+    let mut night = Night::of(&["a"]);
+    let _ = night.answer(0, night.used(at_start, 42));
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        night.pass(10);
+        assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(0));
+        let reply = night.answer(0, night.used(at_end, 50));
+        assert_eq!(reply.action, Action::Nothing, "{}", words(&reply));
+        let span = night.session.waits_until().unwrap().remaining(night.now);
+        waits.push(span.as_secs() / 60);
+        let ends = night.now.tick + span;
+        while night.now.tick < ends {
+            night.pass(60);
+            let action = night.event(Event::Deadline).action;
+            if action == ask(0) {
+                let _ = night.answer(0, night.used(at_start, 42));
+            }
+        }
+        if !matches!(night.session.phase, Phase::Running { .. }) {
+            let _ = night.answer(0, night.used(at_start, 42));
+        }
+        assert!(night.session.is_running());
+    }
+    waits
+}
+
+#[test]
+fn starts_without_progress_are_ever_farther_apart() {
+    assert_eq!(waits_above_half(0.7, 0.6), [1, 2, 4, 8, 15, 15, 15]);
+    // What it had used meanwhile was served.
+    assert_eq!(waits_above_half(0.1, 0.8), [1; 7]);
+}
+
+#[test]
+fn clients_that_give_up_at_once_get_each_token() {
+    let tokens = ["a", "b", "c", "d"];
+    let mut night = Night::of(&tokens);
+    let _ = night.answer(0, night.used(0.7, 42));
+    for next in [1, 2, 3] {
+        night.session.last_start = night.now.tick;
+        night.pass(1);
+        assert_eq!(night.ends(ExitStatus::Code(1), false).action, ask(next - 1));
+        let _ = night.answer(next - 1, night.used(0.7, 42));
+        let _ = night.answer(next, night.used(0.7, 42));
+        night.pass(1);
+        if !night.session.is_running() {
+            let _ = night.event(Event::Deadline);
+        }
+        assert!(night.session.is_running(), "{next}");
+    }
+    // It has never been seen to work.
+    night.session.last_start = night.now.tick;
+    let reply = night.ends(ExitStatus::Code(1), false);
+    assert_eq!(reply.action, as_child(ExitStatus::Code(1)));
+}
+
 #[test]
 fn a_failure_with_every_token_spent_waits_and_starts_again() {
     let mut night = Night::of(&["a"]);

@@ -219,9 +219,50 @@ impl Session {
                 }
                 self.start_again(waiting, how, now).and_say_all_first(say)
             }
-            Held::Ended { how, .. } => self.retry_or_finish(waiting, how, now),
+            Held::Ended { how, .. } => match self.suspect(how, now) {
+                Some(ring) => self.blame(waiting, how, ring, now),
+                None => self.retry_or_finish(waiting, how, now),
+            },
             Held::NotStarted => self.launch(false, now),
         }
+    }
+
+    /// The ring whose token may have been refused by a limit that no check sees: one of its windows of a
+    /// minute was more than half used, at the last check before the child failed or at the first after.
+    /// Behind a proxy every refusal is seen.
+    fn suspect(&self, how: ExitStatus, now: Now) -> Option<usize> {
+        let is_suspect = |ring: &Ring| {
+            policy::may_refuse(ring.used_at_end) || policy::may_refuse(ring.used_of_minute())
+        };
+        let failed = matches!(how, ExitStatus::Code(1..=125)) && self.proxied.is_none();
+        let mut rings = self.rings.iter().enumerate().filter(|_| failed);
+        let found =
+            rings.find(|(i, ring)| !ring.blind && self.may_live_on(*i, now) && is_suspect(ring));
+        found.map(|(ring, _)| ring)
+    }
+
+    /// Takes the failure for the limit of this ring's token: another one is next, or a wait, which is
+    /// longer each time while the child's requests are not served.
+    fn blame(&mut self, waiting: Waiting, how: ExitStatus, place: usize, now: Now) -> Turn {
+        let (Some(token), Some(ring)) = (self.token(place, None), self.rings.get_mut(place)) else {
+            return Turn::nothing();
+        };
+        let used = ring.used_of_minute();
+        let lived = waiting
+            .since
+            .tick
+            .saturating_duration_since(self.last_start);
+        policy::blame(&mut ring.pool, lived, used > ring.used_at_start, now);
+        let limit = RunEvent::Limit {
+            token,
+            limit: Limit::Near {
+                used: used.into_iter().chain(ring.used_at_end).fold(0.0, f64::max),
+            },
+            until: self.end_of_limit(place, now).map(|until| until.wall),
+        };
+        self.phase = Phase::Waiting(waiting.blamed(Reported::Cause));
+        self.apply_decision(now)
+            .and_say_all_first(vec![RunEvent::Failed { how }, limit])
     }
 
     /// Another token will do.

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 pub(crate) const VARIABLE: &str = "DDOLLAR_CALLBACK";
 /// How long either side waits for the other.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// Failed calls are logged no more often than this.
+const SILENCE: Duration = Duration::from_secs(60);
 /// The largest call, in bytes. A hook's input is a few hundred bytes and the last message of a model.
 const MAX_CALL: u64 = 1 << 20;
 /// First byte of a call that carries a hook's input.
@@ -68,14 +70,17 @@ impl HookServer {
             .name("hook server".into())
             .stack_size(128 * 1024)
             .spawn(move || {
+                let mut failures = Failures::default();
                 for caller in listener.incoming() {
                     let Ok(caller) = caller else {
                         // Out of files, for a moment; waiting is better than spinning.
                         std::thread::sleep(TIMEOUT);
                         continue;
                     };
-                    if let Err(error) = answer(caller, &theirs, &events) {
-                        log::info!("hook server: {error}");
+                    if let Err(error) = answer(caller, &theirs, &events)
+                        && let Some(count) = failures.another(Instant::now())
+                    {
+                        log::info!("hook server: {error}; failed calls so far: {count}");
                     }
                 }
             })?;
@@ -101,6 +106,28 @@ impl HookServer {
             .as_deref()
             .is_none_or(|path| Path::new(path).exists());
         Some((shared.session.clone()?, begun))
+    }
+}
+
+/// Calls that failed. Any user of the machine can call as often as they like, so they are counted, and
+/// not each is logged.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl Failures {
+    /// One more. How many there are, when it is time to say so.
+    fn another(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        let is_due = self
+            .logged
+            .is_none_or(|then| now.saturating_duration_since(then) >= SILENCE);
+        is_due.then(|| {
+            self.logged = Some(now);
+            self.count
+        })
     }
 }
 
@@ -214,4 +241,19 @@ fn call(kind: u8, words: &[u8]) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     line.read_to_end(&mut answer)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_who_knocks_all_the_time_is_logged_once_a_minute() {
+        let start = Instant::now();
+        let mut failures = Failures::default();
+        let mut said = |second: u64| failures.another(start + Duration::from_secs(second));
+        assert_eq!(said(0), Some(1));
+        assert!((0..60).all(|second| said(second).is_none()));
+        assert_eq!(said(60), Some(62));
+    }
 }

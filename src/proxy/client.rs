@@ -15,6 +15,8 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+/// A peer that has not shown the secret yet has so long to do it.
+const UNPROVEN: Duration = Duration::from_secs(5);
 /// How long a connection may lie idle between two requests.
 const IDLE: Duration = Duration::from_secs(300);
 /// How long a head may take to arrive, from its first byte, and a body after it.
@@ -55,6 +57,9 @@ pub(crate) enum ReadResult {
 /// A client's connection.
 pub(crate) struct Client {
     reader: Reader<Timed<TcpStream>>,
+    /// Until when the secret must have been shown, and its number among those who have not done so;
+    /// `None`: it was.
+    unproven: Option<(Instant, u64)>,
     /// Nothing more will be read from it: its side has ended, or it sends requests ahead without
     /// bound.
     deaf: bool,
@@ -67,16 +72,23 @@ pub(crate) struct Client {
 
 impl Client {
     /// Takes a connection over.
-    pub(crate) fn new(stream: TcpStream) -> std::io::Result<Client> {
+    pub(crate) fn new(stream: TcpStream, unproven: u64) -> std::io::Result<Client> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(UNREAD))?;
-        let until = Instant::now() + HEAD_ARRIVAL;
+        let until = Instant::now() + UNPROVEN;
         Ok(Client {
             reader: Reader::new(Timed::new(stream, until)),
+            unproven: Some((until, unproven)),
             deaf: false,
             lent: 0,
             spare: Vec::new(),
         })
+    }
+
+    /// The secret has come: from now on the connection has all the time that a program needs. Its number
+    /// among those who have not shown it, where it was one of them.
+    pub(crate) fn prove(&mut self) -> Option<u64> {
+        self.unproven.take().map(|(_, number)| number)
     }
 
     /// Waits for the next request to begin. `false`: none will, or `stop` has said that it is time.
@@ -96,7 +108,11 @@ impl Client {
             Err(_) => return false,
         }
         self.spare.clear();
-        let limit = PollTimeout::try_from(IDLE).unwrap_or(PollTimeout::MAX);
+        let idle = match self.unproven {
+            Some((until, _)) => until.saturating_duration_since(Instant::now()),
+            None => IDLE,
+        };
+        let limit = PollTimeout::try_from(idle).unwrap_or(PollTimeout::MAX);
         let mut fds = [
             PollFd::new(self.stream().as_fd(), PollFlags::POLLIN),
             PollFd::new(stop, PollFlags::POLLIN),
@@ -116,7 +132,10 @@ impl Client {
 
     /// The head of the next request.
     pub(crate) fn head(&mut self) -> Result<Request, ReadError> {
-        self.reader.source().until = Instant::now() + HEAD_ARRIVAL;
+        self.reader.source().until = match self.unproven {
+            Some((until, _)) => until,
+            None => Instant::now() + HEAD_ARRIVAL,
+        };
         self.reader.head(Request::parse)
     }
 

@@ -13,6 +13,7 @@ use super::relay::{self, GATHERED, STALL, put_raw};
 use super::request::{Destination, Refusal, Request};
 use super::response::{Framing, Response};
 use super::retry::{After, Attempt, Attempts};
+use super::room::BodyRoom;
 use super::route::{Route, route};
 use super::stream_prelude::{LONE_ERROR_MAX, Seen, StreamPrelude, lone_error};
 use super::upstream::{Link, Upstream};
@@ -98,6 +99,9 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
     {
         return refuse(client, refused(refusal));
     }
+    if let Some(number) = client.prove() {
+        shared.unproven.forget(number);
+    }
     if is_foreign && !shared.counters.foreign.swap(true, Relaxed) {
         shared.say(vec![RunEvent::Warning {
             what: "A request has a credential of its own: it goes on with that, without a token of ddollar's"
@@ -172,7 +176,17 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
         _ => shared.body_memory(),
     };
     let mut rest = request.body;
-    let large = match client.body(&mut rest, &mut body) {
+    let mut room = shared.room.for_body(request.body);
+    let read = match &mut room {
+        Some(room) => client
+            .body(&mut rest, &mut body)
+            .inspect(|()| room.shrink_to(body.len())),
+        None => {
+            body.clear();
+            Err(ReadError::TooLarge)
+        }
+    };
+    let large = match read {
         Ok(()) => None,
         Err(ReadError::TooLarge) if is_for_provider => Some(rest),
         Err(error) => return unread(client, error),
@@ -198,12 +212,14 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 is_foreign,
                 path: Request::path(&upstream.base_path, &path, |one| shared.key.is_in(one)),
                 body,
+                room,
                 last: None,
                 large,
             };
             let sent = exchange.run()?;
             let is_read = exchange.large.is_none();
             exchange.give_body_back();
+            drop(exchange);
             match sent {
                 Sent::Answer(kept) => return Ok(kept && is_read),
                 Sent::Nothing(own) if is_read => own,
@@ -269,6 +285,8 @@ struct Exchange<'a> {
     path: String,
     /// The body; of one that is too large to be kept, its beginning.
     body: Vec<u8>,
+    /// What is set aside for it, as long as it is kept.
+    room: Option<BodyRoom<'a>>,
     /// What came last, and with which token, until the request goes out again.
     last: Option<(Result<UpstreamResponse, UpstreamError>, usize)>,
     /// What is still to come of a body that is too large to be kept. It goes out once, as it comes.
@@ -1010,6 +1028,7 @@ impl<'a> Exchange<'a> {
     /// The body will not be sent again.
     fn give_body_back(&mut self) {
         let body = std::mem::take(&mut self.body);
+        self.room = None;
         match body.capacity() as u64 {
             0..=SPARE_MAX => self.client.give_back(body),
             _ => self.shared.keep_body_memory(body),

@@ -45,6 +45,7 @@ impl Gateway {
             strategy: Strategy::Sticky,
             hold,
             waits_for_ever: true,
+            is_open: false,
         };
         Ok(Gateway {
             proxy: Proxy::start(

@@ -22,7 +22,8 @@ mod relay; // an answer on its way to the client
 pub(crate) mod request; // a client's head (pure)
 pub(crate) mod response; // a provider's head (pure)
 mod retry; // what follows an attempt (pure)
-pub(crate) mod route; // paths to providers (pure)
+pub(crate) mod room;
+mod route; // paths to providers (pure)
 pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
 mod tunnel; // through the environment's proxy
 mod upstream; // connections to a provider
@@ -55,9 +56,10 @@ use balancer::Balancer;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
 use local_response::Counts;
 use nix::sys::signal::Signal;
+use room::Room;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -86,14 +88,18 @@ pub(crate) struct Shared {
     /// What this proxy calls itself to an upstream on this machine, by which it knows a request
     /// that comes back.
     name: String,
-    /// Whether any `Host` will do: the listener is not for this machine alone.
+    /// Whether any `Host` and any user will do: the listener is not for this machine alone, or stands
+    /// behind a server that ends TLS.
     any_host: bool,
     /// How long a request may wait for a reset.
     hold: Duration,
     /// Whether it then waits on: a supervisor pauses the command meanwhile.
     waits_for_ever: bool,
     most_connections: usize,
+    unproven: listener::Unproven,
     counters: Counters,
+    /// What all bodies together may take.
+    room: Room,
     /// Memory of bodies, for the next ones: with musl, to ask for it anew costs more than all else.
     bodies: Mutex<Vec<Vec<u8>>>,
     stopping: AtomicBool,
@@ -115,6 +121,8 @@ struct Counters {
     circle: AtomicBool,
     /// Whether a request with a credential of somebody else's has come.
     foreign: AtomicBool,
+    /// Whether another user's program has come.
+    strangers: AtomicBool,
 }
 
 /// No token is usable for a request for longer than it may be held, nor for anything else that the
@@ -228,6 +236,8 @@ struct Setup {
     strategy: Strategy,
     hold: Duration,
     waits_for_ever: bool,
+    /// Whether it is there for other machines and users, too.
+    is_open: bool,
 }
 
 /// A proxy that takes connections. It stops taking any when this is dropped.
@@ -278,11 +288,13 @@ impl Proxy {
             waiting: AtomicUsize::new(0),
             key,
             name: format!("ddollar-{:016x}", RandomState::new().hash_one(address)),
-            any_host: !listen.ip().is_loopback(),
+            any_host: setup.is_open,
             hold: setup.hold,
             waits_for_ever: setup.waits_for_ever,
             most_connections: listener::most_connections(),
+            unproven: listener::Unproven::default(),
             counters: Counters::default(),
+            room: Room::default(),
             bodies: Mutex::default(),
             stopping: AtomicBool::new(false),
             stop: stop.into(),
@@ -330,7 +342,15 @@ impl Proxy {
     /// The base URL that leads here in the place of a provider's own.
     fn base_url(&self, provider: &Provider) -> String {
         let path = route::base_path(provider);
-        format!("http://{}/{}{path}", self.address, provider.name)
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            // Bound to all addresses; this machine's own programs reach it here.
+            address.set_ip(match address {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}/{}{path}", provider.name)
     }
 
     /// The lines that lead a shell's programs here.
@@ -409,6 +429,7 @@ pub(crate) fn run(
         strategy,
         hold,
         waits_for_ever: false,
+        is_open: args.gateway.allow_remote,
     };
     let known = ledger(&rings, &store, config.rules.threshold);
     let mut proxy = Proxy::start(rings.clone(), known, config.rules.clone(), setup, key)?;
@@ -419,6 +440,11 @@ pub(crate) fn run(
     });
     for notice in &config.notices {
         console.say(notice);
+    }
+    if args.gateway.allow_remote {
+        let what = "The secret and all requests come in without TLS: whoever sees the network can read \
+                    them, and spend the tokens. Put TLS in front of it";
+        console.say(&RunEvent::Warning { what: what.into() });
     }
     if let Some(why) = trouble {
         let what = format!("The proxy's secret is good for this start only: {why}");

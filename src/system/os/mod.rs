@@ -7,10 +7,14 @@
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod linux;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod peer;
 #[cfg(any(feature = "portable", not(target_os = "linux")))]
 mod portable;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub(crate) use linux::*;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+pub(crate) use peer::tcp_peer;
 #[cfg(any(feature = "portable", not(target_os = "linux")))]
 pub(crate) use portable::*;
 

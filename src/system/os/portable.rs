@@ -9,6 +9,7 @@ use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::unistd::{Pid, Uid};
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -253,6 +254,12 @@ pub(crate) fn caller(connection: &UnixStream) -> io::Result<(Uid, Pid)> {
         (who.uid(), who.pid())
     };
     Ok((Uid::from_raw(user), Pid::from_raw(process)))
+}
+
+/// The user of the program on the other side of a TCP connection on this machine. There is no way to
+/// ask that all systems have.
+pub(crate) fn tcp_peer(_: &TcpStream) -> Option<Uid> {
+    None
 }
 
 /// A file that only this user can read; gone with this value.

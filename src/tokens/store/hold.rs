@@ -83,6 +83,12 @@ impl Hold {
         counts
     }
 
+    /// Whether there is no other run's file.
+    fn others_are_gone(&self) -> bool {
+        let names = std::fs::read_dir(&self.folder);
+        names.is_ok_and(|mut all| all.all(|one| one.is_ok_and(|one| one.file_name() == "lock")))
+    }
+
     /// This run holds these tokens from now on, and no others.
     pub(super) fn set(&mut self, fingerprints: Vec<&str>) {
         let text = fingerprints.join("\n");
@@ -111,6 +117,13 @@ impl Drop for Hold {
     fn drop(&mut self) {
         if self.file.take().is_some() {
             let _ = std::fs::remove_file(&self.path);
+        }
+        self.start = None;
+        // The last run leaves nothing behind. Whoever is just beginning holds `lock`, or makes the folder
+        // again; at worst it does without the spread.
+        if self.others_are_gone() {
+            let _ = std::fs::remove_file(self.folder.join("lock"));
+            let _ = std::fs::remove_dir(&self.folder);
         }
     }
 }

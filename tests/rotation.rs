@@ -315,8 +315,8 @@ fn provider_restricts_the_tokens() {
 
 #[test]
 fn two_providers_each_give_the_child_one_token() {
-    let anthropic = Provider::anthropic(&[0.1, 0.1]);
-    let openai = Provider::openai(&[0.1, 0.1]);
+    let mut anthropic = Provider::anthropic(&[0.1, 0.1]);
+    let mut openai = Provider::openai(&[0.1, 0.1]);
     let mut run = Supervise::with(&openai);
     for (name, value) in anthropic.variables(&anthropic.url) {
         run = run.env(&name, value);
@@ -327,12 +327,44 @@ fn two_providers_each_give_the_child_one_token() {
         while read -r line; do eval \"$line\"; done",
     );
     run.wait_ready_with(11);
+    // What rises while the command runs is what it uses.
+    openai.wait_for_probe("openai#1");
     openai.set("org-1", 0.96);
     run.wait_ready_with(12);
+    anthropic.served();
+    anthropic.wait_for_probe("anthropic#1");
     anthropic.set("org-1", 0.96);
     run.wait_ready_with(22);
     run.finish()
         .says(&["Loaded 4 token(s) across 2 provider(s)"]);
+}
+
+#[test]
+fn a_spent_provider_that_the_command_does_not_use_stops_nothing() {
+    let anthropic = Provider::anthropic(&[0.1]);
+    let mut openai = Provider::openai(&[1.0]);
+    let mut run = Supervise::with(&openai).options(&["--no-proxy"]);
+    for (name, value) in anthropic.variables(&anthropic.url) {
+        run = run.env(&name, value);
+    }
+    let mut run = run.agent();
+    run.wait_ready();
+    openai.wait_for_probe("openai#1");
+    // Known to be good once, and then spent by somebody else.
+    openai.set("org-1", 0.0);
+    for _ in 0..2 {
+        openai.wait_for_probe("openai#1");
+    }
+    openai.control(spent_at("org-1", "9m"));
+    for _ in 0..3 {
+        openai.wait_for_probe("openai#1");
+    }
+    run.finish()
+        .says(&["Watching Anthropic (1 token), OpenAI (1 token); --provider limits this\n"])
+        .says_once("Launching")
+        .never_says("Token limit")
+        .never_says("Waiting")
+        .never_says("Pausing");
 }
 
 /// A script in one ring over both providers, which says whose token it has.

@@ -88,6 +88,17 @@ impl RunEvent {
                 Mark::Done,
                 format!("Loaded {tokens} token(s) across {providers} provider(s)"),
             ),
+            RunEvent::Watching { tokens } => {
+                let each = tokens.iter().map(|(provider, count)| {
+                    let s = if *count == 1 { "" } else { "s" };
+                    format!("{provider} ({count} token{s})")
+                });
+                let each = each.collect::<Vec<_>>().join(", ");
+                (
+                    Mark::Done,
+                    format!("Watching {each}; --provider limits this"),
+                )
+            }
             RunEvent::UnreadVariable { name, variable } => (
                 Mark::Warning,
                 format!("{name} is not read: more tokens go into {variable}_2, _3, ..."),

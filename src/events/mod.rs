@@ -129,6 +129,10 @@ pub(crate) enum RunEvent {
         tokens: usize,
         providers: usize,
     },
+    /// The tokens of several providers are watched, so many of each.
+    Watching {
+        tokens: Vec<(&'static str, usize)>,
+    },
     /// A variable that looks like one that holds tokens.
     UnreadVariable {
         name: String,
@@ -382,6 +386,7 @@ impl RunEvent {
             | RunEvent::Discovering
             | RunEvent::Starting
             | RunEvent::Loaded { .. }
+            | RunEvent::Watching { .. }
             | RunEvent::Client { .. }
             | RunEvent::MonitorStarted { .. }
             | RunEvent::ThroughProxy { .. }

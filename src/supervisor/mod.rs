@@ -228,7 +228,9 @@ impl<'a> Supervisor<'a> {
             }
         }
         let launcher = Launcher::new(&mut config, placeholders, hook_sender)?;
-        let session = Session::new(pools, config.rules, config.proxied, now());
+        let mut session = Session::new(pools, config.rules, config.proxied, now());
+        let command = &config.command;
+        session.expect_only(|own| config.named || command.is_known() && command.uses(own));
         let command = launcher.shown_first(&session);
         reporter.begin(command, session.threshold(), now());
         Ok(Supervisor {

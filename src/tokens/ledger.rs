@@ -171,6 +171,12 @@ impl Ledger {
         Place { ring, scope }
     }
 
+    /// Whether a request of the command's was seen for this ring, or the user has named its model.
+    pub(crate) fn is_used(&self, ring: usize) -> bool {
+        let mut books = self.rings.get(ring).into_iter().flatten();
+        books.any(|book| book.used.is_some())
+    }
+
     /// Takes in an answer: in its scope, and elsewhere what holds elsewhere.
     pub(crate) fn record(
         &mut self,

@@ -126,6 +126,12 @@ pub(crate) fn may_refuse(used_of_minute: Option<f64>) -> bool {
     used_of_minute.is_some_and(|used| used > MAY_REFUSE)
 }
 
+/// The same of a check after the client has given up: it had tried again for some seconds, in which a
+/// tenth of a minute's limit comes back.
+pub(crate) fn may_have_refused(used_of_minute: Option<f64>) -> bool {
+    may_refuse(used_of_minute.map(|used| used + 0.1))
+}
+
 /// Takes a failure of the child for a limit of the token in use that no check sees. `worked` is how long
 /// the child had lived; where its token is `fuller` than at its start, its requests were served.
 pub(crate) fn blame(pool: &mut TokenPool, worked: Duration, fuller: bool, now: Now) {

@@ -39,6 +39,8 @@ const LONGEST_JITTER_MS: u64 = 400;
 pub(crate) struct Config {
     /// One ring of tokens per provider, and where to ask about it; or one ring over all.
     pub(crate) rings: Vec<Ring>,
+    /// Whether the user has named the providers.
+    pub(crate) named: bool,
     pub(crate) rules: Rules,
     pub(crate) interval: Duration,
     /// Where to keep what is learned of tokens, if anywhere.
@@ -198,6 +200,11 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         }
         rings.extend(ring(provider, tokens, &checks, &command, &variable)?);
     }
+    if rings.len() > 1 && checks.providers.is_empty() {
+        let tokens = |(pool, _): &Ring| (pool.current().provider.label, pool.len());
+        let tokens = rings.iter().map(tokens).collect();
+        notices.insert(0, RunEvent::Watching { tokens });
+    }
     notices.extend(rings.iter().flat_map(|ring| unwatched(ring, proxied)));
     if !proxied && command.needs_base_url() {
         command = with_base_url_of(command, &rings, &mut notices);
@@ -229,6 +236,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
 
     Ok(Config {
         rings,
+        named: !checks.providers.is_empty(),
         state,
         rules: Rules {
             max_wait: supervision.max_wait,

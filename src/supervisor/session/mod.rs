@@ -14,7 +14,7 @@ use crate::common::error::OWN_FAILURE;
 use crate::common::time::{Now, Until};
 use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::schedule::backoff;
-use crate::providers::{Answer, Finding, Reading};
+use crate::providers::{Answer, Finding, Provider, Reading};
 use crate::supervisor::event::{Action, Event, Outcome};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
@@ -23,7 +23,7 @@ use crate::tokens::ledger::{Ledger, Place};
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
 use crate::tokens::{TokenId, TokenPool};
 use nix::sys::signal::Signal;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use waiting::{Held, Question, Reported, Waiting};
 
 /// Signals to end that come so soon after each other are one: timeout(1) signals its command and then
@@ -51,6 +51,8 @@ const AFTER_A_PAUSE: Duration = Duration::from_secs(60);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A child that lived this long has recovered from what troubled the last one.
 const RECOVERED: Duration = Duration::from_secs(120);
+/// Checks take at most a hundredth of a limit for hours or days, and of one per minute a request or two.
+const MORE_THAN_CHECKS: f64 = 0.1;
 /// Longest sleep while waiting for a wall-clock time, so that suspend costs no more than this.
 const SLICE: Duration = Duration::from_secs(15);
 
@@ -97,6 +99,11 @@ struct Ring {
     pool: TokenPool,
     /// Nobody can ask about its tokens: its monitor is gone.
     blind: bool,
+    /// Whether the command is known to use its provider: it is the only one, the user has named it, the
+    /// command's own, or requests were seen. Tokens that merely lie in the environment stop no command.
+    in_use: bool,
+    /// The least that its token in use was seen to have used since the child's last start.
+    least_used: Option<f64>,
     /// Whether one of its tokens was found to be accepted, in this run or as the state says.
     worked: bool,
     /// Whether the child's next start is its first with another token.
@@ -121,6 +128,17 @@ impl Ring {
             current.condition(now),
             Condition::Rejected | Condition::SpendCapped { .. }
         )
+    }
+
+    /// Looks at how much its token in use has used while the child runs: if that rises by more than checks
+    /// cause, the child uses it.
+    fn watch(&mut self, reading: &Reading) {
+        let Some(used) = reading.usage.binding().map(|window| window.utilization) else {
+            return;
+        };
+        let least = self.least_used.map_or(used, |least| least.min(used));
+        self.least_used = Some(least);
+        self.in_use |= used > least + MORE_THAN_CHECKS;
     }
 
     /// How much of its fullest window of a minute the token in use had used at its last check.
@@ -185,6 +203,8 @@ impl Session {
             .into_iter()
             .map(|pool| Ring {
                 blind: false,
+                in_use: true,
+                least_used: None,
                 worked: (0..pool.len()).any(|index| pool.state(index).worked()),
                 pool,
                 switched: false,
@@ -220,6 +240,14 @@ impl Session {
         }
     }
 
+    /// Of several providers, the command is known to use these alone; others are watched.
+    pub(crate) fn expect_only(&mut self, is_used: impl Fn(&Provider) -> bool) {
+        let several = self.rings.len() > 1;
+        for ring in &mut self.rings {
+            ring.in_use = !several || is_used(ring.pool.current().provider);
+        }
+    }
+
     /// Takes in all that the proxy knows of the tokens by now.
     pub(crate) fn see(&mut self, ledger: Ledger) {
         let Some(proxied) = &mut self.proxied else {
@@ -228,6 +256,7 @@ impl Session {
         for (place, ring) in self.rings.iter_mut().enumerate() {
             if let Some(pool) = ledger.pool(Place::checked(place)) {
                 ring.pool.clone_from(pool);
+                ring.in_use |= ledger.is_used(place);
             }
         }
         proxied.ledger = Some(ledger);
@@ -247,9 +276,12 @@ impl Session {
     pub(crate) fn start(&mut self, now: Now) -> Turn {
         let several = self.rings.len() > 1;
         let mut say = Vec::new();
-        let mut ready = true;
+        // Without any that it is known to use, one is enough.
+        let known = self.rings.iter().any(|ring| ring.in_use);
+        let mut ready = known;
         for (place, ring) in self.rings.iter_mut().enumerate() {
-            match policy::first(&ring.pool, &self.rules, now) {
+            let first = policy::first(&ring.pool, &self.rules, now);
+            match first {
                 Some(index) if index == ring.pool.current_index() => {}
                 Some(index) => {
                     ring.pool.start_at(index);
@@ -257,7 +289,11 @@ impl Session {
                     let token = TokenRef::new(&ring.pool, id, several);
                     say.push(RunEvent::StartsWith { token });
                 }
-                None => ready = false,
+                None => {}
+            }
+            match known {
+                true => ready &= first.is_some() || !ring.in_use,
+                false => ready |= first.is_some(),
             }
         }
         let mut turn = if ready {
@@ -533,6 +569,19 @@ impl Session {
         // The proxy has taken it in already.
         if self.proxied.is_none() {
             policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
+            let may_tell = match self.phase {
+                Phase::Waiting(waiting) => matches!(waiting.held, Held::Ended { .. }),
+                Phase::Running { .. } => true,
+                Phase::Stopping { .. } => false,
+            };
+            if let Ok(reading) = &answer.reading
+                && may_tell
+                && token.index == ring.pool.current_index()
+                && answer.asked >= self.last_start
+                && matches!(reading.finding, Finding::Served)
+            {
+                ring.watch(reading);
+            }
         }
         let state = ring.pool.state(token.index);
         let condition = state.condition(now);
@@ -659,6 +708,7 @@ impl Session {
             self.ready_at = now.tick + backoff(self.troubles);
         }
         self.gave_up = Some((now.tick, trouble));
+        ring.in_use = true;
         let index = ring.pool.current_index();
         let mut turn = self.apply_decision(now);
         // When a limit ends, or whether it is the token, a probe can tell; a busy provider is left
@@ -761,6 +811,7 @@ impl Session {
         let several = self.rings.len() > 1;
         for (place, ring) in self.rings.iter_mut().enumerate() {
             ring.used_at_start = ring.used_of_minute();
+            ring.least_used = None;
             if std::mem::take(&mut ring.switched) {
                 let index = ring.pool.current_index();
                 let id = TokenId { ring: place, index };
@@ -825,19 +876,39 @@ impl Session {
     }
 
     /// The decision that counts over all rings, and its ring. A child needs a usable token of
-    /// each ring that it lives on, so the one that is worst off speaks.
+    /// each ring that it lives on, so the one that is worst off speaks. As long as it is not known to live
+    /// on any, it is started as soon as one has such a token.
     fn consult(&self, held: Suspension, now: Now) -> (usize, Decision) {
-        let obeys = |ring: &Ring| {
+        let known = self.rings.iter().any(|ring| ring.in_use);
+        let found = match held {
+            Suspension::Unstarted { .. } if !known => self
+                .decisions(false, held, now)
+                .min_by_key(|(_, decision)| unreadiness(*decision)),
+            _ => self
+                .decisions(true, held, now)
+                .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i))),
+        };
+        found.unwrap_or((0, Decision::Keep))
+    }
+
+    /// What to do about each ring that the child is known to use, or about each other one.
+    fn decisions(
+        &self,
+        in_use: bool,
+        held: Suspension,
+        now: Now,
+    ) -> impl Iterator<Item = (usize, Decision)> {
+        let obeys = move |ring: &Ring| {
             ring.keep_going && matches!(held, Suspension::No | Suspension::Ended { .. })
         };
         self.rings
             .iter()
             .enumerate()
-            .filter(|(i, ring)| !ring.blind && self.may_live_on(*i, now))
-            .filter(|(_, ring)| !obeys(ring))
-            .map(|(i, _)| (i, self.decide(i, held, now)))
-            .max_by_key(|(i, decision)| (urgency(*decision, held), std::cmp::Reverse(*i)))
-            .unwrap_or((0, Decision::Keep))
+            .filter(move |(i, ring)| {
+                let is_asked_for = !in_use || self.may_live_on(*i, now);
+                ring.in_use == in_use && !ring.blind && is_asked_for && !obeys(ring)
+            })
+            .map(move |(i, _)| (i, self.decide(i, held, now)))
     }
 
     /// What to do about one ring.
@@ -921,6 +992,18 @@ fn urgency(decision: Decision, held: Suspension) -> u8 {
         Decision::Rotate { .. } => 2,
         Decision::KeepUntil { .. } => 1,
         Decision::Keep => 0,
+    }
+}
+
+/// Which of several rings can have the command started first: the least of these, and the earliest.
+fn unreadiness(decision: Decision) -> (u8, Option<SystemTime>) {
+    match decision {
+        Decision::Keep | Decision::KeepUntil { .. } => (0, None),
+        Decision::Rotate { .. } => (1, None),
+        Decision::Probe { .. } => (2, None),
+        Decision::Wait { until, .. } => (3, Some(until.wall)),
+        Decision::ExceedsMaxWait { until, .. } => (4, Some(until.wall)),
+        Decision::NoUsableToken => (5, None),
     }
 }
 

@@ -5,7 +5,6 @@ use crate::providers::Reading;
 use crate::providers::usage::{Usage, Window};
 use crate::tokens::pool_of;
 use proptest::prelude::*;
-use std::time::SystemTime;
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -366,7 +365,7 @@ fn a_failure_with_a_minute_above_half_used_is_the_limits() {
         (0.7, 0.7, 42, true),
         (0.7, 0.1, 42, true),
         (0.1, 0.7, 42, true),
-        (0.5, 0.5, 30, false),
+        (0.5, 0.39, 30, false),
         (0.7, 0.7, 900, false),
     ] {
         let mut night = Night::of(&["a", "b"]);
@@ -659,6 +658,132 @@ fn the_worst_of_several_rings_speaks_and_unused_ones_do_not() {
     // Once it has worked, it counts.
     let _ = tell(1, 0, night.used(0.1, 60));
     assert_eq!(tell(1, 0, night.used(0.99, 900)), Action::Pause);
+}
+
+/// A night with two rings, of which the command is not known to use any.
+struct Beside {
+    night: Night,
+}
+
+impl Beside {
+    fn start() -> Beside {
+        let mut night = Night::of(&["a"]);
+        let pools = vec![pool_of(&["a", "b"]), pool_of(&["x"])];
+        night.session = Session::new(pools, night.session.rules.clone(), None, night.now);
+        night.session.expect_only(|_| false);
+        let action = night.session.start(night.now).action;
+        assert_eq!(action, Action::Launch { again: false });
+        Beside { night }
+    }
+
+    fn tell(&mut self, ring: usize, index: usize, reading: Result<Reading, String>) -> Action {
+        let token = TokenId { ring, index };
+        let asked = self.night.now.tick;
+        let answer = Answer { asked, reading };
+        self.night.event(Event::Probed { token, answer }).action
+    }
+}
+
+#[test]
+fn a_bystander_neither_pauses_nor_ends_the_command() {
+    type Spent = fn(&Night) -> Result<Reading, String>;
+    let refused: [Spent; 4] = [
+        |night| night.limited(3600),
+        |night| night.used(0.97, 3600),
+        |_| found(Finding::Rejected),
+        |_| found(Finding::SpendCapped { until: None }),
+    ];
+    for spent in refused {
+        let mut beside = Beside::start();
+        let reading = beside.night.used(0.1, 3600);
+        let _ = beside.tell(0, 0, reading);
+        let reading = beside.night.used(0.1, 3600);
+        let _ = beside.tell(0, 1, reading);
+        let reading = spent(&beside.night);
+        assert_eq!(beside.tell(1, 0, reading), Action::Nothing);
+        // What the command is seen to use counts as ever.
+        beside.night.pass(60);
+        let reading = beside.night.used(0.96, 3600);
+        assert_eq!(beside.tell(0, 0, reading), ask_of(0, 1));
+        let reading = beside.night.used(0.1, 3600);
+        let action = beside.tell(0, 1, reading);
+        assert_eq!(action, Action::Stop(Signal::SIGTERM));
+    }
+}
+
+fn ask_of(ring: usize, index: usize) -> Action {
+    Action::Probe(TokenId { ring, index })
+}
+
+#[test]
+fn a_failure_that_nothing_else_explains_may_be_a_bystanders() {
+    for (reading, waits) in [
+        (found(Finding::Rejected), false),
+        (
+            found(Finding::Limited {
+                retry_after: Some(seconds(900)),
+            }),
+            true,
+        ),
+    ] {
+        let mut beside = Beside::start();
+        beside.night.pass(60);
+        let action = beside.night.ends(ExitStatus::Code(4), false).action;
+        assert_eq!(action, ask_of(0, 0));
+        let good = beside.night.used(0.1, 3600);
+        assert_eq!(beside.tell(0, 0, good), ask_of(1, 0));
+        let action = beside.tell(1, 0, reading);
+        match waits {
+            true => assert!(beside.night.session.waits_until().is_some(), "{action:?}"),
+            false => assert_eq!(action, as_child(ExitStatus::Code(4))),
+        }
+    }
+}
+
+#[test]
+fn with_several_providers_one_good_token_is_enough_for_the_start() {
+    let night = Night::of(&["a"]);
+    let spent = |pool: &mut TokenPool, now: Now| {
+        let until = Until::after(seconds(900), now);
+        let state = pool.standing_mut(0);
+        state.recall(Condition::Limited { until }, None, now.wall);
+    };
+    for (first, second, starts) in [
+        (false, true, true),
+        (true, false, true),
+        (true, true, false),
+    ] {
+        let (mut one, mut other) = (pool_of(&["a"]), pool_of(&["x"]));
+        if first {
+            spent(&mut one, night.now);
+        }
+        if second {
+            spent(&mut other, night.now);
+        }
+        let rules = night.session.rules.clone();
+        let mut session = Session::new(vec![one, other], rules, None, night.now);
+        session.expect_only(|_| false);
+        let action = session.start(night.now).action;
+        assert_eq!(action == Action::Launch { again: false }, starts);
+        if starts {
+            continue;
+        }
+        // It starts with the first that is good again.
+        assert_eq!(action, ask_of(0, 0));
+        let mut tell = |ring, reading| {
+            let token = TokenId { ring, index: 0 };
+            let asked = night.now.tick;
+            let answer = Answer { asked, reading };
+            session
+                .handle(Event::Probed { token, answer }, night.now)
+                .action
+        };
+        assert_eq!(tell(0, night.limited(900)), ask_of(1, 0));
+        assert_eq!(
+            tell(1, night.used(0.1, 60)),
+            Action::Launch { again: false }
+        );
+    }
 }
 
 #[test]

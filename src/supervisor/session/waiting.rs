@@ -219,25 +219,26 @@ impl Session {
                 }
                 self.start_again(waiting, how, now).and_say_all_first(say)
             }
-            Held::Ended { how, .. } => match self.suspect(how, now) {
+            Held::Ended { how, .. } => match self.suspect(how, true, now) {
                 Some(ring) => self.blame(waiting, how, ring, now),
-                None => self.retry_or_finish(waiting, how, now),
+                None => self.look_at_others(waiting, how, now),
             },
             Held::NotStarted => self.launch(false, now),
         }
     }
 
-    /// The ring whose token may have been refused by a limit that no check sees: one of its windows of a
+    /// The ring, of those that the child is known to use or of the others, whose token may have been refused by a limit that no check sees: one of its windows of a
     /// minute was more than half used, at the last check before the child failed or at the first after.
     /// Behind a proxy every refusal is seen.
-    fn suspect(&self, how: ExitStatus, now: Now) -> Option<usize> {
+    fn suspect(&self, how: ExitStatus, in_use: bool, now: Now) -> Option<usize> {
         let is_suspect = |ring: &Ring| {
-            policy::may_refuse(ring.used_at_end) || policy::may_refuse(ring.used_of_minute())
+            policy::may_refuse(ring.used_at_end) || policy::may_have_refused(ring.used_of_minute())
         };
         let failed = matches!(how, ExitStatus::Code(1..=125)) && self.proxied.is_none();
         let mut rings = self.rings.iter().enumerate().filter(|_| failed);
-        let found =
-            rings.find(|(i, ring)| !ring.blind && self.may_live_on(*i, now) && is_suspect(ring));
+        let found = rings.find(|(i, ring)| {
+            ring.in_use == in_use && !ring.blind && self.may_live_on(*i, now) && is_suspect(ring)
+        });
         found.map(|(ring, _)| ring)
     }
 
@@ -247,6 +248,7 @@ impl Session {
         let (Some(token), Some(ring)) = (self.token(place, None), self.rings.get_mut(place)) else {
             return Turn::nothing();
         };
+        ring.in_use = true;
         let used = ring.used_of_minute();
         let lived = waiting
             .since
@@ -263,6 +265,32 @@ impl Session {
         self.phase = Phase::Waiting(waiting.blamed(Reported::Cause));
         self.apply_decision(now)
             .and_say_all_first(vec![RunEvent::Failed { how }, limit])
+    }
+
+    /// Nothing that the child is known to use explains its failure: what is spent of the others may, and if
+    /// it is not known to use any, an outage of one. Behind a proxy all that it uses is seen.
+    fn look_at_others(&mut self, waiting: Waiting, how: ExitStatus, now: Now) -> Turn {
+        let known = self.rings.iter().any(|ring| ring.in_use);
+        let mut others = self.decisions(false, waiting.suspension(), now);
+        let found = others.find(|(_, decision)| match decision {
+            Decision::Probe { .. } | Decision::Rotate { .. } => true,
+            Decision::Wait { index, .. } => index.is_some() || !known,
+            _ => false,
+        });
+        drop(others);
+        match found.filter(|_| self.proxied.is_none() && how != ExitStatus::Code(0)) {
+            None => match self.suspect(how, false, now) {
+                Some(ring) => self.blame(waiting, how, ring, now),
+                None => self.retry_or_finish(waiting, how, now),
+            },
+            Some((ring, Decision::Probe { index })) => self.probe(TokenId { ring, index }, now),
+            Some((place, _)) => {
+                if let Some(ring) = self.rings.get_mut(place) {
+                    ring.in_use = true;
+                }
+                self.apply_decision(now)
+            }
+        }
     }
 
     /// Another token will do.

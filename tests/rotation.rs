@@ -307,8 +307,10 @@ fn provider_restricts_the_tokens() {
     assert_only_child_has(&run, pid, &openai, 2);
     let environment = proc::environment(pid).join("\n");
     assert!(!environment.contains("ANTHROPIC_API_KEY"), "{environment}");
-    run.finish()
-        .says(&["Loaded 2 token(s) across 1 provider(s)"]);
+    run.finish().says(&[
+        "Loaded 2 token(s) across 1 provider(s)\n",
+        "Kept from the command by --provider: ANTHROPIC_API_KEY",
+    ]);
     let mut anthropic = anthropic;
     assert_eq!(anthropic.served().len(), 0);
 }

@@ -88,6 +88,10 @@ impl RunEvent {
                 Mark::Done,
                 format!("Loaded {tokens} token(s) across {providers} provider(s)"),
             ),
+            RunEvent::Withheld { variables } => (
+                Mark::Done,
+                format!("Kept from the command by --provider: {variables}"),
+            ),
             RunEvent::Watching { tokens } => {
                 let each = tokens.iter().map(|(provider, count)| {
                     let s = if *count == 1 { "" } else { "s" };

@@ -129,6 +129,10 @@ pub(crate) enum RunEvent {
         tokens: usize,
         providers: usize,
     },
+    /// The command does not get these variables, for their providers are not among those of `--provider`.
+    Withheld {
+        variables: String,
+    },
     /// The tokens of several providers are watched, so many of each.
     Watching {
         tokens: Vec<(&'static str, usize)>,
@@ -387,6 +391,7 @@ impl RunEvent {
             | RunEvent::Starting
             | RunEvent::Loaded { .. }
             | RunEvent::Watching { .. }
+            | RunEvent::Withheld { .. }
             | RunEvent::Client { .. }
             | RunEvent::MonitorStarted { .. }
             | RunEvent::ThroughProxy { .. }

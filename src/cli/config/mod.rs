@@ -23,7 +23,7 @@ use crate::providers::endpoint::Endpoint;
 use crate::providers::{PROVIDERS, Provider};
 use crate::system::os::PrivateFile;
 use crate::tokens::policy::Rules;
-use crate::tokens::{Ring, Token, TokenPool};
+use crate::tokens::{Ring, Token, TokenPool, is_token_variable};
 use command::{as_expected, client_notices, hooked, locate, with_base_url_of};
 use environment::child_environment;
 use rings::{find, mixed, ring, variables_to_set};
@@ -199,6 +199,20 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             continue;
         }
         rings.extend(ring(provider, tokens, &checks, &command, &variable)?);
+    }
+    if !checks.providers.is_empty() {
+        let is_named = |name: &str| {
+            let mut all = found.providers.iter().flat_map(|own| own.token_variables);
+            all.any(|variable| name.starts_with(variable))
+        };
+        let names = texts.iter().map(|(name, _)| name.as_str());
+        let withheld: Vec<&str> = names
+            .filter(|name| is_token_variable(name) && !is_named(name))
+            .collect();
+        if !withheld.is_empty() {
+            let variables = withheld.join(", ");
+            notices.insert(0, RunEvent::Withheld { variables });
+        }
     }
     if rings.len() > 1 && checks.providers.is_empty() {
         let tokens = |(pool, _): &Ring| (pool.current().provider.label, pool.len());

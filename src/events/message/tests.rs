@@ -49,6 +49,9 @@ fn every_sentence_fits_a_line_of_80_columns() {
             tokens: 12,
             providers: 12,
         },
+        RunEvent::Withheld {
+            variables: "ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2".into(),
+        },
         RunEvent::Watching {
             tokens: vec![("Anthropic", 3), ("OpenAI", 1)],
         },

@@ -33,6 +33,7 @@ mod rehearse; // the night in 20 seconds
 mod report; // the journal of a run, and what is made of it
 mod rotation; // from one token to the next
 mod secrets; // no token anywhere
+mod slips; // what a first evening gets wrong
 mod state; // what one run leaves for the next, and for those beside it
 mod status; // every token at once
 mod tls; // a private CA

@@ -7,9 +7,10 @@ use crate::tokens::{self, ONE_A_LINE, Source, TokenFile};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-/// Names, paths and what the system says are as long as they are.
+/// The console folds them where the terminal is narrower. What is said to someone who asks for nothing is
+/// a short list.
 #[test]
-fn every_error_and_its_hint_fit_a_line_of_80_columns() {
+fn every_error_and_its_hint_are_one_line_without_a_period() {
     let known = || String::from("ANTHROPIC_API_KEY or OPENAI_API_KEY");
     let path = || PathBuf::from("tokens");
     let command = "supervise";
@@ -49,10 +50,12 @@ fn every_error_and_its_hint_fit_a_line_of_80_columns() {
         Error::NoTokens {
             client: None,
             variables: known(),
+            unread: Vec::new(),
         },
         Error::NoTokens {
             client: Some("opencode"),
             variables: known(),
+            unread: Vec::new(),
         },
         Error::TokenFile {
             variable: "ANTHROPIC_API_KEYS_FILE".into(),
@@ -154,12 +157,10 @@ fn every_error_and_its_hint_fit_a_line_of_80_columns() {
         let refused = parse(words.map(Into::into));
         all.push(refused.expect_err("a mistake"));
     }
-    let lines = all.iter().flat_map(|error| {
-        [
-            format!("ddollar: {error}"),
-            format!("hint: {}", error.hint()),
-        ]
-    });
-    let wide: Vec<String> = lines.filter(|line| line.chars().count() > 80).collect();
-    assert!(wide.is_empty(), "{wide:#?}");
+    for error in &all {
+        for line in [error.to_string(), error.hint()] {
+            let is_one = !line.contains('\n') || matches!(error, Error::NoSubcommand);
+            assert!(is_one && !line.is_empty() && !line.ends_with('.'), "{line}");
+        }
+    }
 }

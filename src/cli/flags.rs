@@ -8,6 +8,7 @@ use crate::clients;
 use crate::common::duration;
 use crate::events::console::Verbosity;
 use crate::tokens::strategy::Strategy;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub(super) struct Flag {
     /// Whole sentences for the long help.
     pub(super) details: &'static str,
     /// Takes the value in, or says what it wants.
-    pub(super) set: fn(&mut Values, &OsStr) -> Result<(), &'static str>,
+    pub(super) set: fn(&mut Values, &OsStr) -> Result<(), Cow<'static, str>>,
 }
 
 const BOTH: &[Command] = &[Command::Supervise, Command::Rehearse];
@@ -83,7 +84,11 @@ pub(super) static FLAGS: &[Flag] = &[
                 .and_then(|value| value.strip_suffix('%').unwrap_or(value).parse().ok())
                 .ok_or(wants)?;
             if !(percent > 0.0 && percent <= 100.0) {
-                return Err(wants);
+                return Err(wants.into());
+            }
+            // Nobody leaves a token that is used above one per cent.
+            if percent < 1.0 {
+                return Err(format!("{wants}; did you mean {}?", percent * 100.0).into());
             }
             values.checks.threshold = percent;
             Ok(())
@@ -143,7 +148,7 @@ pub(super) static FLAGS: &[Flag] = &[
                 })
                 .ok_or("names of providers")?;
             if names.iter().any(String::is_empty) {
-                return Err("names of providers, separated by commas");
+                return Err("names of providers, separated by commas".into());
             }
             values.checks.providers = names;
             Ok(())
@@ -221,7 +226,7 @@ pub(super) static FLAGS: &[Flag] = &[
             let wants = "claude, codex, gemini, opencode, aider, llm, copilot, qwen or generic";
             let name = text(value).ok_or(wants)?;
             if !clients::names().any(|known| known == name) {
-                return Err(wants);
+                return Err(wants.into());
             }
             values.supervision.client = Some(name.to_owned());
             Ok(())
@@ -281,7 +286,7 @@ pub(super) static FLAGS: &[Flag] = &[
                   are never part of it.",
         set: |values, value| {
             if value.is_empty() {
-                return Err("the name of a file");
+                return Err("the name of a file".into());
             }
             values.state = StateFile::At(PathBuf::from(value));
             Ok(())
@@ -369,7 +374,9 @@ pub(super) static FLAGS: &[Flag] = &[
                   DDOLLAR_FACT. It has no terminal and 30 seconds.",
         set: |values, value| {
             if value.is_empty() {
-                return Err("a command, such as 'mail -s \"$DDOLLAR_MESSAGE\" me </dev/null'");
+                return Err(
+                    "a command, such as 'mail -s \"$DDOLLAR_MESSAGE\" me </dev/null'".into(),
+                );
             }
             values.supervision.notify = Some(value.into());
             Ok(())
@@ -418,7 +425,7 @@ pub(super) static FLAGS: &[Flag] = &[
                 Some("sticky") => Strategy::Sticky,
                 Some("round-robin") => Strategy::RoundRobin,
                 Some("headroom") => Strategy::Headroom,
-                _ => return Err("sticky, round-robin or headroom"),
+                _ => return Err("sticky, round-robin or headroom".into()),
             };
             Ok(())
         },

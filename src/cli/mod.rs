@@ -206,7 +206,13 @@ fn help_topic(word: Option<OsString>) -> Result<Request, Error> {
 fn unknown_subcommand(given: &OsString) -> Error {
     let given = given.to_string_lossy().into_owned();
     let names = ENTRIES.iter().map(|entry| entry.name);
-    let near = nearest(&given, names);
+    // What other programs call it.
+    let near = match &*given {
+        "doctor" | "check" | "init" | "tokens" | "limits" => Some(Command::Status.name()),
+        "run" | "start" | "exec" | "watch" => Some(Command::Supervise.name()),
+        "demo" | "test" | "try" => Some(Command::Rehearse.name()),
+        _ => nearest(&given, names),
+    };
     Error::UnknownSubcommand { given, near }
 }
 

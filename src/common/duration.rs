@@ -9,10 +9,22 @@ use std::time::Duration;
 /// No span that anyone writes down is longer: ten years. Keeps every later sum far from overflow.
 pub(crate) const LONGEST: Duration = Duration::from_secs(3653 * 86_400);
 
-/// Reads `90s`, `2m`, `1h30m`, `200ms`, or plain seconds; nothing negative, nothing beyond ten
+/// Reads `90s`, `2m`, `1h30m`, `1d`, `200ms`, or plain seconds; nothing negative, nothing beyond ten
 /// years.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
+    // A day has no fixed length in a calendar, so the library leaves it out; a wait has.
+    if let Some((days, rest)) = text.split_once('d')
+        && let Ok(days) = days.trim_end().parse::<f64>()
+    {
+        let rest = rest.trim_start_matches("ay").trim_start_matches('s');
+        let rest = match rest.trim() {
+            "" => Duration::ZERO,
+            rest => parse(rest)?,
+        };
+        let days = Duration::try_from_secs_f64(days * 86_400.0).ok()?;
+        return days.checked_add(rest).filter(|span| *span <= LONGEST);
+    }
     let span = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()?,
@@ -62,6 +74,9 @@ mod tests {
             ("500ms", 0.5),
             ("1m30s", 90.0),
             ("0", 0.0),
+            ("1d", 86_400.0),
+            ("2 days", 172_800.0),
+            ("1d12h", 129_600.0),
         ] {
             let span = Duration::from_secs_f64(seconds);
             assert_eq!(parse(text), Some(span), "{text}");
@@ -77,6 +92,10 @@ mod tests {
             "1e99",
             "11000d",
             "s",
+            "d",
+            "-1d",
+            "1d -5s",
+            "1dog",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

@@ -3,6 +3,7 @@
 //! Owns the one `Error` type. It promises that its text never holds a token, and that each variant
 //! has a hint. It does not print; `console.rs` does.
 
+use super::mask::is_key;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -67,9 +68,11 @@ pub(crate) enum Error {
     /// `--interactive` without a terminal to ask at.
     NoTerminal,
     /// No token in the environment, or none that this client can use.
+    /// `unread`: variables that are set, but not read here.
     NoTokens {
         client: Option<&'static str>,
         variables: String,
+        unread: Vec<String>,
     },
     /// A known client that asks a service of its own, for which there are no tokens.
     OwnService { client: &'static str },
@@ -84,7 +87,14 @@ pub(crate) enum Error {
     MalformedToken {
         source: String,
         why: &'static str,
-        hint: &'static str,
+        hint: String,
+    },
+    /// A key that another provider issues.
+    OthersKey {
+        source: String,
+        issuer: &'static str,
+        variable: &'static str,
+        not: &'static str,
     },
     /// A consumer subscription's token.
     SubscriptionToken { source: String },
@@ -155,7 +165,14 @@ impl Error {
     /// What the user can do about it: one line, without a period at its end.
     pub(crate) fn hint(&self) -> String {
         match self {
-            Error::NoSubcommand => "try 'ddollar supervise -- COMMAND', or 'ddollar help'".into(),
+            Error::NoSubcommand => {
+                "it keeps a command going all night across API rate limits. To begin:\n  \
+                 ddollar rehearse               watch it work; no token is needed\n  \
+                 ddollar status                 your tokens, and how full each is\n  \
+                 ddollar supervise -- COMMAND   run COMMAND under supervision\n\
+                 All of it: ddollar help, and man ddollar"
+                    .into()
+            }
             Error::UnknownSubcommand { near, .. } => match near {
                 Some(near) => format!("did you mean '{near}'? 'ddollar help' lists the commands"),
                 None => "to run a command under supervision: ddollar supervise -- COMMAND".into(),
@@ -177,9 +194,17 @@ impl Error {
             Error::ExtraWord { command, .. }
             | Error::NeedsValue { command, .. }
             | Error::FlagUsage { command, .. } => format!("see 'ddollar help {command}'"),
+            Error::BadValue { wants, value, .. } if is_key(value) => {
+                format!("that is a token, which belongs into a variable; give {wants}")
+            }
             Error::BadValue { wants, .. } => format!("give {wants}"),
             Error::NoCommand { command } => {
                 format!("say what to run: ddollar {command} -- claude --continue")
+            }
+            Error::UnknownProvider { name, .. } if is_key(name) => {
+                "that is a token: put it into a variable such as ANTHROPIC_API_KEY; --provider takes \
+                 a name such as anthropic"
+                    .into()
             }
             Error::UnknownProvider { near, .. } => match near {
                 Some(near) => format!("did you mean '{near}'? 'ddollar help supervise' lists them"),
@@ -191,25 +216,41 @@ impl Error {
             Error::NoTokens {
                 client: Some(_),
                 variables,
+                ..
             } => format!("set {variables}; or say --provider NAME"),
-            Error::NoTokens { variables, .. } => {
-                format!("set {variables}; more as NAME_2, NAMES, NAMES_FILE")
+            Error::NoTokens {
+                variables, unread, ..
+            } => {
+                let unread = match &unread[..] {
+                    [] => String::new(),
+                    [one] => format!("{one} is set, but not read here; "),
+                    more => format!("{} are set, but not read here; ", more.join(" and ")),
+                };
+                format!("{unread}set {variables}; more as NAME_2, NAMES, NAMES_FILE")
             }
             Error::OwnService { .. } => {
                 "set COPILOT_PROVIDER_BASE_URL, COPILOT_PROVIDER_TYPE (openai, anthropic) and \
                  COPILOT_MODEL; or say --client generic"
                     .into()
             }
+            Error::TokenFile { variable, path, .. } if is_key(&path.to_string_lossy()) => {
+                let single = variable.trim_end_matches("S_FILE");
+                format!("that is a token, not a path: put it into {single}")
+            }
             Error::TokenFile { path, .. } if path.starts_with("~") => {
                 "only a shell knows '~', and not within quotes: give the whole path".into()
             }
             Error::TokenFile { hint, .. } => (*hint).into(),
-            Error::MalformedToken { hint, .. } => (*hint).into(),
+            Error::MalformedToken { hint, .. } => hint.clone(),
+            Error::OthersKey { variable, .. } => format!("put it into {variable}"),
             Error::SubscriptionToken { .. } => {
                 "use API keys (sk-ant-api…); a subscription stays with its own client".into()
             }
             Error::BaseUrl { variable, .. } => {
                 format!("set {variable} to an https:// address, or http:// on 127.0.0.1")
+            }
+            Error::File { path, .. } if is_key(&path.to_string_lossy()) => {
+                "that is a token, not a path: put it into a variable such as ANTHROPIC_API_KEY".into()
             }
             Error::File { hint, .. } => (*hint).into(),
             Error::NotAJournal { .. } => {
@@ -281,6 +322,7 @@ impl Error {
             | Error::OwnService { .. }
             | Error::TokenFile { .. }
             | Error::MalformedToken { .. }
+            | Error::OthersKey { .. }
             | Error::SubscriptionToken { .. }
             | Error::BaseUrl { .. }
             | Error::File { .. }
@@ -341,6 +383,12 @@ impl fmt::Display for Error {
             Error::MalformedToken { source, why, .. } => {
                 write!(f, "the token in {source} {why}")
             }
+            Error::OthersKey {
+                source,
+                issuer,
+                not,
+                ..
+            } => write!(f, "the token in {source} is {issuer}'s, not {not}'s"),
             Error::SubscriptionToken { source } => {
                 write!(f, "the token in {source} is a subscription's")
             }
@@ -361,6 +409,8 @@ impl fmt::Display for Error {
             Error::NoJournal => f.write_str("there is no run to report on"),
             Error::Listen { address, why } => write!(f, "cannot listen on {address}: {why}"),
             Error::CommandNotFound { command, of, .. } => {
+                // It may have got quotes already, as a shell takes it.
+                let command = command.trim_matches('\'');
                 write!(f, "'{command}'{} was not found", named(*of))
             }
             Error::NoInterpreter {

@@ -58,12 +58,20 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether this is one key and nothing else.
+pub(crate) fn is_key(text: &str) -> bool {
+    let mut words = words(text);
+    words
+        .next()
+        .is_some_and(|(_, word)| word == text && has_shape(word))
+}
+
 /// The text with everything that has the shape of a key replaced; `None` where there is nothing.
 fn without_keys(text: &str) -> Option<String> {
     let mut masked = String::new();
     let mut from = 0;
     for (start, word) in words(text) {
-        if is_key(word) {
+        if has_shape(word) {
             masked.push_str(text.get(from..start)?);
             let end = word.get(word.len() - SHOWN..)?;
             masked.push_str(&format!("(key …{end})"));
@@ -83,7 +91,7 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 
 /// Whether a word has the shape of a key. One may stand behind a name and a `_` or `-`, as in
 /// `--key-sk-ant-…`, but not inside a word.
-fn is_key(word: &str) -> bool {
+fn has_shape(word: &str) -> bool {
     let begins = |prefix: &&str| {
         word.match_indices(*prefix).any(|(at, _)| {
             let behind = word.get(..at).unwrap_or_default();

@@ -317,9 +317,19 @@ pub(crate) fn print(text: &str) -> Result<bool, Error> {
 /// Reports a failure of ddollar itself, and what can be done about it.
 pub(crate) fn report(error: &Error) {
     let (error, hint) = (error.to_string(), error.hint());
-    let (error, hint) = (visible(&error), visible(&hint));
+    let (error, hint) = (visible(&error), visible_lines(&hint));
     log::error!("{error}");
-    write_line(&format!("ddollar: {error}\nhint: {hint}\n"));
+    let text = format!("ddollar: {error}\nhint: {hint}");
+    let text = match columns(&std::io::stderr()) {
+        Some(width) => Style {
+            utf8: true,
+            colour: false,
+            width: width.max(NARROWEST),
+        }
+        .folded(&text, INDENT),
+        None => text,
+    };
+    write_line(&(text + "\n"));
 }
 
 /// Reports a bug in ddollar. The panic's message is left out: it could hold a token; its place in the

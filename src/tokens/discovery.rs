@@ -7,7 +7,7 @@
 use super::Token;
 use crate::common::error::Error;
 use crate::common::secret::Secret;
-use crate::providers::{PROVIDERS, Provider};
+use crate::providers::{PROVIDERS, Provider, by_name};
 use std::path::{Path, PathBuf};
 
 /// The variables as discovery sees them: names with values that are text.
@@ -40,6 +40,8 @@ pub(crate) struct TokenFile {
 pub(crate) struct Discovered {
     pub(crate) tokens: Vec<Token>,
     pub(crate) exposed_files: Vec<PathBuf>,
+    /// Origins of tokens that had been found elsewhere before.
+    pub(crate) duplicates: Vec<(&'static Provider, String)>,
 }
 
 /// Finds the tokens of `providers`, in table order, then in the order of their variables.
@@ -59,17 +61,27 @@ pub(crate) fn discover(
             if !candidates.is_empty() {
                 variables.push(*variable);
             }
-            for (origin, text, group) in candidates {
-                let secret = checked(&origin, &text)?;
+            for candidate in candidates {
+                let Candidate {
+                    place,
+                    origin,
+                    text,
+                    group,
+                } = candidate;
+                let secret = checked(&place, variable, &text)?;
+                not_of_another(provider, &place, secret.expose(), source)?;
                 // The same key may serve two providers, as that of a gateway does.
-                if tokens.iter().all(|token| token.secret != secret) {
-                    tokens.push(Token {
-                        provider,
-                        variables: Vec::new(),
-                        secret,
-                        group,
-                    });
+                if tokens.iter().any(|token| token.secret == secret) {
+                    found.duplicates.push((provider, origin));
+                    continue;
                 }
+                tokens.push(Token {
+                    provider,
+                    variables: Vec::new(),
+                    secret,
+                    group,
+                    origin,
+                });
             }
         }
         for token in &mut tokens {
@@ -83,13 +95,37 @@ pub(crate) fn discover(
 /// Whether `name` is a variable that holds tokens of any provider in the table. The child gets
 /// none of these but the one in use.
 pub(crate) fn is_token_variable(name: &str) -> bool {
-    PROVIDERS
+    let mut variables = PROVIDERS
         .iter()
-        .flat_map(|provider| provider.token_variables)
-        .any(|variable| {
-            name.strip_prefix(variable)
-                .is_some_and(|rest| matches!(rest, "" | "S" | "S_FILE") || ordinal(rest).is_some())
-        })
+        .flat_map(|provider| provider.token_variables);
+    variables.any(|variable| is_read_for(name, variable))
+}
+
+/// Whether `name` is `variable`, or one of those for more tokens of the same kind.
+fn is_read_for(name: &str, variable: &str) -> bool {
+    name.strip_prefix(variable)
+        .is_some_and(|rest| matches!(rest, "" | "S" | "S_FILE") || ordinal(rest).is_some())
+}
+
+/// Names that people give to a variable for a token, and that are not read.
+const FALSE_NAMES: [&str; 8] = [
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_KEY",
+    "ANTHROPIC_TOKEN",
+    "CLAUDE_API_KEY",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "OPENAI_KEY",
+    "OPENAI_TOKEN",
+    "GOOGLE_KEY",
+];
+
+/// Whether whoever set this variable may believe that its token is found: for the message that there is
+/// none.
+pub(crate) fn resembles_token_variable(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    is_token_variable(&upper)
+        || nearly_token_variable(&upper).is_some()
+        || FALSE_NAMES.contains(&upper.as_str())
 }
 
 /// The variable that `name` is a slip of, such as `ANTHROPIC_API_KEY2` and `ANTHROPIC_API_KEY_FILE`:
@@ -110,8 +146,27 @@ pub(crate) fn nearly_token_variable(name: &str) -> Option<&'static str> {
     (!is_token_variable(name)).then_some(variable)
 }
 
-/// A token's origin in words, its text, and its `group=` label.
-type Candidate = (String, String, Option<String>);
+/// What may be a token.
+struct Candidate {
+    /// Where it was found, for errors: a whole path and the line.
+    place: String,
+    /// The same for its owner, who knows the files: `tokens:3`.
+    origin: String,
+    text: String,
+    /// Its `group=` label.
+    group: Option<String>,
+}
+
+impl Candidate {
+    fn of_variable(name: &str, text: &str) -> Candidate {
+        Candidate {
+            place: name.to_owned(),
+            origin: name.to_owned(),
+            text: text.to_owned(),
+            group: None,
+        }
+    }
+}
 
 /// Everything that the variables of one name hold, in the order in which it counts.
 fn candidates(
@@ -128,7 +183,7 @@ fn candidates(
     };
     let mut all = Vec::new();
     if let Some(text) = value(variable) {
-        all.push((variable.to_owned(), text.to_owned(), None));
+        all.push(Candidate::of_variable(variable, text));
     }
 
     let mut numbered: Vec<(u32, &String, &String)> = source
@@ -144,18 +199,15 @@ fn candidates(
     all.extend(
         numbered
             .into_iter()
-            .map(|(_, name, text)| (name.clone(), text.clone(), None)),
+            .map(|(_, name, text)| Candidate::of_variable(name, text)),
     );
 
     let list = format!("{variable}S");
     if let Some(text) = value(&list) {
-        let parts = text
-            .split(|c: char| c == ',' || c.is_ascii_whitespace())
-            .filter(|part| !part.is_empty());
         all.extend(
-            parts
-                .enumerate()
-                .map(|(i, part)| (format!("{list} (number {})", i + 1), part.to_owned(), None)),
+            parts(text).enumerate().map(|(i, part)| {
+                Candidate::of_variable(&format!("{list} (number {})", i + 1), part)
+            }),
         );
     }
 
@@ -169,7 +221,7 @@ fn candidates(
             hint,
         };
         let file = (source.read)(&path).map_err(unusable)?;
-        let lines = file_lines(&path, &file.text)?;
+        let lines = file_lines(variable, &path, &file.text)?;
         if lines.is_empty() {
             let why = "it holds no token".into();
             let hint = ONE_A_LINE;
@@ -183,6 +235,12 @@ fn candidates(
     Ok(all)
 }
 
+/// The tokens of a list.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_ascii_whitespace())
+        .filter(|part| !part.is_empty())
+}
+
 /// The number in `_2`, `_3`, … (from 1), or nothing.
 fn ordinal(suffix: &str) -> Option<u32> {
     let digits = suffix.strip_prefix('_')?;
@@ -190,28 +248,43 @@ fn ordinal(suffix: &str) -> Option<u32> {
     digits.parse().ok().filter(|_| plain)
 }
 
-/// A token file's lines: one token each, `#` starts a comment, `group=NAME` may follow the token.
-fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
+/// A token file's lines: one token each, `#` starts a comment, `group=NAME` may follow the token. A line
+/// that sets a variable, as in a `.env` file, counts if that variable is one for these tokens.
+fn file_lines(variable: &str, path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut all = Vec::new();
     for (i, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        let origin = || format!("'{}', line {}", path.display(), i + 1);
+        let place = || format!("'{}', line {}", path.display(), i + 1);
+        let candidate = |text: &str, group| Candidate {
+            place: place(),
+            origin: format!("{file}:{}", i + 1),
+            text: text.to_owned(),
+            group,
+        };
         let malformed = |why| Error::MalformedToken {
-            source: origin(),
+            source: place(),
             why,
-            hint: ONE_A_LINE,
+            hint: ONE_A_LINE.into(),
         };
         if line.contains(&0) {
             return Err(malformed("contains a NUL byte"));
         }
         let line = std::str::from_utf8(line).map_err(|_| malformed("is not text"))?;
         let line = line.trim_start_matches('\u{feff}');
+        if let Some((name, value)) = assignment(line) {
+            match name.strip_prefix(variable) {
+                Some("S") => all.extend(parts(value).map(|part| candidate(part, None))),
+                Some(rest) if rest.is_empty() || ordinal(rest).is_some() => {
+                    all.extend((!value.is_empty()).then(|| candidate(value, None)));
+                }
+                _ => {}
+            }
+            continue;
+        }
         let mut words = line
             .split_ascii_whitespace()
             .take_while(|word| !word.starts_with('#'));
         let Some(text) = words.next() else { continue };
-        if text == "export" {
-            return Err(malformed("is part of a shell's line (export NAME=...)"));
-        }
         let mut group = None;
         for word in words {
             match word.strip_prefix("group=").filter(|name| !name.is_empty()) {
@@ -229,74 +302,221 @@ fn file_lines(path: &Path, text: &[u8]) -> Result<Vec<Candidate>, Error> {
                 None => return Err(malformed("is followed by more than a group=NAME")),
             }
         }
-        all.push((origin(), text.to_owned(), group));
+        all.push(candidate(text, group));
     }
     Ok(all)
 }
 
+/// The name and the value of a line that sets a variable, without quotes and without the comment behind
+/// it.
+fn assignment(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim();
+    let exported = line.strip_prefix("export ").map(str::trim_start);
+    let (name, value) = exported.unwrap_or(line).split_once('=')?;
+    let is_name = name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    // A token in base64 may end with `=`, and may be in capitals before it; real ones have 32 characters
+    // and more.
+    let is_value = value.is_empty() && (exported.is_some() || line.len() < 32)
+        || value.contains(|c: char| c != '=') && !value.starts_with(' ');
+    if !is_name || !is_value {
+        return None;
+    }
+    let quoted = QUOTES.iter().find_map(|quote| {
+        let inner = value.strip_prefix(*quote)?;
+        inner.split(*quote).next()
+    });
+    let bare = || value.split(" #").next().unwrap_or_default().trim_end();
+    Some((name, quoted.unwrap_or_else(bare)))
+}
+
 /// The secret in `text`, if it can be a token: visible ASCII, as an HTTP header carries it
-/// (RFC 9110 §5.5) and an environment can hold it.
+/// (RFC 9110 §5.5) and an environment can hold it. Blanks and a line's end around it are dropped: files
+/// and `$(cat FILE)` in many tools leave them.
 ///
 /// What was meant as something else is refused, too, or the provider would only say that it does not
 /// know it. Tokens are letters and digits with `-`, `_`, `.`, `:`, `/`, `+`, `|` and, at the end of
 /// base64, `=`: none of any provider or gateway has a quote, a comma or a semicolon.
-fn checked(origin: &str, text: &str) -> Result<Secret, Error> {
-    let refused = |why, hint| Error::MalformedToken {
-        source: origin.to_owned(),
-        why,
-        hint,
-    };
-    let malformed = |why| refused(why, SEVERAL);
-    if text.contains(['\n', '\r']) {
-        return Err(malformed("contains a line break"));
-    }
+fn checked(place: &str, variable: &str, text: &str) -> Result<Secret, Error> {
     let text = text.trim();
-    if text.is_empty() {
-        return Err(malformed("is blank"));
-    }
-    if text.contains('\0') {
-        return Err(malformed("contains a NUL byte"));
-    }
-    if text.contains(|c: char| c.is_whitespace()) {
-        return Err(malformed("contains white space"));
-    }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(malformed("contains a character that no token has"));
-    }
-    if text.starts_with(QUOTES) || text.ends_with(QUOTES) {
-        return Err(refused("has quotes around it", NO_QUOTES));
-    }
-    if text.contains([',', ';']) {
-        return Err(refused("contains a comma or semicolon", SEVERAL));
-    }
-    if is_assignment(text) {
-        return Err(refused("is a whole line NAME=TOKEN", ALONE));
-    }
     if text.starts_with("sk-ant-oat") {
         return Err(Error::SubscriptionToken {
-            source: origin.to_owned(),
+            source: place.to_owned(),
         });
     }
-    Ok(Secret::new(text))
+    match SLIPS.iter().find(|slip| (slip.is_made)(text)) {
+        Some(slip) => Err(Error::MalformedToken {
+            source: place.to_owned(),
+            why: slip.why,
+            hint: slip.hint.replace("NAME", variable),
+        }),
+        None => Ok(Secret::new(text)),
+    }
+}
+
+/// A key that another provider issues is refused before that provider's rival sees it; unless the
+/// requests go to a gateway, which takes keys of its own.
+fn not_of_another(
+    provider: &Provider,
+    place: &str,
+    text: &str,
+    source: &Source<'_>,
+) -> Result<(), Error> {
+    let is_set = |name: &str| source.variables.iter().any(|(known, _)| known == name);
+    let issuer = KEYS
+        .iter()
+        .find(|(prefix, _)| text.starts_with(prefix))
+        .and_then(|(_, name)| by_name(name));
+    let Some(issuer) = issuer.filter(|issuer| issuer.name != provider.name) else {
+        return Ok(());
+    };
+    if provider.base_url_variable.is_some_and(is_set) {
+        return Ok(());
+    }
+    Err(Error::OthersKey {
+        source: place.to_owned(),
+        issuer: issuer.label,
+        variable: issuer.token_variables.first().copied().unwrap_or_default(),
+        not: provider.label,
+    })
+}
+
+/// How keys begin that only one provider issues.
+const KEYS: [(&str, &str); 10] = [
+    ("sk-ant-", "anthropic"),
+    ("sk-proj-", "openai"),
+    ("sk-svcacct-", "openai"),
+    ("sk-or-v1-", "openrouter"),
+    ("gsk_", "groq"),
+    ("xai-", "xai"),
+    ("AIzaSy", "gemini"),
+    ("hf_", "huggingface"),
+    ("pplx-", "perplexity"),
+    ("csk-", "cerebras"),
+];
+
+/// Something that was put in a token's place.
+struct SlipOfToken {
+    is_made: fn(&str) -> bool,
+    /// What follows "the token in …".
+    why: &'static str,
+    /// `NAME` stands for the variable.
+    hint: &'static str,
 }
 
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 const SEVERAL: &str = "several tokens go into NAME_2 or NAMES; look for a stray line break";
-const NO_QUOTES: &str = "write it without them: only a shell takes quotes away";
-const ALONE: &str = "write the token alone, without its name";
+const ALONE: &str = "write the token alone";
 
-/// Whether this is the setting of a variable. A token in base64 may end with `=`, and may be in
-/// capitals before it.
-fn is_assignment(text: &str) -> bool {
-    text.split_once('=').is_some_and(|(name, value)| {
-        name.contains('_')
-            && name.starts_with(|c: char| c.is_ascii_uppercase())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
-            && value.bytes().any(|b| b != b'=')
-    })
+/// In the order in which they are told.
+static SLIPS: &[SlipOfToken] = &[
+    SlipOfToken {
+        is_made: str::is_empty,
+        why: "is blank",
+        hint: "set NAME to a token, or unset it",
+    },
+    SlipOfToken {
+        is_made: |text| text.contains('\0'),
+        why: "contains a NUL byte",
+        hint: ALONE,
+    },
+    SlipOfToken {
+        is_made: |text| text.contains(['\n', '\r']),
+        why: "contains a line break",
+        hint: SEVERAL,
+    },
+    SlipOfToken {
+        is_made: |text| assignment(text).is_some_and(|(_, value)| !value.is_empty()),
+        why: "is a whole line NAME=TOKEN",
+        hint: "write the token alone, without its name",
+    },
+    SlipOfToken {
+        is_made: |text| {
+            let scheme = text.get(..7).unwrap_or_default();
+            scheme.eq_ignore_ascii_case("bearer ") || text.starts_with("x-api-key:")
+        },
+        why: "begins like a header of a request",
+        hint: "write the token alone, without 'Bearer' or a header's name before it",
+    },
+    SlipOfToken {
+        is_made: |text| text.starts_with(QUOTES) || text.ends_with(QUOTES),
+        why: "has quotes around it",
+        hint: "write it without them: only a shell takes quotes away",
+    },
+    SlipOfToken {
+        is_made: |text| text.starts_with('$'),
+        why: "is the name of a variable, not its value",
+        hint: "a shell fills in $NAME only outside of single quotes; other programs never do",
+    },
+    SlipOfToken {
+        is_made: is_path,
+        why: "is the path of a file",
+        hint: "a file with one token a line goes into NAMES_FILE",
+    },
+    SlipOfToken {
+        is_made: is_placeholder,
+        why: "is an example's, not yours",
+        hint: "put your own token there, from the provider's console",
+    },
+    SlipOfToken {
+        is_made: |text| text.contains(char::is_whitespace),
+        why: "contains white space",
+        hint: SEVERAL,
+    },
+    SlipOfToken {
+        is_made: |text| !text.bytes().all(|byte| byte.is_ascii_graphic()),
+        why: "contains a character that no token has",
+        hint: SEVERAL,
+    },
+    SlipOfToken {
+        is_made: |text| text.contains([',', ';']),
+        why: "contains a comma or semicolon",
+        hint: SEVERAL,
+    },
+];
+
+/// A token in base64 may begin with a slash, but not with a folder's name.
+fn is_path(text: &str) -> bool {
+    let starts = [
+        "~/",
+        "./",
+        "../",
+        "/home/",
+        "/root/",
+        "/Users/",
+        "/run/",
+        "/etc/",
+        "/tmp/",
+        "/var/",
+        "/opt/",
+        "/mnt/",
+        "/usr/",
+        "/secrets/",
+    ];
+    starts.iter().any(|start| text.starts_with(start))
+}
+
+/// What documentation writes where a token goes.
+fn is_placeholder(text: &str) -> bool {
+    let words = text.to_ascii_lowercase().replace('_', "-");
+    let is_example = [
+        "your-",
+        "-here",
+        "changeme",
+        "change-me",
+        "placeholder",
+        "xxxxx",
+    ]
+    .iter()
+    .any(|word| words.contains(word));
+    // Real tokens have 32 characters and more.
+    text.starts_with('<')
+        || text.ends_with("...")
+        || text.ends_with('…')
+        || is_example && text.len() < 32
 }
 
 #[cfg(test)]
@@ -411,7 +631,6 @@ mod tests {
                 b"",
                 "ANTHROPIC_API_KEY contains a line break",
             ),
-            (&[("ANTHROPIC_API_KEY", "secret\n")], b"", "a line break"),
             (
                 &[("ANTHROPIC_API_KEY_2", "secr et")],
                 b"",
@@ -461,7 +680,7 @@ mod tests {
                 b"",
                 "number 2) has quotes",
             ),
-            (&[("ANTHROPIC_API_KEY", "secret,secret2")], b"", "NAME_2"),
+            (&[("ANTHROPIC_API_KEY", "secret,secret2")], b"", "_KEY_2 or"),
             (
                 &[("ANTHROPIC_API_KEYS", "secret;secret2")],
                 b"",
@@ -474,13 +693,18 @@ mod tests {
             ),
             (
                 &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
-                b"ANTHROPIC_API_KEY=secret\n",
-                "line 1 is a whole line NAME=TOKEN",
+                b"OPENAI_API_KEY=secret\n",
+                "holds no token",
             ),
             (
                 &[("ANTHROPIC_API_KEYS_FILE", "tokens")],
-                b"\nexport ANTHROPIC_API_KEY=secret\n",
-                "line 2 is part of a shell's line",
+                b"ok\nANTHROPIC_API_KEY=$secret\n",
+                "line 2 is the name of a variable",
+            ),
+            (
+                &[("ANTHROPIC_API_KEY", "export ANTHROPIC_API_KEY=secret")],
+                b"",
+                "write the token alone",
             ),
         ];
         for (variables, file, wanted) in cases {
@@ -489,6 +713,46 @@ mod tests {
             assert!(text.contains(wanted), "{text}");
             assert!(!text.contains("secr"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_of_variables_is_read_for_its_tokens() {
+        let found = found(
+            &[
+                ("ANTHROPIC_API_KEY", "a\n"),
+                ("ANTHROPIC_API_KEYS_FILE", "tokens"),
+            ],
+            b"# mine\nDEBUG=true\nEMPTY=\nANTHROPIC_API_KEY=b # first\r\n\
+              export ANTHROPIC_API_KEY_2=\"c\" # it's\nexport ANTHROPIC_API_KEYS='d, e'\n\
+              OPENAI_API_KEY=never\nf group=x\nANTHROPIC_API_KEY_3=a\n",
+        )
+        .unwrap();
+        assert_eq!(texts(&found), ["a", "b", "c", "d", "e", "f"]);
+        let origins: Vec<_> = found.tokens.iter().map(|token| &*token.origin).collect();
+        let wanted = [
+            "ANTHROPIC_API_KEY",
+            "tokens:4",
+            "tokens:5",
+            "tokens:6",
+            "tokens:6",
+            "tokens:8",
+        ];
+        assert_eq!(origins, wanted);
+        assert_eq!(found.duplicates.len(), 1);
+        assert_eq!(found.duplicates[0].1, "tokens:9");
+    }
+
+    #[test]
+    fn a_key_of_another_provider_is_refused_but_for_a_gateway() {
+        let key = "gsk_0123456789";
+        let error = found(&[("ANTHROPIC_API_KEY", key)], b"").unwrap_err();
+        let text = format!("{error}; {}", error.hint());
+        assert_eq!(
+            text,
+            "the token in ANTHROPIC_API_KEY is Groq's, not Anthropic's; put it into GROQ_API_KEY"
+        );
+        let gateway = ("ANTHROPIC_BASE_URL", "https://gateway.example");
+        assert!(found(&[("ANTHROPIC_API_KEY", key), gateway], b"").is_ok());
     }
 
     #[test]
@@ -507,7 +771,9 @@ mod tests {
             "a/b+c=",
             "user=name",
         ] {
-            let found = found(&[("ANTHROPIC_API_KEY", text)], b"").unwrap();
+            // A gateway may take any of them.
+            let gateway = ("ANTHROPIC_BASE_URL", "https://gateway.example");
+            let found = found(&[("ANTHROPIC_API_KEY", text), gateway], b"").unwrap();
             assert_eq!(texts(&found), [text]);
         }
     }

@@ -14,6 +14,7 @@ pub(crate) mod strategy;
 
 pub(crate) use discovery::{
     ONE_A_LINE, Source, TokenFile, Unreadable, discover, is_token_variable, nearly_token_variable,
+    resembles_token_variable,
 };
 #[cfg(test)]
 pub(crate) use pool::tests::{pool_of, pool_over};
@@ -56,6 +57,8 @@ pub(crate) struct Token {
     pub(crate) secret: Secret,
     /// The user's own word for the quota that it draws on (`group=NAME` in a token file).
     pub(crate) group: Option<String>,
+    /// Where it was found, as its owner knows it: `ANTHROPIC_API_KEY_2`, `tokens:3`.
+    pub(crate) origin: String,
 }
 
 /// Which token: its ring, and its place there, from 0.
@@ -86,6 +89,7 @@ mod tests {
             variables: vec!["ANTHROPIC_API_KEY"],
             secret: secret.clone(),
             group: None,
+            origin: "ANTHROPIC_API_KEY".into(),
         };
         for text in [
             format!("{token:?}"),

@@ -177,6 +177,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         return Err(Error::NoTokens {
             client: Some(command.client().name),
             variables: variables_to_set(&[], &its),
+            unread: Vec::new(),
         });
     }
     // Behind a proxy no token is handed over, so all of them go through it.

@@ -9,7 +9,7 @@ use crate::providers::endpoint::Endpoint;
 use crate::providers::{PROVIDERS, Provider, by_name, tls};
 use crate::tokens::{
     ONE_A_LINE, Ring, Source, Token, TokenFile, TokenPool, Unreadable, discover,
-    nearly_token_variable,
+    nearly_token_variable, resembles_token_variable,
 };
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -70,6 +70,11 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
         return Err(Error::NoTokens {
             client: None,
             variables: variables_to_set(&checks.providers, &providers),
+            unread: texts
+                .iter()
+                .filter(|(name, value)| !value.is_empty() && resembles_token_variable(name))
+                .map(|(name, _)| name.clone())
+                .collect(),
         });
     }
     let mut notices: Vec<RunEvent> = found

@@ -45,14 +45,29 @@ fn a_command_is_told_of_limit_rotation_wait_resume_and_exit() {
     // They are waited for, but each has its own time.
     let mut news = lines(&desk.join("news"), 6);
     news.sort();
+    let named = |number: usize| {
+        let token = provider.token(number);
+        let ending = &token[token.len() - 4..];
+        let more = if number == 1 { "" } else { "_2" };
+        format!("token {number}/2 …{ending}, ANTHROPIC_API_KEY{more}")
+    };
+    let near = format!(
+        "limit|anthropic|1|near||Token limit approaching (96% used) ({})",
+        named(1)
+    );
+    let reached = format!(
+        "limit|anthropic|2|reached||Token limit reached ({})",
+        named(2)
+    );
+    let rotate = format!("rotate|anthropic|2|||Switched to Anthropic {}", named(2));
     assert_eq!(
         news,
         [
             "exit||||0|Process completed successfully",
-            "limit|anthropic|1|near||Token limit approaching (96% used)",
-            "limit|anthropic|2|reached||Token limit reached",
+            &near,
+            &reached,
             "resume|||||Session continued",
-            "rotate|anthropic|2|||Switched to Anthropic token 2/2",
+            &rotate,
             news[5].as_str(),
         ]
     );
@@ -233,9 +248,11 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
         .env("WATCHDOG_USEC", "200000")
         .options(&["--patience", "0s"])
         .agent();
+    let token = provider.token(1);
+    let ending = &token[token.len() - 4..];
     assert_eq!(
         manager.hears("READY=1"),
-        "READY=1\nSTATUS=Running with Anthropic token 1/2"
+        format!("READY=1\nSTATUS=Running with Anthropic token 1/2 …{ending}, ANTHROPIC_API_KEY")
     );
     run.wait_ready_with(1);
     for _ in 0..3 {

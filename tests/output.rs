@@ -2,8 +2,10 @@
 
 use crate::support::env::{PROGRAM, opening, spawn};
 use crate::support::pty::Setup;
+use crate::support::run::unstamped;
 use crate::support::{Desk, Provider, Supervise, spent_at};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::process::Stdio;
 
@@ -46,7 +48,12 @@ fn quiet_says_warnings_only() {
     run.wait_ready_at_last_with(2);
     run.tell("exit 3");
     let ended = run.end().expect(3);
-    assert_eq!(ended.stderr, "\n⚠️  Token limit approaching (96% used)\n");
+    let (warning, detail) = ended
+        .stderr
+        .split_at("\n⚠️  Token limit approaching (96% used)\n".len());
+    assert_eq!(warning, "\n⚠️  Token limit approaching (96% used)\n");
+    assert!(detail.starts_with("   token 1/2 …"), "{detail}");
+    assert_eq!(detail.lines().count(), 1, "{detail}");
 }
 
 #[test]
@@ -117,7 +124,9 @@ fn marks_are_ascii_where_the_locale_is_not_utf_8() {
     let ended = run.finish().says(&[
         "* Loaded 2 token(s) across 1 provider(s)\n",
         "> Launching: ",
-        "! Token limit approaching (96% used)\n> Auto-rotating",
+        "! Token limit approaching (96% used)\n   token 1/2 ...",
+        ", ANTHROPIC_API_KEY; until ",
+        "\n> Auto-rotating",
         "> Switched to token 2/2\n",
         "* Session resumed\n",
         "* Process completed successfully\n",
@@ -228,7 +237,7 @@ fn on_one_stream_it_reads_as_in_the_owners_transcript() {
     let run = Supervise::with(&provider).after("exec 2>&1");
     let ended = run.start(&["echo", "Hello"]).end().expect(0);
     assert_eq!(
-        String::from_utf8(ended.stdout).unwrap(),
+        unstamped(&String::from_utf8(ended.stdout).unwrap()),
         "Discovering API tokens...\n\
          Starting supervision mode...\n\
          ✓ Loaded 1 token(s) across 1 provider(s)\n\
@@ -238,6 +247,71 @@ fn on_one_stream_it_reads_as_in_the_owners_transcript() {
          Hello\n\
          ✓ Process completed successfully\n"
     );
+}
+
+/// Who reads a log in the morning wants to know when; the command's own lines stay as they are.
+#[test]
+fn off_a_terminal_each_line_begins_with_the_local_time() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider)
+        .env("TZ", "<+05>-5")
+        .after("exec 2>&1");
+    let before = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let ended = run.start(&["echo", "Hello"]).end().expect(0);
+    let text = String::from_utf8(ended.stdout).unwrap();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let is_stamped = unstamped(line) != line;
+        assert_eq!(is_stamped, line != "Hello", "{line}");
+    }
+    let hour: u64 = text[11..13].parse().unwrap();
+    assert!(
+        [0, 1]
+            .map(|more| (before / 3600 + 5 + more) % 24)
+            .contains(&hour),
+        "{text}"
+    );
+    let terminal = on_a_terminal(&[("TERM", "dumb")]);
+    assert!(terminal.starts_with("Discovering"), "{terminal}");
+}
+
+/// Every end has its line, and a night with rotations says what it comes to.
+#[test]
+fn at_the_end_it_says_what_the_run_comes_to() {
+    let provider = Provider::anthropic(&[0.96, 0.1]);
+    let mut run = Supervise::with(&provider).agent();
+    run.wait_ready_at_last_with(2);
+    run.finish().says(&[
+        "✓ Process completed successfully\n   1 rotation, waited 0s, ",
+        " of work; ddollar report\n",
+    ]);
+    let provider = Provider::anthropic(&[0.1]);
+    let mut run = Supervise::with(&provider).agent();
+    run.wait_ready_with(1);
+    run.signal(Signal::SIGTERM);
+    let ended = run.end();
+    ended
+        .says_once("Process exited with status 0, after a signal to ddollar\n")
+        .never_says("rotation");
+}
+
+/// The tokens are told apart at the start, at a limit, and where one is found twice.
+#[test]
+fn a_token_is_named_by_its_end_and_where_it_was_found() {
+    let provider = Provider::anthropic(&[0.96, 0.1]);
+    let (one, two) = (provider.token(1).to_owned(), provider.token(2).to_owned());
+    let (one_ends, two_ends) = (&one[one.len() - 4..], &two[two.len() - 4..]);
+    let run = Supervise::with(&provider).without("ANTHROPIC_API_KEY_2");
+    let file = run
+        .desk()
+        .write("tokens", format!("# mine\n{two}\n{one}\n"));
+    let mut run = run.env("ANTHROPIC_API_KEYS_FILE", file).agent();
+    run.wait_ready_at_last_with(2);
+    run.finish().says(&[
+        &format!(
+            "\n   Anthropic: 1 …{one_ends}, ANTHROPIC_API_KEY; 2 …{two_ends}, tokens:2; found twice: tokens:3\n"
+        ),
+        &format!("(96% used)\n   token 1/2 …{one_ends}, ANTHROPIC_API_KEY; until "),
+    ]);
 }
 
 #[test]

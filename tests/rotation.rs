@@ -56,7 +56,7 @@ pub(crate) fn one_rotation(provider: &Provider, supervise: Supervise) {
         "✓ Process completed successfully\n",
     ];
     assert_eq!(
-        ended.stderr,
+        ended.sentences(),
         story.concat(),
         "the documented output, to the letter"
     );
@@ -134,7 +134,7 @@ fn exactly_at_the_threshold_goes_on_and_strictly_above_it_rotates() {
     assert_eq!(exactly, 10, "{before}");
     assert!(!before.contains("approaching"), "{before}");
     assert!(
-        after.contains("⚠️  Token limit approaching (95% used)\n▶  Auto-rotating"),
+        after.contains("⚠️  Token limit approaching (95% used)\n   token 1/2 …"),
         "{after}"
     );
 }

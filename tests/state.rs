@@ -181,7 +181,8 @@ fn killed_while_waiting_and_started_again_it_waits_for_the_same_reset() {
     run.finish()
         .says(&[
             "✓ Monitor started (checking limits every 200ms)\n",
-            "⚠️  Token limit reached\n⚠️  All tokens exhausted!\n▶  Waiting for limits to reset (",
+            "⚠️  Token limit reached\n   token 1/2 …",
+            "\n⚠️  All tokens exhausted!\n▶  Waiting for limits to reset (",
             ")... token 2/2 at ",
             "▶  Switched to token 2/2\n▶  Launching: ",
             "✓ Process completed successfully\n",

@@ -45,13 +45,25 @@ fn every_token_is_shown_with_its_windows_and_what_would_be_done() {
     has(
         &text,
         &[
-            &format!("Anthropic token 1/4 …{}: near its limit until ", ending(1)),
-            ", quota A\n",
-            &format!("Anthropic token 2/4 …{}: usable, quota B\n", ending(2)),
+            &format!(
+                "Anthropic token 1/4 …{}, ANTHROPIC_API_KEY: near its limit until ",
+                ending(1)
+            ),
+            "quota A\n",
+            &format!(
+                "Anthropic token 2/4 …{}, ANTHROPIC_API_KEY_2: usable, quota B\n",
+                ending(2)
+            ),
             "    requests  ███████████████████░  97.",
             "    requests  █████░░░░░░░░░░░░░░░  25.",
-            &format!("Anthropic token 3/4 …{}: usable, quota B\n", ending(3)),
-            &format!("Anthropic token 4/4 …{}: rejected\n", ending(4)),
+            &format!(
+                "Anthropic token 3/4 …{}, ANTHROPIC_API_KEYS (number 1): usable, quota B\n",
+                ending(3)
+            ),
+            &format!(
+                "Anthropic token 4/4 …{}, ANTHROPIC_API_KEYS (number 2): rejected\n",
+                ending(4)
+            ),
             "\nAnthropic: ddollar would use token 2/4\n",
         ],
     );

@@ -34,7 +34,9 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
     let variable = |name: &str| config::lookup(&texts, name);
     let (rings, notices) = config::rings(&args.checks, &texts)?;
     let console = Console::new(Verbosity::Normal, variable);
-    for notice in &notices {
+    // The table itself names the tokens; that some were found twice it does not show.
+    let is_news = |notice: &&RunEvent| !matches!(notice, RunEvent::Tokens { duplicates, .. } if duplicates.is_empty());
+    for notice in notices.iter().filter(is_news) {
         console.say(notice);
     }
     let mut style = console::style(variable);

@@ -12,6 +12,8 @@ use crate::common::visible::{visible, visible_lines};
 use crate::events::message::{Mark, Message};
 use crate::events::{RunEvent, Severity};
 use crate::system::terminal;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,7 +21,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(crate) struct Console {
     verbosity: Verbosity,
     utf8: bool,
     colour: bool,
+    /// Whether each message begins with the time: who reads it later was not there.
+    stamped: bool,
     /// Whether the terminal can redraw a line.
     redraws: bool,
     /// Whether stdout, which is the command's, is the same file: its output may come in between.
@@ -75,6 +79,7 @@ impl Console {
             verbosity,
             utf8: wants_utf8(&variable),
             colour: std::io::stderr().is_terminal() && wants_colour(&variable),
+            stamped: !std::io::stderr().is_terminal(),
             redraws: std::io::stderr().is_terminal()
                 && terminal::is_capable(variable("TERM").as_deref()),
             shared: is_same_file(std::io::stdout(), std::io::stderr()),
@@ -87,8 +92,20 @@ impl Console {
         let Some(Message { mark, text }) = event.message() else {
             return;
         };
-        let text = visible_lines(&text);
-        log::info!("{text}");
+        let now = SystemTime::now();
+        let mut text = visible_lines(&text).into_owned();
+        if let Some(detail) = event.detail(Some(now)) {
+            text.push_str("\n   ");
+            text.push_str(&visible(&detail));
+        }
+        if !self.utf8 {
+            text = text.replace('…', "...");
+        }
+        let level = match event.severity() {
+            Severity::Warning => log::Level::Warn,
+            Severity::Story | Severity::Detail => log::Level::Info,
+        };
+        log::log!(level, "{}", text.replace("\n   ", ": "));
         // Whoever wants quiet looks at the status, and how the command ended is its own affair.
         if self.verbosity == Verbosity::Quiet && matches!(event, RunEvent::Failed { .. }) {
             return;
@@ -106,7 +123,11 @@ impl Console {
             (false, true) => "\n\n",
             (false, false) => "\n",
         };
-        let text = self.folded(mark, &text);
+        let mut text = self.folded(mark, &text);
+        if self.stamped {
+            let stamp = stamp(now);
+            text = format!("{stamp}{}", text.replace("\n   ", &format!("\n{stamp}   ")));
+        }
         let mut pending = self.pending.borrow_mut();
         // One empty line is enough where nobody else writes.
         let parted = std::mem::replace(&mut pending.parted, event.ends_chapter()) && !self.shared;
@@ -247,6 +268,13 @@ impl Pending {
     }
 }
 
+/// The local time before a line.
+fn stamp(now: SystemTime) -> String {
+    let now = Timestamp::try_from(now).unwrap_or_default();
+    let here = TimeZone::system().to_datetime(now);
+    here.strftime("%F %T ").to_string()
+}
+
 /// Whether two streams are the same file, terminal or pipe.
 fn is_same_file(one: impl AsFd, other: impl AsFd) -> bool {
     let file = |stream: &dyn AsFd| {
@@ -349,7 +377,6 @@ fn write_line(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
 
     #[test]
     fn without_a_terminal_a_wait_is_spoken_of_every_ten_minutes() {

@@ -103,6 +103,26 @@ impl RunEvent {
                     format!("Watching {each}; --provider limits this"),
                 )
             }
+            RunEvent::Tokens {
+                provider,
+                names,
+                duplicates,
+            } => {
+                let mut text = format!("   {}:", provider.label);
+                for (index, name) in names.iter().enumerate() {
+                    // Writing to a String cannot fail.
+                    let _ = write!(
+                        text,
+                        "{} {} {name}",
+                        if index > 0 { ";" } else { "" },
+                        index + 1
+                    );
+                }
+                if !duplicates.is_empty() {
+                    let _ = write!(text, "; found twice: {}", duplicates.join(", "));
+                }
+                (Mark::None, text)
+            }
             RunEvent::UnreadVariable { name, variable } => (
                 Mark::Warning,
                 format!("{name} is not read: more tokens go into {variable}_2, _3, ..."),
@@ -318,6 +338,27 @@ impl RunEvent {
                 Mark::Done,
                 "Stopped before the command finished; run the same again to go on".into(),
             ),
+            RunEvent::EndedBySignal { how } => (
+                Mark::Warning,
+                format!("{}, after a signal to ddollar", how_it_ended(*how)),
+            ),
+            RunEvent::Summary {
+                rotations,
+                waited,
+                worked,
+                kept,
+            } => {
+                let plural = if *rotations == 1 { "" } else { "s" };
+                let report = if *kept { "; ddollar report" } else { "" };
+                (
+                    Mark::None,
+                    format!(
+                        "   {rotations} rotation{plural}, waited {}, {} of work{report}",
+                        rough(*waited),
+                        rough(*worked)
+                    ),
+                )
+            }
             RunEvent::Completed => (Mark::Done, "Process completed successfully".into()),
             RunEvent::Failed { how } => (Mark::Failure, how_it_ended(*how)),
             RunEvent::Retrying { number, of, span } => (
@@ -467,6 +508,28 @@ impl RunEvent {
             }
         };
         Some(Message { mark, text })
+    }
+}
+
+impl RunEvent {
+    /// Which token it is about, for those who have several: a line of its own below the message. `now`:
+    /// with the time at which it is usable again, if that is known.
+    pub(crate) fn detail(&self, now: Option<SystemTime>) -> Option<String> {
+        let RunEvent::Limit { token, until, .. } = self else {
+            return None;
+        };
+        let until = until.zip(now).map_or(String::new(), |(at, now)| {
+            format!("; until {}", local(at, now))
+        });
+        Some(format!("{}{until}", token.words()))
+    }
+}
+
+impl TokenRef {
+    /// `token 2/3 …x2Lp, ANTHROPIC_API_KEY_2`
+    pub(crate) fn words(self) -> String {
+        let line = format!("token {}/{} {}", self.number(), self.of, self.name);
+        line.trim_end().to_owned()
     }
 }
 

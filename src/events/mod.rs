@@ -32,6 +32,8 @@ pub(crate) struct TokenRef {
     pub(crate) provider: &'static Provider,
     /// Whether the run has other rings, so that people need the provider's name.
     pub(crate) several: bool,
+    /// By what its owner knows it.
+    pub(crate) name: &'static str,
 }
 
 impl TokenRef {
@@ -42,6 +44,7 @@ impl TokenRef {
             of: pool.len(),
             provider: pool.token(id.index).provider,
             several,
+            name: pool.token(id.index).name,
         }
     }
 
@@ -136,6 +139,14 @@ pub(crate) enum RunEvent {
     /// The tokens of several providers are watched, so many of each.
     Watching {
         tokens: Vec<(&'static str, usize)>,
+    },
+    /// Which tokens of a provider were found, where one alone would not say it.
+    Tokens {
+        provider: &'static Provider,
+        /// By what their owner knows them, in order.
+        names: Vec<&'static str>,
+        /// Where the same tokens were found again.
+        duplicates: Vec<String>,
     },
     /// A variable that looks like one that holds tokens.
     UnreadVariable {
@@ -295,6 +306,21 @@ pub(crate) enum RunEvent {
     /// A request of the proxy's own has come to it.
     Circle,
 
+    // ---- the end ----
+    /// A signal to ddollar ended the run, by itself or because the command heeded it.
+    EndedBySignal {
+        how: ExitStatus,
+    },
+    /// What a run comes to, if it had rotations or waits.
+    Summary {
+        rotations: usize,
+        waited: Duration,
+        /// All the rest of its time.
+        worked: Duration,
+        /// Whether there is a journal of it.
+        kept: bool,
+    },
+
     // ---- anything else ----
     /// Something that the system refuses, and what the run goes on without.
     Warning {
@@ -389,9 +415,12 @@ impl RunEvent {
             | RunEvent::HoldOver { .. }
             | RunEvent::Discovering
             | RunEvent::Starting
+            | RunEvent::EndedBySignal { .. }
+            | RunEvent::Summary { .. }
             | RunEvent::Loaded { .. }
             | RunEvent::Watching { .. }
             | RunEvent::Withheld { .. }
+            | RunEvent::Tokens { .. }
             | RunEvent::Client { .. }
             | RunEvent::MonitorStarted { .. }
             | RunEvent::ThroughProxy { .. }

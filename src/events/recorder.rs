@@ -117,12 +117,14 @@ impl Recorder {
                     Limit::SpendCap => (Cause::SpendCap, None),
                     Limit::Rejected => (Cause::Rejected, None),
                 };
-                told(Record::Limit {
+                let record = Record::Limit {
                     who: self.who(*token)?,
                     cause,
                     used,
                     until: until.map(millis),
-                })
+                };
+                let words = format!("{} ({})", words(), token.words());
+                News { record, words }
             }
             RunEvent::WaitingForReset {
                 token, at, held, ..
@@ -192,8 +194,7 @@ impl Recorder {
 
 /// A token for people who see nothing else of the run.
 fn named(token: TokenRef) -> String {
-    let label = token.provider.label;
-    format!("{label} token {}/{}", token.number(), token.of)
+    format!("{} {}", token.provider.label, token.words())
 }
 
 /// A ring as the journal's head has it: called as its provider, if it has one only.

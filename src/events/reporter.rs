@@ -11,9 +11,11 @@ use super::schema::{Ending, Record, millis};
 use super::systemd::{self, Service};
 use crate::common::Warning;
 use crate::common::time::Now;
+use crate::system::exit_status::ExitStatus;
 use crate::system::signals::Inherited;
 use crate::tokens::TokenPool;
 use crossbeam_channel::Sender;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::time::Duration;
@@ -38,6 +40,43 @@ pub(crate) struct Reporter {
     service: Option<Service>,
     /// What people were told last, for those who are told the end.
     said: String,
+    /// Whether people were told how the command ended.
+    is_closed: bool,
+    tally: Tally,
+}
+
+/// What a run comes to.
+#[derive(Debug, Default)]
+struct Tally {
+    began: Option<Now>,
+    rotations: usize,
+    /// Since when it waits.
+    waits: Option<Now>,
+    waited: Duration,
+}
+
+impl Tally {
+    fn count(&mut self, record: &Record, now: Now) {
+        match record {
+            Record::Run(_) => self.began = Some(now),
+            Record::Rotate { .. } => self.rotations += 1,
+            Record::Wait { .. } => {
+                self.waits.get_or_insert(now);
+            }
+            Record::Resume | Record::Launch { .. } | Record::Release { .. } | Record::End(_) => {
+                if let Some(since) = self.waits.take() {
+                    self.waited += elapsed(since, now);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The time between two moments as people count it: a machine that sleeps waits, too.
+fn elapsed(since: Now, now: Now) -> Duration {
+    let awake = now.tick.saturating_duration_since(since.tick);
+    now.wall.duration_since(since.wall).unwrap_or(awake)
 }
 
 impl Reporter {
@@ -68,6 +107,8 @@ impl Reporter {
                 .map(|command| Notifier::new(command, inherited, environment.to_vec())),
             service,
             said: String::new(),
+            is_closed: false,
+            tally: Tally::default(),
         }
     }
 
@@ -82,6 +123,9 @@ impl Reporter {
     /// These things happened, in this order. Returns the processes that were started for it.
     #[must_use = "a process that is not spared is taken for the command's"]
     pub(crate) fn tell(&mut self, events: &[RunEvent], now: Now) -> Vec<Pid> {
+        self.is_closed |= events
+            .iter()
+            .any(|event| matches!(event, RunEvent::Completed | RunEvent::Failed { .. }));
         let last = events.iter().rev().find_map(RunEvent::message);
         if let Some(message) = last {
             self.said = message.text;
@@ -98,21 +142,46 @@ impl Reporter {
         self.service.as_mut()?.sign_of_life(now.tick)
     }
 
-    /// The run is over.
-    pub(crate) fn end(&mut self, ending: Ending, now: Now) {
+    /// The run is over. Returns what is left to say of it.
+    pub(crate) fn end(&mut self, ending: Ending, now: Now) -> Vec<RunEvent> {
+        let mut last = Vec::new();
+        let quiet = ExitStatus::Signal(Signal::SIGPIPE as i32);
+        match ending {
+            Ending::BySignal(number) => last.push(RunEvent::EndedBySignal {
+                how: ExitStatus::Signal(number),
+            }),
+            Ending::AsCommand(how) if !self.is_closed && how != quiet => {
+                last.push(RunEvent::EndedBySignal { how });
+            }
+            _ => {}
+        }
         let words = match &ending {
             Ending::Failure(error) => error.clone(),
             _ => std::mem::take(&mut self.said),
         };
         let record = Record::End(ending);
         let _ = self.pass_on(&News { record, words }, now);
+        let Tally {
+            rotations, waited, ..
+        } = self.tally;
+        let whole = self.tally.began.map_or(waited, |began| elapsed(began, now));
+        if rotations > 0 || waited >= Duration::from_secs(1) {
+            last.push(RunEvent::Summary {
+                rotations,
+                waited,
+                worked: whole.saturating_sub(waited),
+                kept: self.journal.is_some(),
+            });
+        }
         self.journal = None;
         if let Some(notifier) = &mut self.notifier {
             notifier.finish();
         }
+        last
     }
 
     fn pass_on(&mut self, News { record, words }: &News, now: Now) -> Option<Pid> {
+        self.tally.count(record, now);
         let at = millis(now.wall);
         if let Some(journal) = &mut self.journal {
             journal.write(at, record);

@@ -54,7 +54,9 @@ pub(crate) fn supervise(
         Ok(Outcome::TryAgainLater) => Ending::AgainLater,
         Err(error) => Ending::Failure(error.to_string()),
     };
-    supervisor.reporter.end(ending, now());
+    for event in supervisor.reporter.end(ending, now()) {
+        console.say(&event);
+    }
     result
 }
 

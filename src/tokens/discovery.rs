@@ -78,9 +78,9 @@ pub(crate) fn discover(
                 tokens.push(Token {
                     provider,
                     variables: Vec::new(),
-                    secret,
                     group,
-                    origin,
+                    name: named(&secret, origin),
+                    secret,
                 });
             }
         }
@@ -144,6 +144,16 @@ pub(crate) fn nearly_token_variable(name: &str) -> Option<&'static str> {
         .flat_map(|provider| provider.token_variables);
     let variable = variables.find(|variable| is_near(variable))?;
     (!is_token_variable(name)).then_some(variable)
+}
+
+/// By what the owner of a token knows it. Every event of a run may name it, so the few words are kept for
+/// as long as the process lives.
+fn named(secret: &Secret, origin: String) -> &'static str {
+    let name = match secret.ending() {
+        Some(ending) => format!("…{ending}, {origin}"),
+        None => origin,
+    };
+    Box::leak(name.into_boxed_str())
 }
 
 /// What may be a token.
@@ -728,7 +738,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(texts(&found), ["a", "b", "c", "d", "e", "f"]);
-        let origins: Vec<_> = found.tokens.iter().map(|token| &*token.origin).collect();
+        let origins: Vec<_> = found.tokens.iter().map(|token| token.name).collect();
         let wanted = [
             "ANTHROPIC_API_KEY",
             "tokens:4",

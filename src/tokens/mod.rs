@@ -57,8 +57,8 @@ pub(crate) struct Token {
     pub(crate) secret: Secret,
     /// The user's own word for the quota that it draws on (`group=NAME` in a token file).
     pub(crate) group: Option<String>,
-    /// Where it was found, as its owner knows it: `ANTHROPIC_API_KEY_2`, `tokens:3`.
-    pub(crate) origin: String,
+    /// By what its owner knows it: `…x2Lp, ANTHROPIC_API_KEY_2`, `…7f3a, tokens:3`.
+    pub(crate) name: &'static str,
 }
 
 /// Which token: its ring, and its place there, from 0.
@@ -89,7 +89,7 @@ mod tests {
             variables: vec!["ANTHROPIC_API_KEY"],
             secret: secret.clone(),
             group: None,
-            origin: "ANTHROPIC_API_KEY".into(),
+            name: "ANTHROPIC_API_KEY",
         };
         for text in [
             format!("{token:?}"),

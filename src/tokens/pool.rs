@@ -156,7 +156,7 @@ pub(crate) mod tests {
                     variables: provider.token_variables.get(..1).unwrap().to_vec(),
                     secret: Secret::new(text),
                     group: None,
-                    origin: String::new(),
+                    name: "",
                 }
             })
             .collect();

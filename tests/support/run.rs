@@ -63,6 +63,12 @@ impl Ended {
         self
     }
 
+    /// What stderr says without the details, which are indented: the sentences of the documented output.
+    pub(crate) fn sentences(&self) -> String {
+        let lines = self.stderr.split_inclusive('\n');
+        lines.filter(|line| !line.starts_with("   ")).collect()
+    }
+
     /// Asserts that stderr says these things in this order.
     #[track_caller]
     pub(crate) fn says(self, sentences: &[&str]) -> Ended {
@@ -330,6 +336,19 @@ impl Drop for Run {
     }
 }
 
+/// The text without the times at the beginning of ddollar's lines.
+pub(crate) fn unstamped(text: &str) -> String {
+    let lines = text.split_inclusive('\n').map(|line| {
+        let shape = line.bytes().take(20).map(|byte| match byte {
+            b'0'..=b'9' => b'0',
+            other => other,
+        });
+        let is_stamped = shape.eq(*b"0000-00-00 00:00:00 ");
+        line.get(20..).filter(|_| is_stamped).unwrap_or(line)
+    });
+    lines.collect()
+}
+
 /// What arrives on a pipe, kept as it comes.
 pub(crate) struct Stream {
     shared: Arc<(Mutex<Arrived>, Condvar)>,
@@ -404,8 +423,8 @@ impl Stream {
         self.shared.0.lock().unwrap().bytes.clone()
     }
 
-    /// All of it so far.
+    /// All of it so far, without the times at the beginning of ddollar's lines.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes()).into_owned()
+        unstamped(&String::from_utf8_lossy(&self.bytes()))
     }
 }

@@ -77,13 +77,30 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
                 .collect(),
         });
     }
-    let mut notices: Vec<RunEvent> = found
-        .exposed_files
-        .iter()
-        .map(|path| RunEvent::ExposedFile {
-            path: path.display().to_string(),
-        })
-        .collect();
+    let mut notices = Vec::new();
+    for provider in &providers {
+        let is_its = |other: &Provider| std::ptr::eq(other, *provider);
+        let of = found.tokens.iter().filter(|token| is_its(token.provider));
+        let names: Vec<_> = of.map(|token| token.name).collect();
+        let again = found.duplicates.iter().filter(|(other, _)| is_its(other));
+        let duplicates: Vec<_> = again.map(|(_, origin)| origin.clone()).collect();
+        // Of one that is alone everything is known.
+        if !duplicates.is_empty() || found.tokens.len() > 1 && !names.is_empty() {
+            notices.push(RunEvent::Tokens {
+                provider,
+                names,
+                duplicates,
+            });
+        }
+    }
+    notices.extend(
+        found
+            .exposed_files
+            .iter()
+            .map(|path| RunEvent::ExposedFile {
+                path: path.display().to_string(),
+            }),
+    );
 
     let unread = |(name, _): &(String, String)| {
         let variable = nearly_token_variable(name)?;

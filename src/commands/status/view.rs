@@ -197,7 +197,7 @@ impl View<'_> {
 }
 
 impl Row<'_> {
-    /// `Anthropic token 1/3 ...7f3a: usable, quota A`
+    /// `Anthropic token 1/3 ...7f3a, ANTHROPIC_API_KEY: usable, quota A`
     fn heading(
         &self,
         index: usize,
@@ -207,12 +207,11 @@ impl Row<'_> {
         style: Style,
     ) -> String {
         let (colour, words) = self.condition_words(now);
-        let ending = self.token.secret.ending();
         let dots = if style.utf8 { "…" } else { "..." };
-        let ending = ending.map_or(String::new(), |ending| format!(" {dots}{ending}"));
+        let name = self.token.name.replace('…', dots);
         let quota = quota.map_or(String::new(), |quota| format!(", quota {quota}"));
         let label = self.token.provider.label;
-        let line = format!("{label} token {}/{len}{ending}: {words}{quota}", index + 1);
+        let line = format!("{label} token {}/{len} {name}: {words}{quota}", index + 1);
         let line = style.wrap(&line, 2);
         line.replacen(&words, &style.paint(colour, &words), 1)
     }

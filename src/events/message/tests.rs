@@ -41,6 +41,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         of: 12,
         provider,
         several,
+        name: "…x2Lp, ANTHROPIC_API_KEY_12",
     };
     let mut all = vec![
         RunEvent::Discovering,
@@ -277,6 +278,7 @@ fn the_monitor_line_reads_as_in_the_transcript() {
             of: 1,
             provider: by_name("anthropic").unwrap(),
             several: false,
+            name: "",
         },
         reading: Ok(Reading {
             usage,

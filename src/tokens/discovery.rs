@@ -69,7 +69,7 @@ pub(crate) fn discover(
                     group,
                 } = candidate;
                 let secret = checked(&place, variable, &text)?;
-                not_of_another(provider, &place, secret.expose(), source)?;
+                not_of_another(provider, &place, text.trim(), source)?;
                 // The same key may serve two providers, as that of a gateway does.
                 if tokens.iter().any(|token| token.secret == secret) {
                     found.duplicates.push((provider, origin));

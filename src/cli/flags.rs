@@ -342,7 +342,9 @@ pub(super) static FLAGS: &[Flag] = &[
         about: "rotate inside a proxy, without restarts",
         details: "The command's requests go through a proxy of its own on this machine, which \
                   changes tokens between two attempts of a request. The command gets the proxy's \
-                  address and a secret, and no token. For known clients this is the default.",
+                  address and a secret, and no token. For known clients this is the default. Any \
+                  other command gets the address and a token, and is restarted for a limit only if \
+                  none of its requests come through.",
         set: |values, _| {
             values.supervision.proxy = Some(true);
             Ok(())

@@ -460,6 +460,18 @@ impl RunEvent {
                 let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
                 (Mark::Done, format!("Through it: {added}{lost}"))
             }
+            RunEvent::Offered { address } => (
+                Mark::Done,
+                format!("Requests through {address} rotate in place; without any, by restart"),
+            ),
+            RunEvent::InPlace => (
+                Mark::Done,
+                "Requests come through the proxy: no restart for a limit".into(),
+            ),
+            RunEvent::NotThrough => (
+                Mark::None,
+                "No request came through the proxy: a next start goes without its address".into(),
+            ),
             RunEvent::ProxyListening { address } => {
                 (Mark::Done, format!("Proxy listens on http://{address}"))
             }

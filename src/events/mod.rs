@@ -190,6 +190,11 @@ pub(crate) enum RunEvent {
         does_without: Option<&'static str>,
     },
 
+    /// The command has the address of a proxy, and may go past it.
+    Offered {
+        address: String,
+    },
+
     // ---- the command ----
     /// This is being started.
     Launching {
@@ -292,6 +297,10 @@ pub(crate) enum RunEvent {
     Saved,
 
     // ---- the proxy ----
+    /// The command's requests come through the proxy that it was offered.
+    InPlace,
+    /// The command has failed, and has not used the proxy that it was offered.
+    NotThrough,
     ProxyListening {
         address: String,
     },
@@ -405,6 +414,7 @@ impl RunEvent {
             | RunEvent::Exited { .. }
             | RunEvent::Unwatched { why: None, .. }
             | RunEvent::NoState
+            | RunEvent::Offered { .. }
             | RunEvent::HoldOver {
                 abandoned: true, ..
             } => Severity::Detail,
@@ -424,6 +434,8 @@ impl RunEvent {
             | RunEvent::Client { .. }
             | RunEvent::MonitorStarted { .. }
             | RunEvent::ThroughProxy { .. }
+            | RunEvent::InPlace
+            | RunEvent::NotThrough
             | RunEvent::Launching { .. }
             | RunEvent::SessionResumed
             | RunEvent::TurnFailed

@@ -1,4 +1,5 @@
-//! The proxy's own secret: what applications send in the place of a token.
+//! The proxy's own secret: what applications send in the place of a token. The command of a run that is
+//! offered the proxy sends one of the run's tokens, which counts as well.
 //!
 //! It promises that only those who can read the user's files know it, that it stays the same from
 //! one start to the next where it can be kept, and that comparing tells nothing about it by its time.
@@ -15,6 +16,8 @@ use subtle::ConstantTimeEq;
 
 /// Random bytes in a secret; in hexadecimal it is twice as long.
 const BYTES: usize = 24;
+/// Made-up tokens may be shorter than this; ordinary words contain them. They are not looked for.
+const SHORTEST_FOUND: usize = 8;
 /// A file of more bytes holds something else.
 const LARGEST: u64 = 1024;
 /// What a secret begins with, so that one that turns up somewhere is known for what it is.
@@ -22,7 +25,11 @@ const PREFIX: &str = "ddollar-";
 
 /// The secret of this proxy.
 #[derive(Clone, Debug)]
-pub(crate) struct AccessKey(Secret);
+pub(crate) struct AccessKey {
+    secret: Secret,
+    /// Tokens that are as good.
+    tokens: Vec<Secret>,
+}
 
 impl AccessKey {
     /// A new one.
@@ -43,7 +50,24 @@ impl AccessKey {
             }
             text
         });
-        Ok(AccessKey(Secret::new(&text)))
+        Ok(AccessKey::of(&text))
+    }
+
+    fn of(text: &str) -> AccessKey {
+        AccessKey {
+            secret: Secret::new(text),
+            tokens: Vec::new(),
+        }
+    }
+
+    /// The same, with tokens that are as good as the secret: those of the run, which its command has.
+    pub(crate) fn or_one_of(self, tokens: Vec<Secret>) -> AccessKey {
+        AccessKey { tokens, ..self }
+    }
+
+    /// Whether a token is as good.
+    pub(crate) fn takes_tokens(&self) -> bool {
+        !self.tokens.is_empty()
     }
 
     /// The one in `folder`, or a new one that is left there. Where it cannot be kept, as on a file
@@ -55,7 +79,7 @@ impl AccessKey {
         let path = folder.join("proxy-secret");
         let read = match private_file::read_own(&path, LARGEST) {
             Ok(bytes) => match str::from_utf8(&bytes).map(str::trim) {
-                Ok(text) if is_whole(text) => return Ok((AccessKey(Secret::new(text)), None)),
+                Ok(text) if is_whole(text) => return Ok((AccessKey::of(text), None)),
                 _ => Ok(()),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -63,26 +87,33 @@ impl AccessKey {
             Err(error) => Err(error),
         };
         let key = AccessKey::new()?;
-        let kept = read.and_then(|()| write_private(&path, key.0.expose()));
+        let kept = read.and_then(|()| write_private(&path, key.secret.expose()));
         let why = kept.err();
         Ok((key, why.map(|why| format!("'{}': {why}", path.display()))))
     }
 
-    /// Whether `given` is it. The time that this takes depends on its length alone.
+    /// Whether `given` is it, or a token that is as good. The time that this takes depends on lengths
+    /// alone.
     pub(crate) fn is(&self, given: &[u8]) -> bool {
-        self.0.expose().as_bytes().ct_eq(given).into()
+        let same = |own: &Secret| own.expose().as_bytes().ct_eq(given);
+        let tokens = self.tokens.iter();
+        tokens
+            .fold(same(&self.secret), |known, own| known | same(own))
+            .into()
     }
 
     /// Whether it stands in what an authorized client has sent, where it must not go on.
     pub(crate) fn is_in(&self, text: &[u8]) -> bool {
-        let key = self.0.expose().as_bytes();
-        text.windows(key.len()).any(|part| part == key)
+        let own = std::iter::once(&self.secret).chain(&self.tokens);
+        own.map(|own| own.expose().as_bytes())
+            .filter(|own| own.len() >= SHORTEST_FOUND)
+            .any(|own| text.windows(own.len()).any(|part| part == own))
     }
 
     /// What a supervised command gets in the place of its tokens of one provider.
     pub(crate) fn stand_in(&self, token: &Token) -> Token {
         Token {
-            secret: self.0.clone(),
+            secret: self.secret.clone(),
             group: None,
             ..token.clone()
         }
@@ -90,7 +121,7 @@ impl AccessKey {
 
     /// A shell line that hands it over in a variable.
     pub(crate) fn export(&self, variable: &str) -> String {
-        format!("export {variable}='{}'\n", self.0.expose())
+        format!("export {variable}='{}'\n", self.secret.expose())
     }
 }
 
@@ -128,5 +159,16 @@ mod tests {
         assert!(AccessKey::kept_in(&folder).unwrap().0.is(text.as_bytes()));
         fs::write(&file, "ddollar-cut").unwrap();
         assert!(!AccessKey::kept_in(&folder).unwrap().0.is(text.as_bytes()));
+    }
+
+    #[test]
+    fn the_tokens_of_the_run_are_as_good() {
+        let key = AccessKey::new().unwrap();
+        assert!(!key.takes_tokens() && !key.is(b"token-aaaa-1"));
+        let key = key.or_one_of(["token-aaaa-1", "x"].map(Secret::new).into());
+        assert!(key.takes_tokens() && key.is(b"token-aaaa-1") && key.is(b"x"));
+        assert!(!key.is(b"token-aaaa-2") && !key.is(b"token-aaaa-11") && !key.is(b""));
+        // None goes on in a parameter or a field; but words are words.
+        assert!(key.is_in(b"key=token-aaaa-1") && !key.is_in(b"text/plain, x"));
     }
 }

@@ -198,6 +198,11 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             let Some(upstream) = shared.upstreams.get(ring) else {
                 return Err(Gone);
             };
+            let is_first = !is_foreign && !shared.counters.carries.swap(true, Relaxed);
+            // Of a command that might have gone past the proxy, it is news.
+            if is_first && shared.key.takes_tokens() {
+                shared.say(vec![RunEvent::InPlace]);
+            }
             let scope = Scope::of_request(upstream.provider, request.method(), &path, &body);
             let Some(place) = shared.balancer().enter(ring, &scope, now()) else {
                 return Err(Gone);

@@ -1,13 +1,14 @@
-//! The proxy of one supervised command: what `supervise --proxy` puts between the command and its
-//! providers.
+//! The proxy of one supervised command: what `supervise` puts between the command and its providers.
 //!
-//! The command gets the proxy's secret in the place of all tokens of a provider. The session reads the
-//! proxy's ledger; nothing is rotated by a restart, and the command is paused only when everything that
-//! it uses is refused for longer than its requests are held. It decides nothing.
+//! A known client, or a command with `--proxy`, is led here, with the proxy's secret in the place of all
+//! tokens of a provider. Any other command is offered the address beside its token. Once requests come, the
+//! session reads the proxy's ledger; nothing is rotated by a restart, and the command is paused only when
+//! everything that it uses is refused for longer than its requests are held. It decides nothing.
 
 use super::access_key::AccessKey;
-use super::{Exhausted, Proxy, Setup};
+use super::{Exhausted, Proxy, Setup, listener};
 use crate::clients::{self, Client, CommandLine};
+use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::RunEvent;
@@ -19,7 +20,6 @@ use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
-use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -30,7 +30,8 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Listens on a free port of this machine, with a secret of its own.
+    /// Listens on a free port of this machine, with a secret of its own. With `tokens_count`, a token of
+    /// these rings is as good as the secret.
     ///
     /// # Errors
     /// When the system refuses a port, a thread or randomness.
@@ -39,7 +40,20 @@ impl Gateway {
         rules: &Rules,
         hold: Duration,
         store: &Store,
+        tokens_count: bool,
     ) -> Result<Gateway, Error> {
+        let mut key = AccessKey::new()?;
+        if tokens_count {
+            // The command is worth more than an offer that it may not take.
+            if listener::most_connections() <= listener::FEWEST_CONNECTIONS {
+                return Err(Error::System {
+                    what: "too few open files are allowed",
+                    why: "see ulimit -n".into(),
+                });
+            }
+            let tokens = rings.iter().flat_map(|(pool, _)| pool.tokens());
+            key = key.or_one_of(tokens.map(|token| token.secret.clone()).collect());
+        }
         let setup = Setup {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             strategy: Strategy::Sticky,
@@ -53,7 +67,7 @@ impl Gateway {
                 super::ledger(&rings, store, rules.threshold),
                 rules.clone(),
                 setup,
-                AccessKey::new()?,
+                key,
             )?,
         })
     }
@@ -71,6 +85,16 @@ impl Gateway {
     /// Whether no request has come through it yet.
     pub(crate) fn is_unused(&self) -> bool {
         self.proxy.shared.counters.requests.load(Relaxed) == 0
+    }
+
+    /// Whether a request has come that goes on with a token.
+    pub(crate) fn carries(&self) -> bool {
+        self.proxy.shared.counters.carries.load(Relaxed)
+    }
+
+    /// How long it holds a request.
+    pub(crate) fn hold(&self) -> Duration {
+        self.proxy.shared.hold
     }
 
     /// Where it listens.
@@ -94,11 +118,27 @@ impl Gateway {
         pools.iter().map(placeholder).collect()
     }
 
+    /// The environment with the proxy's address in the place of each provider's own, for a command that has
+    /// its token; and what there is to say of it.
+    pub(crate) fn offered(&self, environment: &Environment) -> (Environment, RunEvent) {
+        let upstreams = self.proxy.shared.upstreams.iter();
+        let added: Vec<(&str, String)> = upstreams
+            .filter_map(|upstream| {
+                let url = self.proxy.base_url(upstream.provider);
+                Some((upstream.provider.base_url_variable?, url))
+            })
+            .collect();
+        let mut offered = environment.clone();
+        set(&mut offered, &added);
+        let address = self.proxy.address.to_string();
+        (offered, RunEvent::Offered { address })
+    }
+
     /// Leads the command here: base URLs, and what its client wants besides. What was changed is in
     /// the notice.
     pub(crate) fn lead(
         &self,
-        environment: &mut Vec<(OsString, OsString)>,
+        environment: &mut Environment,
         command: &mut CommandLine,
     ) -> RunEvent {
         let client = command.client();
@@ -138,14 +178,8 @@ impl Gateway {
             }
         }
         // A credential of the user's own would go to the proxy in the place of the secret.
-        environment.retain(|(known, _)| {
-            known != clients::HOOKED_TOKEN_VARIABLE && !added.iter().any(|(name, _)| known == name)
-        });
-        let set = added
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()));
-        environment.extend(set);
-        bypass_proxies(environment);
+        environment.retain(|(known, _)| known != clients::HOOKED_TOKEN_VARIABLE);
+        set(environment, &added);
 
         // Where it listens has been said.
         let is_address = |value: &str| value.contains("http://");
@@ -201,8 +235,16 @@ impl Gateway {
     }
 }
 
+/// Sets these variables, which lead here.
+fn set(environment: &mut Environment, added: &[(&str, String)]) {
+    environment.retain(|(known, _)| !added.iter().any(|(name, _)| known == name));
+    let added = added.iter();
+    environment.extend(added.map(|(name, value)| (name.into(), value.into())));
+    bypass_proxies(environment);
+}
+
 /// Makes programs that use a proxy of the network go straight to this machine.
-fn bypass_proxies(environment: &mut Vec<(OsString, OsString)>) {
+fn bypass_proxies(environment: &mut Environment) {
     let proxied = environment.iter().any(|(name, _)| {
         let name = name.to_string_lossy().to_ascii_lowercase();
         matches!(&*name, "http_proxy" | "all_proxy")

@@ -35,6 +35,9 @@ const STACK: usize = 256 * 1024;
 /// How long to wait when the system has no more files or threads to give.
 const SHORT_OF: Duration = Duration::from_millis(50);
 
+/// So many there may always be.
+pub(super) const FEWEST_CONNECTIONS: usize = 8;
+
 /// How many connections there may be at one time: each may need a second one upstream.
 pub(crate) fn most_connections() -> usize {
     let wanted = 2 * CONNECTIONS_MAX + FILES_KEPT;
@@ -50,7 +53,9 @@ pub(crate) fn most_connections() -> usize {
         Err(_) => 256,
     };
     let most = files.saturating_sub(FILES_KEPT) / 2;
-    usize::try_from(most.clamp(8, CONNECTIONS_MAX)).unwrap_or(8)
+    usize::try_from(most.min(CONNECTIONS_MAX))
+        .unwrap_or(FEWEST_CONNECTIONS)
+        .max(FEWEST_CONNECTIONS)
 }
 
 /// Takes connections until the proxy is to stop; then the listener is gone, and whoever comes is

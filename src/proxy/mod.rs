@@ -123,6 +123,8 @@ struct Counters {
     foreign: AtomicBool,
     /// Whether another user's program has come.
     strangers: AtomicBool,
+    /// Whether a request has come that goes on with a token.
+    carries: AtomicBool,
 }
 
 /// No token is usable for a request for longer than it may be held, nor for anything else that the

@@ -8,6 +8,7 @@ use crate::cli::config::Config;
 use crate::clients::hook_server::{self, HookEvent, HookServer};
 use crate::clients::session::SessionTracker;
 use crate::clients::{self, CommandLine};
+use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::supervisor::session::Session;
@@ -28,7 +29,9 @@ pub(super) struct Launcher {
     again: Option<CommandLine>,
     /// What these lines name.
     _files: Vec<PrivateFile>,
-    environment: Vec<(OsString, OsString)>,
+    environment: Environment,
+    /// The same with the proxy's address, as long as the command may take it.
+    offered: Option<Environment>,
     hook_server: Option<HookServer>,
     /// The session that the client works on.
     sessions: SessionTracker,
@@ -61,6 +64,7 @@ impl Launcher {
     pub(super) fn new(
         config: &mut Config,
         placeholders: Option<Vec<Token>>,
+        offered: Option<Environment>,
         hooks: Sender<HookEvent>,
     ) -> Result<Launcher, Error> {
         let mut environment = std::mem::take(&mut config.environment);
@@ -78,6 +82,7 @@ impl Launcher {
             again: config.again.take(),
             _files: std::mem::take(&mut config.files),
             environment,
+            offered,
             hook_server,
             sessions: SessionTracker::default(),
             mixed: config.mixed,
@@ -145,9 +150,14 @@ impl Launcher {
             words: &line.words,
             name: line.name.clone(),
             tokens: tokens.collect(),
-            environment: &self.environment,
+            environment: self.offered.as_ref().unwrap_or(&self.environment),
             again,
         }
+    }
+
+    /// Leaves the proxy's address out of every start that follows. Whether it was there.
+    pub(super) fn withdraw(&mut self) -> bool {
+        self.offered.take().is_some()
     }
 
     /// The id of the session that the command works on, if that is known, and whether it has begun.

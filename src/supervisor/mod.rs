@@ -8,7 +8,7 @@ pub(crate) mod event;
 mod launcher;
 pub(crate) mod session;
 
-use crate::cli::config::{self, Config};
+use crate::cli::config::{self, Config, Road};
 use crate::clients::hook_server::HookEvent;
 use crate::common::Warning;
 use crate::common::error::Error;
@@ -76,7 +76,7 @@ struct Supervisor<'a> {
     monitors: Vec<Monitor>,
     /// Whether the monitors watch the tokens in use; `None`: they never have.
     watching: Option<bool>,
-    /// The proxy between the command and its providers.
+    /// The proxy between the command and its providers, whether its requests come through or may yet.
     gateway: Option<Gateway>,
     samples: Samples,
     prompt: Option<Prompt>,
@@ -213,13 +213,31 @@ impl<'a> Supervisor<'a> {
         );
         let mut gateway = None;
         let mut placeholders = None;
-        match config.proxied {
-            None => console.say(&RunEvent::MonitorStarted {
+        let mut offered = None;
+        let open = |tokens_count| {
+            let rings = config::by_provider(rings);
+            Gateway::open(rings, &config.rules, config.hold, &store, tokens_count)
+        };
+        if config.road != Road::Proxied {
+            console.say(&RunEvent::MonitorStarted {
                 interval: config.interval,
-            }),
-            Some(hold) => {
-                let opened =
-                    Gateway::open(config::by_provider(rings), &config.rules, hold, &store)?;
+            });
+        }
+        match config.road {
+            Road::Direct => {}
+            Road::Offered => match open(true) {
+                Ok(opened) => {
+                    let (environment, notice) = opened.offered(&config.environment);
+                    console.say(&notice);
+                    offered = Some(environment);
+                    gateway = Some(opened);
+                }
+                Err(error) => console.say(&RunEvent::Warning {
+                    what: format!("No proxy, so tokens change by restart: {error}"),
+                }),
+            },
+            Road::Proxied => {
+                let opened = open(false)?;
                 placeholders = Some(opened.placeholders(&pools, config.command.client()));
                 console.say(&opened.notice());
                 console.say(&opened.lead(&mut config.environment, &mut config.command));
@@ -229,8 +247,9 @@ impl<'a> Supervisor<'a> {
                 gateway = Some(opened);
             }
         }
-        let launcher = Launcher::new(&mut config, placeholders, hook_sender)?;
-        let mut session = Session::new(pools, config.rules, config.proxied, now());
+        let launcher = Launcher::new(&mut config, placeholders, offered, hook_sender)?;
+        let hold = (config.road == Road::Proxied).then_some(config.hold);
+        let mut session = Session::new(pools, config.rules, hold, now());
         let command = &config.command;
         session.expect_only(|own| config.named || command.is_known() && command.uses(own));
         let command = launcher.shown_first(&session);
@@ -275,7 +294,7 @@ impl<'a> Supervisor<'a> {
             self.keep_state();
         }
         // The proxy has said which token is limited.
-        if self.gateway.is_some() && turn.action != Action::Nothing {
+        if self.session.is_proxied() && turn.action != Action::Nothing {
             turn.events
                 .retain(|event| !matches!(event, RunEvent::Limit { .. }));
         }
@@ -298,29 +317,44 @@ impl<'a> Supervisor<'a> {
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(now());
         }
-        if let Event::Job(JobEvent::Exited { how, .. }) = event
-            && *how != ExitStatus::Code(0)
-            && self.gateway.as_ref().is_some_and(Gateway::is_unused)
-        {
+        let Event::Job(JobEvent::Exited { how, asked: false }) = event else {
+            return;
+        };
+        if *how == ExitStatus::Code(0) || !self.gateway.as_ref().is_some_and(Gateway::is_unused) {
+            return;
+        }
+        if self.session.is_proxied() {
             self.console.say(&RunEvent::Warning {
                 what: "No request came through the proxy; --no-proxy leaves the command's requests alone"
                     .into(),
             });
+        } else if !how.is_deliberate() && self.launcher.withdraw() {
+            // Where the address leads nowhere, the next start is not to fail for it as well.
+            self.console.say(&RunEvent::NotThrough);
         }
     }
 
     /// Behind a proxy the session decides by the proxy's ledger, as it is now.
     fn look_at_ledger(&mut self) {
-        if let Some(gateway) = &self.gateway {
+        let Some(gateway) = &self.gateway else { return };
+        if gateway.carries() {
+            self.session.goes_through_proxy(gateway.hold());
+        }
+        if self.session.is_proxied() {
             self.session.see(gateway.ledger());
         }
+    }
+
+    /// The proxy, if the command's requests come through it.
+    fn in_use(&self) -> Option<&Gateway> {
+        self.gateway.as_ref().filter(|_| self.session.is_proxied())
     }
 
     /// Keeps what is known of the tokens for other runs.
     fn keep_state(&mut self) {
         match &self.gateway {
-            None => self.store.keep(self.session.pools(), now()),
-            Some(gateway) => gateway.keep(&mut self.store, now()),
+            Some(gateway) if self.session.is_proxied() => gateway.keep(&mut self.store, now()),
+            _ => self.store.keep(self.session.pools(), now()),
         }
     }
 
@@ -409,7 +443,7 @@ impl<'a> Supervisor<'a> {
     /// Has the tokens in use watched as long as the child runs. Behind a proxy the command's own
     /// requests tell.
     fn watch(&mut self) {
-        let running = self.session.is_running() && self.gateway.is_none();
+        let running = self.session.is_running() && !self.session.is_proxied();
         if running == self.watching.unwrap_or(false) {
             return;
         }
@@ -426,7 +460,7 @@ impl<'a> Supervisor<'a> {
 
     /// Tells now and then how full the tokens are. Returns when it will again.
     fn sample(&mut self, now: Now) -> Option<Duration> {
-        self.gateway.as_ref()?;
+        self.in_use()?;
         let rest = self.samples.at.saturating_duration_since(now.tick);
         if !rest.is_zero() {
             return Some(rest);
@@ -440,7 +474,7 @@ impl<'a> Supervisor<'a> {
 
     /// Tells what the command's own traffic, which a proxy sees, says of the tokens.
     fn tell_levels(&mut self, now: Now) {
-        let Some(gateway) = &self.gateway else {
+        let Some(gateway) = self.in_use() else {
             return;
         };
         let levels = gateway.levels(now);
@@ -465,7 +499,11 @@ impl<'a> Supervisor<'a> {
         };
         let token = TokenId { ring, index };
         if let Some(gateway) = &self.gateway {
-            let events = gateway.learn(token, answer.clone());
+            let mut events = gateway.learn(token, answer.clone());
+            // Until requests come through the proxy, the session tells of it.
+            if !self.session.is_proxied() {
+                events.clear();
+            }
             for event in &events {
                 self.console.say(event);
             }

@@ -22,7 +22,12 @@ fn supervised(provider: &Provider, options: &[&str]) -> Proxied {
 }
 
 fn start(prepared: Supervise) -> Proxied {
-    let mut run = prepared.options(&["--proxy"]).agent();
+    offered(prepared.options(&["--proxy"]))
+}
+
+/// The same with the proxy's address beside a token, and no more.
+fn offered(prepared: Supervise) -> Proxied {
+    let mut run = prepared.agent();
     let (pid, _) = run.wait_ready();
     run.tell("echo \"URL $ANTHROPIC_BASE_URL $ANTHROPIC_API_KEY\"");
     let line = run.stdout.wait("URL http://");
@@ -55,6 +60,67 @@ impl Proxied {
         let answered = self.ask(json!({})).answer();
         assert_eq!(answered.status, 200, "{answered:?}");
     }
+}
+
+/// The seconds of a test are enough for many checks, none of which may stop it.
+#[test]
+fn a_command_that_takes_the_address_it_is_offered_is_rotated_in_place() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let proxied = offered(Supervise::with(&provider));
+    assert_eq!(proxied.secret, provider.token(1));
+    proxied.is_served();
+    let mut proxied = proxied;
+    proxied.run.stderr.wait("no restart for a limit");
+    provider.set("org-1", 0.97);
+    proxied.is_served();
+    provider.control(spent_at("org-1", "2h"));
+    proxied.is_served();
+    provider.wait_for("a request with the second token", |line| {
+        line["who"] == "other" && line["status"] == 200 && line["token_label"] == "anthropic#2"
+    });
+    assert_eq!(proxied.run.only_child(), proxied.pid);
+    proxied
+        .run
+        .finish()
+        .says_once("Launching")
+        .never_says("Pausing")
+        .never_says("No request");
+}
+
+#[test]
+fn a_command_that_fails_with_nothing_through_is_started_again_without_the_address() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut offered = offered(Supervise::with(&provider).options(&["--interval", "1h"]));
+    assert_ne!(format!("http://{}", offered.address), provider.url);
+    provider.wait_for_probe("anthropic#2");
+    provider.control(spent_at("org-1", "9m"));
+    offered.run.tell("exit 1");
+    offered.run.wait_ready_with(2);
+    offered.run.tell("echo \"NOW $ANTHROPIC_BASE_URL\"");
+    let line = offered.run.stdout.wait("NOW ");
+    assert_eq!(line.trim_end(), format!("NOW {}", provider.url));
+    offered.run.tell("exit 3");
+    let ended = offered.run.end().expect(3);
+    ended
+        .says_once("No request came through the proxy")
+        .says(&["Token limit reached", "Switched to token 2/2"]);
+}
+
+/// Its token is not the one that the request has gone out with.
+#[test]
+fn a_request_with_a_credential_of_its_own_does_not_keep_the_command_from_a_restart() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut offered = offered(Supervise::with(&provider));
+    let token = std::mem::replace(&mut offered.secret, "made-up-key-of-its-own".into());
+    assert_eq!(token, provider.token(1));
+    assert_eq!(offered.ask(json!({})).answer().status, 401);
+    provider.set("org-1", 0.96);
+    offered.run.wait_ready_with(2);
+    let ended = offered.run.finish();
+    ended
+        .says_once("has a credential of its own")
+        .says(&["approaching (96% used)", "Switched to token 2/2"])
+        .never_says("no restart");
 }
 
 /// The proxy wants many files for itself. A program with `select` cannot have a number above 1023.

@@ -61,13 +61,25 @@ pub(crate) struct Config {
     pub(crate) passthrough: Vec<Token>,
     /// Who wants to be told what happens.
     pub(crate) wishes: ReporterOptions,
-    /// Whether the command's requests go through a proxy of ours, and how long it may hold them
-    /// before the command is paused.
-    pub(crate) proxied: Option<Duration>,
+    /// Which way the command's requests go.
+    pub(crate) road: Road,
+    /// How long a proxy may hold a request before the command is paused.
+    pub(crate) hold: Duration,
     /// What to call the command when it is shown; `None`: by its words.
     pub(crate) name: Option<String>,
     /// What is worth telling before the start.
     pub(crate) notices: Vec<RunEvent>,
+}
+
+/// Which way the command's requests go to their providers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// Past ddollar, with a token: the command is started again for another one.
+    Direct,
+    /// As the command will: it has a token, and the address of a proxy that changes it.
+    Offered,
+    /// Through the proxy: the command has no token.
+    Proxied,
 }
 
 /// A gateway for many applications, ready to start.
@@ -103,7 +115,7 @@ pub(crate) fn rules(checks: &Checks) -> Rules {
 pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<GatewayConfig, Error> {
     let texts = readable(environment);
     let (rings, mut notices) = rings(&args.checks, &texts)?;
-    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, true)));
+    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, Road::Proxied)));
     let folder = state_folder(environment);
     notices.extend(without_state(&args.state, folder.as_deref()));
     let state = state_file(&args.state, folder.as_deref());
@@ -157,11 +169,19 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             client: command.client().name,
         });
     }
-    // A known client can be led through a proxy, where it notices no rotation. In one ring over all
-    // providers, and where the user is asked before each rotation, it is started again.
-    let proxied = supervision
-        .proxy
-        .unwrap_or(command.is_known() && !supervision.mixed && !supervision.interactive);
+    // A known client can be led through the proxy, where it notices no rotation; any other command may find
+    // it by its provider's base URL. In one ring over all providers, the token in use says which of them the
+    // command is to ask; and a known client whose user is asked before each rotation is started again.
+    let road = match supervision.proxy {
+        Some(true) => Road::Proxied,
+        Some(false) => Road::Direct,
+        None if supervision.mixed => Road::Direct,
+        None if command.is_known() && supervision.interactive => Road::Direct,
+        None if command.is_known() => Road::Proxied,
+        None if again.as_ref().is_some_and(CommandLine::is_known) => Road::Direct,
+        None => Road::Offered,
+    };
+    let proxied = road == Road::Proxied;
     if !proxied && let Some(what) = command.cannot() {
         let client = command.client().name;
         notices.push(RunEvent::Warning {
@@ -220,7 +240,12 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         let tokens = rings.iter().map(tokens).collect();
         notices.insert(0, RunEvent::Watching { tokens });
     }
-    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, proxied)));
+    let has_address = |(pool, _): &Ring| pool.current().provider.base_url_variable.is_some();
+    let road = match road {
+        Road::Offered if !rings.iter().any(has_address) => Road::Direct,
+        road => road,
+    };
+    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, road)));
     if !proxied && command.needs_base_url() {
         command = with_base_url_of(command, &rings, &mut notices);
         again = again.map(|line| match line.needs_base_url() {
@@ -275,7 +300,8 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             notify: supervision.notify,
             service: systemd::Address::from(variable),
         },
-        proxied: proxied.then_some(args.hold),
+        road,
+        hold: args.hold,
         name: None,
         notices,
     })
@@ -296,7 +322,7 @@ fn without_state(asked: &StateFile, folder: Option<&Path>) -> Option<RunEvent> {
 }
 
 /// What the checks of a ring of one provider cannot see of its limits, if anything.
-fn unwatched((pool, endpoints): &Ring, proxied: bool) -> Vec<RunEvent> {
+fn unwatched((pool, endpoints): &Ring, road: Road) -> Vec<RunEvent> {
     let provider = pool.current().provider;
     let why = endpoints.first().and_then(|endpoint| {
         let model = endpoint.models.first().map_or("", String::as_str);
@@ -306,10 +332,15 @@ fn unwatched((pool, endpoints): &Ring, proxied: bool) -> Vec<RunEvent> {
     if why.is_some() || !provider.tells_limits {
         notices.push(RunEvent::Unwatched { provider, why });
     }
-    if why.is_none() && !proxied && !provider.tells_limits {
+    let unless = match road {
+        Road::Direct => "--proxy is given",
+        Road::Offered => "its requests come through the proxy",
+        Road::Proxied => return notices,
+    };
+    if why.is_none() && !provider.tells_limits {
         notices.push(RunEvent::Warning {
             what: format!(
-                "{}: a limit is seen only when the command ends, unless --proxy is given",
+                "{}: a limit is seen only when the command ends, unless {unless}",
                 provider.label
             ),
         });
@@ -337,9 +368,10 @@ mod tests {
             .map(|(name, value)| (name.into(), value.into()))
             .into();
         for (line, late) in [
-            ("supervise --model m -- sh", true),
-            ("supervise --model m --proxy -- sh", false),
-            ("proxy --model m", false),
+            ("supervise --model m --no-proxy -- sh", "unless --proxy"),
+            ("supervise --model m -- sh", "unless its requests"),
+            ("supervise --model m --proxy -- sh", ""),
+            ("proxy --model m", ""),
         ] {
             let words = line.split(' ').map(Into::into);
             let notices = match parse(words).expect(line) {
@@ -349,7 +381,9 @@ mod tests {
             };
             let said = format!("{notices:?}");
             assert!(said.contains("Unwatched"), "{line}: {said}");
-            assert_eq!(said.contains("unless --proxy"), late, "{line}: {said}");
+            let is_late = said.contains("unless ");
+            assert!(said.contains(late), "{line}: {said}");
+            assert_eq!(is_late, !late.is_empty(), "{line}: {said}");
         }
     }
 }

@@ -84,6 +84,8 @@ pub(crate) fn play(
         journal.clone().into(),
         NIGHT_UNITS.to_string().into(),
     ];
+    // A rehearsal shows restarts, unless the proxy is asked for.
+    run.supervision.proxy.get_or_insert(false);
     let mut options = config::resolve(run, environment)?;
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;

@@ -143,6 +143,11 @@ fn every_sentence_fits_a_line_of_80_columns() {
             added: "ANTHROPIC_BASE_URL, ENABLE_TOOL_SEARCH=true".into(),
             does_without: Some("Remote Control"),
         },
+        RunEvent::Offered {
+            address: "127.0.0.1:41414".into(),
+        },
+        RunEvent::InPlace,
+        RunEvent::NotThrough,
         RunEvent::ProxyListening {
             address: "127.0.0.1:41414".into(),
         },

@@ -248,6 +248,17 @@ impl Session {
         }
     }
 
+    /// From now on the child's requests go through a proxy, which holds one for so long: the child is not
+    /// started again for a limit any more, and all is decided by what it [sees](Session::see).
+    pub(crate) fn goes_through_proxy(&mut self, hold: Duration) {
+        self.proxied.get_or_insert(Proxied { ledger: None, hold });
+    }
+
+    /// Whether the child's requests go through the proxy.
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.proxied.is_some()
+    }
+
     /// Takes in all that the proxy knows of the tokens by now.
     pub(crate) fn see(&mut self, ledger: Ledger) {
         let Some(proxied) = &mut self.proxied else {

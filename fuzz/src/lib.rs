@@ -194,6 +194,7 @@ fn pool() -> TokenPool {
         variables: vec!["ANTHROPIC_API_KEY"],
         secret: Secret::new(text),
         group: None,
+        name: "",
     };
     TokenPool::new(vec![token("one"), token("two")]).expect("two tokens")
 }

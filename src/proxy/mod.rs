@@ -22,8 +22,8 @@ mod relay; // an answer on its way to the client
 pub(crate) mod request; // a client's head (pure)
 pub(crate) mod response; // a provider's head (pure)
 mod retry; // what follows an attempt (pure)
-pub(crate) mod room;
-mod route; // paths to providers (pure)
+mod room; // memory for bodies (pure)
+pub(crate) mod route; // paths to providers (pure)
 pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
 mod tunnel; // through the environment's proxy
 mod upstream; // connections to a provider

@@ -394,7 +394,6 @@ def script(interpreter, text, provider):
     """A script on a vendor's package: a generic command, which finishes behind the proxy without a restart."""
     def run(case):
         case.mode = "default"
-        case.options = ["--proxy"]
         (case.project / "it.py").write_text(text)
         status = case.headless([str(FOLDER / interpreter), "it.py"], provider)
         assert status == 0, status

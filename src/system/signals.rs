@@ -179,20 +179,29 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<Signal>, Error> {
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
-            for number in signals.forever() {
-                let Ok(signal) = Signal::try_from(number) else {
-                    continue;
-                };
-                if signal == Signal::SIGCHLD {
-                    // Somebody without children does not listen.
-                    let _ = children.send(());
-                } else if sender.send(signal).is_err() {
-                    return;
+            loop {
+                let signals = signals.wait();
+                for signal in in_order(signals.filter_map(|number| Signal::try_from(number).ok())) {
+                    if signal == Signal::SIGCHLD {
+                        // Somebody without children does not listen.
+                        let _ = children.send(());
+                    } else if sender.send(signal).is_err() {
+                        return;
+                    }
                 }
             }
         })
         .map_err(refused)?;
     Ok(receiver)
+}
+
+/// Signals that have come at the same time, by number but for SIGHUP, which is last: systemd sends SIGTERM
+/// and SIGHUP at once (systemd.kill(5), `SendSIGHUP=`), and the first of them is what the command gets.
+/// More programs save their work on SIGTERM.
+fn in_order(signals: impl Iterator<Item = Signal>) -> Vec<Signal> {
+    let mut signals: Vec<Signal> = signals.collect();
+    signals.sort_by_key(|signal| *signal == Signal::SIGHUP);
+    signals
 }
 
 /// Ends ddollar as the child ended: by the same signal, without a second core file; where that is

@@ -72,7 +72,6 @@ fn two_signals_for_one_end() {
             .headless(&["sh", "-c", saves]);
         run.pid_after("READY");
         run.signal(Signal::SIGTERM);
-        std::thread::sleep(Duration::from_millis(20));
         run.signal(second);
         assert_eq!(run.end(), 0, "{}", run.err());
         run.wait_out("SAVED", 1);

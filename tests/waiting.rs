@@ -209,3 +209,17 @@ fn a_continued_ddollar_leaves_the_paused_child_paused() {
     run.signal(Signal::SIGTERM);
     run.end();
 }
+
+/// While no command goes on, none is said to have been killed.
+#[test]
+fn a_signal_in_a_wait_before_the_start_is_what_ended_the_run() {
+    let provider = Provider::anthropic(&[0.1]);
+    provider.control(spent_at("org-1", "60s"));
+    let mut run = Supervise::with(&provider).script("exit 1");
+    run.stderr.wait("Waiting for limits to reset");
+    run.signal(Signal::SIGTERM);
+    run.end()
+        .expect(143)
+        .says_once("Stopped by SIGTERM\n")
+        .never_says("was killed");
+}

@@ -342,6 +342,10 @@ impl RunEvent {
                 Mark::Warning,
                 format!("{}, after a signal to ddollar", how_it_ended(*how)),
             ),
+            RunEvent::StoppedBySignal { signal } => (
+                Mark::Warning,
+                format!("Stopped by {}", name_of_signal(*signal)),
+            ),
             RunEvent::Summary {
                 rotations,
                 waited,
@@ -651,10 +655,15 @@ fn one_window(window: &Window) -> String {
 pub(crate) fn how_it_ended(how: ExitStatus) -> String {
     match how {
         ExitStatus::Code(code) => format!("Process exited with status {code}"),
-        ExitStatus::Signal(number) => match Signal::try_from(number) {
-            Ok(signal) => format!("Process was killed by {signal}"),
-            Err(_) => format!("Process was killed by signal {number}"),
-        },
+        ExitStatus::Signal(number) => format!("Process was killed by {}", name_of_signal(number)),
+    }
+}
+
+/// `SIGTERM`, or `signal 34`.
+fn name_of_signal(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(signal) => signal.to_string(),
+        Err(_) => format!("signal {number}"),
     }
 }
 

@@ -316,9 +316,13 @@ pub(crate) enum RunEvent {
     Circle,
 
     // ---- the end ----
-    /// A signal to ddollar ended the run, by itself or because the command heeded it.
+    /// The command heeded a signal to ddollar.
     EndedBySignal {
         how: ExitStatus,
+    },
+    /// A signal to ddollar ended the run while no command went on.
+    StoppedBySignal {
+        signal: i32,
     },
     /// What a run comes to, if it had rotations or waits.
     Summary {
@@ -426,6 +430,7 @@ impl RunEvent {
             | RunEvent::Discovering
             | RunEvent::Starting
             | RunEvent::EndedBySignal { .. }
+            | RunEvent::StoppedBySignal { .. }
             | RunEvent::Summary { .. }
             | RunEvent::Loaded { .. }
             | RunEvent::Watching { .. }

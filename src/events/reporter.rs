@@ -147,9 +147,7 @@ impl Reporter {
         let mut last = Vec::new();
         let quiet = ExitStatus::Signal(Signal::SIGPIPE as i32);
         match ending {
-            Ending::BySignal(number) => last.push(RunEvent::EndedBySignal {
-                how: ExitStatus::Signal(number),
-            }),
+            Ending::BySignal(signal) => last.push(RunEvent::StoppedBySignal { signal }),
             Ending::AsCommand(how) if !self.is_closed && how != quiet => {
                 last.push(RunEvent::EndedBySignal { how });
             }

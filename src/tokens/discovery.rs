@@ -488,25 +488,15 @@ static SLIPS: &[SlipOfToken] = &[
     },
 ];
 
-/// A token in base64 may begin with a slash, but not with a folder's name.
+/// A token in base64 may begin with a slash; that letters alone stand between it and the next one is as
+/// good as impossible there, and what the folders at the root of a system are called.
 fn is_path(text: &str) -> bool {
-    let starts = [
-        "~/",
-        "./",
-        "../",
-        "/home/",
-        "/root/",
-        "/Users/",
-        "/run/",
-        "/etc/",
-        "/tmp/",
-        "/var/",
-        "/opt/",
-        "/mnt/",
-        "/usr/",
-        "/secrets/",
-    ];
-    starts.iter().any(|start| text.starts_with(start))
+    let is_folder = |name: &str| name.len() > 2 && name.bytes().all(|b| b.is_ascii_alphabetic());
+    let first = text.strip_prefix('/').and_then(|rest| rest.split_once('/'));
+    ["~/", "./", "../"]
+        .iter()
+        .any(|start| text.starts_with(start))
+        || first.is_some_and(|(name, _)| is_folder(name))
 }
 
 /// What documentation writes where a token goes.

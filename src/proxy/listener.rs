@@ -7,6 +7,7 @@
 use super::client::Client;
 use super::local_response::LocalResponse;
 use super::{Shared, forward};
+use crate::common::http::stream::linger;
 use crate::events::RunEvent;
 use crate::system::os;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,6 +104,11 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
             if let Some(user) = stranger(&stream, shared) {
                 let why = "programs of other users are not served here";
                 refuse(&stream, 403, "permission_error", why);
+                // It may still be writing; a reset would take the answer with it. It has its place as one
+                // of those who are the first to go.
+                if stream.set_nonblocking(false).is_ok() {
+                    linger(&stream);
+                }
                 shared.unproven.forget(unproven);
                 if !shared.counters.strangers.swap(true, Ordering::Relaxed) {
                     shared.say(vec![RunEvent::Warning {

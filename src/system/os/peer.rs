@@ -1,24 +1,100 @@
 //! Whose program is at the other end of a TCP connection on this machine.
 //!
-//! Owns the reading of the kernel's table of sockets (proc_pid_net(5)). It needs no right and no
-//! netlink socket; a table that is missing, foreign or odd gives no answer and never an error.
+//! Owns two ways to ask the kernel: about this one socket (sock_diag(7)), and where that is not to be had,
+//! as in some sandboxes, its table of all sockets (proc_pid_net(5)), which takes milliseconds. Neither
+//! needs a right. A kernel that does not tell gives no answer, and never an error.
 
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
+};
 use nix::unistd::Uid;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 
-/// The user of the program on the other side of a TCP connection on this machine, from the kernel's
-/// table of sockets (proc_pid_net(5)). `None`: the table is not there, or does not have it.
+/// `SOCK_DIAG_BY_FAMILY` in `linux/sock_diag.h`: the kind of a question, and of its answer.
+const BY_FAMILY: u16 = 20;
+/// `NLM_F_REQUEST` in `linux/netlink.h`.
+const REQUEST: u16 = 1;
+const TCP: u8 = 6;
+/// Bytes of a `struct nlmsghdr` with a `struct inet_diag_req_v2`, and where the user and the other end's
+/// port stand in the answer: a `struct nlmsghdr` and a `struct inet_diag_msg`.
+const QUESTION: u32 = 16 + 56;
+const USER_AT: usize = 16 + 64;
+const REMOTE_PORT_AT: usize = 16 + 6;
+
+/// The user of the program on the other side of a TCP connection on this machine. `None`: the kernel does
+/// not tell.
 pub(crate) fn tcp_peer(connection: &TcpStream) -> Option<Uid> {
     let (theirs, ours) = (connection.peer_addr().ok()?, connection.local_addr().ok()?);
-    // A program may reach an address of IPv4 through a socket of IPv6.
-    ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
-        .into_iter()
-        .find_map(|table| {
-            let table = BufReader::new(File::open(table).ok()?);
-            user_of_socket(table.lines().map_while(Result::ok), theirs, ours)
-        })
+    asked_for(theirs, ours).or_else(|| {
+        // A program may reach an address of IPv4 through a socket of IPv6.
+        ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
+            .into_iter()
+            .find_map(|table| {
+                let table = BufReader::new(File::open(table).ok()?);
+                user_of_socket(table.lines().map_while(Result::ok), theirs, ours)
+            })
+    })
+}
+
+/// The user of the socket with these two ends, by sock_diag(7).
+fn asked_for(local: SocketAddr, remote: SocketAddr) -> Option<Uid> {
+    let kernel = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )
+    .ok()?;
+    send(
+        kernel.as_raw_fd(),
+        &question(local, remote),
+        MsgFlags::empty(),
+    )
+    .ok()?;
+    let mut answer = [0; 1024];
+    // The kernel has answered before send(2) returns.
+    let count = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).ok()?;
+    let answer = answer.get(..count)?;
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    let user = answer.get(USER_AT..USER_AT + 4)?.try_into().ok()?;
+    // In the place of a socket that is gone, the kernel finds one that listens there: it has no other end.
+    let is_it = kind == BY_FAMILY
+        && answer.get(REMOTE_PORT_AT..REMOTE_PORT_AT + 2)? == remote.port().to_be_bytes();
+    is_it.then(|| Uid::from_raw(u32::from_ne_bytes(user)))
+}
+
+fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let family = match local {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let mut bytes = Vec::new();
+    bytes.extend(QUESTION.to_ne_bytes());
+    bytes.extend(BY_FAMILY.to_ne_bytes());
+    bytes.extend(REQUEST.to_ne_bytes());
+    // Number and sender.
+    bytes.extend([0; 8]);
+    bytes.extend([family as u8, TCP, 0, 0]);
+    // In any state.
+    bytes.extend(u32::MAX.to_ne_bytes());
+    bytes.extend(local.port().to_be_bytes());
+    bytes.extend(remote.port().to_be_bytes());
+    for end in [local, remote] {
+        let octets = match end.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let rest = 16 - octets.len();
+        bytes.extend(octets);
+        bytes.extend(vec![0; rest]);
+    }
+    // On any interface, and whatever its cookie.
+    bytes.extend([0; 4]);
+    bytes.extend([u8::MAX; 8]);
+    bytes
 }
 
 /// The user of the socket with these two ends in lines of `/proc/net/tcp`.
@@ -68,7 +144,17 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, _) = listener.accept().unwrap();
             assert_eq!(tcp_peer(&server), Some(Uid::effective()), "{address}");
+            let ends = (server.peer_addr().unwrap(), server.local_addr().unwrap());
+            assert_eq!(question(ends.0, ends.1).len(), QUESTION as usize);
+            let asked = asked_for(ends.0, ends.1);
+            // Where the kernel lets itself be asked.
+            assert!(
+                asked.is_none_or(|user| user == Uid::effective()),
+                "{asked:?}"
+            );
+            eprintln!("sock_diag says {asked:?}");
             drop(client);
+            assert_eq!(asked_for(ends.1, "192.0.2.1:9".parse().unwrap()), None);
         }
     }
 

@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// From the last answer to the look at the memory: time for the rest of the work that it causes.
 const SETTLE: Duration = Duration::from_millis(500);
-const TOKENS: [&str; 2] = ["bench-1-not-a-real-token", "bench-2-not-a-real-token"];
+const TOKENS: [&str; 2] = ["bench-not-a-real-token-a001", "bench-not-a-real-token-a002"];
 const SKIPPED: &str = "skipped: tini is missing";
 
 fn main() {
@@ -465,8 +465,8 @@ fn one_token() -> String {
 
 const TWO_TOKENS: &str = r#"{
     "tokens": [
-        {"text": "bench-1-not-a-real-token", "provider": "anthropic", "organization": "org-1"},
-        {"text": "bench-2-not-a-real-token", "provider": "anthropic", "organization": "org-2"}
+        {"text": "bench-not-a-real-token-a001", "provider": "anthropic", "organization": "org-1"},
+        {"text": "bench-not-a-real-token-a002", "provider": "anthropic", "organization": "org-2"}
     ],
     "organizations": {
         "org-1": {"buckets": {"requests": {"limit": 100000, "period": "5h"}}},

@@ -775,7 +775,7 @@ mod tests {
         assert_eq!(night.tokens_of("anthropic").len(), 3);
         assert_eq!(
             night.tokens_of("anthropic")[0],
-            "rehearsal-anthropic-1-not-a-real-token"
+            "rehearsal-anthropic-not-a-real-token-a001"
         );
         assert_eq!(night.tokens_of("openai").len(), 0);
         let command = Scenario::for_command();

@@ -45,7 +45,7 @@ fn does_the_units_and_goes_on_where_it_was() {
         ("ANTHROPIC_BASE_URL", url.as_str()),
         (
             "ANTHROPIC_API_KEY",
-            "rehearsal-anthropic-1-not-a-real-token",
+            "rehearsal-anthropic-not-a-real-token-a001",
         ),
     ];
     let journal = Journal::new("worker");
@@ -85,7 +85,7 @@ fn asks_openai_when_only_that_is_set() {
     for url in [server.url(), server.url() + "/v1"] {
         let env = [
             ("OPENAI_BASE_URL", url.as_str()),
-            ("OPENAI_API_KEY", "rehearsal-openai-1-not-a-real-token"),
+            ("OPENAI_API_KEY", "rehearsal-openai-not-a-real-token-a001"),
         ];
         assert_eq!(run_with(&journal, 1, &env), 0);
     }

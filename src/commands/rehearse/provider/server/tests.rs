@@ -26,7 +26,7 @@ fn connect(server: &Server) -> TcpStream {
 fn message(body: &str) -> String {
     format!(
         "POST /v1/messages HTTP/1.1\r\nhost: x\r\nuser-agent: ddollar/0.3\r\n\
-         x-api-key: rehearsal-anthropic-2-not-a-real-token\r\ncontent-length: {}\r\n\r\n{body}",
+         x-api-key: rehearsal-anthropic-not-a-real-token-a002\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
@@ -105,7 +105,7 @@ fn reads_chunked_bodies_pipelined_requests_and_expect() {
     let (server, _served) = start();
     let mut stream = connect(&server);
     let (one, two) = MESSAGE.split_at(10);
-    let head = "POST /v1/messages HTTP/1.1\r\nAuthorization: Bearer rehearsal-anthropic-1-not-a-real-token\r\n";
+    let head = "POST /v1/messages HTTP/1.1\r\nAuthorization: Bearer rehearsal-anthropic-not-a-real-token-a001\r\n";
     let chunked = format!(
         "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\n\r\n",
         one.len(),

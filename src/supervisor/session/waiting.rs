@@ -227,9 +227,10 @@ impl Session {
         }
     }
 
-    /// The ring, of those that the child is known to use or of the others, whose token may have been refused by a limit that no check sees: one of its windows of a
-    /// minute was more than half used, at the last check before the child failed or at the first after.
-    /// Behind a proxy every refusal is seen.
+    /// The ring whose token may have been refused by a limit that no check sees: one of its windows of a
+    /// minute was more than half used at the last check before the child failed, or at the first after.
+    /// `in_use` says which rings are looked at: those that the child is known to use, or the others. Behind a
+    /// proxy every refusal is seen.
     fn suspect(&self, how: ExitStatus, in_use: bool, now: Now) -> Option<usize> {
         let is_suspect = |ring: &Ring| {
             policy::may_refuse(ring.used_at_end) || policy::may_have_refused(ring.used_of_minute())

@@ -4,7 +4,7 @@
 //! duplicates are dropped, order is kept, and that no message holds a token's text. It does not
 //! read files: the caller hands it a function that does.
 
-use super::Token;
+use super::{Token, slip};
 use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::providers::{PROVIDERS, Provider, by_name};
@@ -281,7 +281,7 @@ fn file_lines(variable: &str, path: &Path, text: &[u8]) -> Result<Vec<Candidate>
         }
         let line = std::str::from_utf8(line).map_err(|_| malformed("is not text"))?;
         let line = line.trim_start_matches('\u{feff}');
-        if let Some((name, value)) = assignment(line) {
+        if let Some((name, value)) = slip::assignment(line) {
             match name.strip_prefix(variable) {
                 Some("S") => all.extend(parts(value).map(|part| candidate(part, None))),
                 Some(rest) if rest.is_empty() || ordinal(rest).is_some() => {
@@ -317,31 +317,6 @@ fn file_lines(variable: &str, path: &Path, text: &[u8]) -> Result<Vec<Candidate>
     Ok(all)
 }
 
-/// The name and the value of a line that sets a variable, without quotes and without the comment behind
-/// it.
-fn assignment(line: &str) -> Option<(&str, &str)> {
-    let line = line.trim();
-    let exported = line.strip_prefix("export ").map(str::trim_start);
-    let (name, value) = exported.unwrap_or(line).split_once('=')?;
-    let is_name = name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_')
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    // A token in base64 may end with `=`, and may be in capitals before it; real ones have 32 characters
-    // and more.
-    let is_value = value.is_empty() && (exported.is_some() || line.len() < 32)
-        || value.contains(|c: char| c != '=') && !value.starts_with(' ');
-    if !is_name || !is_value {
-        return None;
-    }
-    let quoted = QUOTES.iter().find_map(|quote| {
-        let inner = value.strip_prefix(*quote)?;
-        inner.split(*quote).next()
-    });
-    let bare = || value.split(" #").next().unwrap_or_default().trim_end();
-    Some((name, quoted.unwrap_or_else(bare)))
-}
-
 /// The secret in `text`, if it can be a token: visible ASCII, as an HTTP header carries it
 /// (RFC 9110 §5.5) and an environment can hold it. Blanks and a line's end around it are dropped: files
 /// and `$(cat FILE)` in many tools leave them.
@@ -356,7 +331,7 @@ fn checked(place: &str, variable: &str, text: &str) -> Result<Secret, Error> {
             source: place.to_owned(),
         });
     }
-    match SLIPS.iter().find(|slip| (slip.is_made)(text)) {
+    match slip::of(text) {
         Some(slip) => Err(Error::MalformedToken {
             source: place.to_owned(),
             why: slip.why,
@@ -406,118 +381,6 @@ const KEYS: [(&str, &str); 10] = [
     ("pplx-", "perplexity"),
     ("csk-", "cerebras"),
 ];
-
-/// Something that was put in a token's place.
-struct SlipOfToken {
-    is_made: fn(&str) -> bool,
-    /// What follows "the token in …".
-    why: &'static str,
-    /// `NAME` stands for the variable.
-    hint: &'static str,
-}
-
-const QUOTES: [char; 3] = ['"', '\'', '`'];
-
-const SEVERAL: &str = "several tokens go into NAME_2 or NAMES; look for a stray line break";
-const ALONE: &str = "write the token alone";
-
-/// In the order in which they are told.
-static SLIPS: &[SlipOfToken] = &[
-    SlipOfToken {
-        is_made: str::is_empty,
-        why: "is blank",
-        hint: "set NAME to a token, or unset it",
-    },
-    SlipOfToken {
-        is_made: |text| text.contains('\0'),
-        why: "contains a NUL byte",
-        hint: ALONE,
-    },
-    SlipOfToken {
-        is_made: |text| text.contains(['\n', '\r']),
-        why: "contains a line break",
-        hint: SEVERAL,
-    },
-    SlipOfToken {
-        is_made: |text| assignment(text).is_some_and(|(_, value)| !value.is_empty()),
-        why: "is a whole line NAME=TOKEN",
-        hint: "write the token alone, without its name",
-    },
-    SlipOfToken {
-        is_made: |text| {
-            let scheme = text.get(..7).unwrap_or_default();
-            scheme.eq_ignore_ascii_case("bearer ") || text.starts_with("x-api-key:")
-        },
-        why: "begins like a header of a request",
-        hint: "write the token alone, without 'Bearer' or a header's name before it",
-    },
-    SlipOfToken {
-        is_made: |text| text.starts_with(QUOTES) || text.ends_with(QUOTES),
-        why: "has quotes around it",
-        hint: "write it without them: only a shell takes quotes away",
-    },
-    SlipOfToken {
-        is_made: |text| text.starts_with('$'),
-        why: "is the name of a variable, not its value",
-        hint: "a shell fills in $NAME only outside of single quotes; other programs never do",
-    },
-    SlipOfToken {
-        is_made: is_path,
-        why: "is the path of a file",
-        hint: "a file with one token a line goes into NAMES_FILE",
-    },
-    SlipOfToken {
-        is_made: is_placeholder,
-        why: "is an example's, not yours",
-        hint: "put your own token there, from the provider's console",
-    },
-    SlipOfToken {
-        is_made: |text| text.contains(char::is_whitespace),
-        why: "contains white space",
-        hint: SEVERAL,
-    },
-    SlipOfToken {
-        is_made: |text| !text.bytes().all(|byte| byte.is_ascii_graphic()),
-        why: "contains a character that no token has",
-        hint: SEVERAL,
-    },
-    SlipOfToken {
-        is_made: |text| text.contains([',', ';']),
-        why: "contains a comma or semicolon",
-        hint: SEVERAL,
-    },
-];
-
-/// A token in base64 may begin with a slash; that letters alone stand between it and the next one is as
-/// good as impossible there, and what the folders at the root of a system are called.
-fn is_path(text: &str) -> bool {
-    let is_folder = |name: &str| name.len() > 2 && name.bytes().all(|b| b.is_ascii_alphabetic());
-    let first = text.strip_prefix('/').and_then(|rest| rest.split_once('/'));
-    ["~/", "./", "../"]
-        .iter()
-        .any(|start| text.starts_with(start))
-        || first.is_some_and(|(name, _)| is_folder(name))
-}
-
-/// What documentation writes where a token goes.
-fn is_placeholder(text: &str) -> bool {
-    let words = text.to_ascii_lowercase().replace('_', "-");
-    let is_example = [
-        "your-",
-        "-here",
-        "changeme",
-        "change-me",
-        "placeholder",
-        "xxxxx",
-    ]
-    .iter()
-    .any(|word| words.contains(word));
-    // Real tokens have 32 characters and more.
-    text.starts_with('<')
-        || text.ends_with("...")
-        || text.ends_with('…')
-        || is_example && text.len() < 32
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ mod discovery;
 pub(crate) mod ledger;
 pub(crate) mod policy;
 mod pool;
+mod slip;
 pub(crate) mod store;
 pub(crate) mod strategy;
 

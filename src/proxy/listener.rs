@@ -102,6 +102,13 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
         .spawn(move || {
             let shared = &ours.0;
             if let Some(user) = stranger(&stream, shared) {
+                if !shared.counters.strangers.swap(true, Ordering::Relaxed) {
+                    shared.say(vec![RunEvent::Warning {
+                        what: format!(
+                            "A program of another user (uid {user}) asked the proxy: not served"
+                        ),
+                    }]);
+                }
                 let why = "programs of other users are not served here";
                 refuse(&stream, 403, "permission_error", why);
                 // It may still be writing; a reset would take the answer with it. It has its place as one
@@ -110,13 +117,6 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
                     linger(&stream);
                 }
                 shared.unproven.forget(unproven);
-                if !shared.counters.strangers.swap(true, Ordering::Relaxed) {
-                    shared.say(vec![RunEvent::Warning {
-                        what: format!(
-                            "A program of another user (uid {user}) asked the proxy: not served"
-                        ),
-                    }]);
-                }
                 return;
             }
             if let Ok(mut client) = Client::new(stream, unproven) {

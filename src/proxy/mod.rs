@@ -520,6 +520,10 @@ pub(crate) fn run(
             break;
         }
     }
+    // What was said before the end was waited for, or together with it.
+    for notice in proxy.notices.try_iter() {
+        console.say(&notice);
+    }
     // A port that is no other start's either: its lines lead nowhere now.
     if let (0, Some(path)) = (listen.port(), path) {
         let _ = std::fs::remove_file(path);

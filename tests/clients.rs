@@ -93,6 +93,26 @@ fn by_restart(provider: &Provider) -> Supervise {
 }
 
 #[test]
+fn a_client_that_is_told_to_continue_resumes_although_no_session_is_known() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let supervise = by_restart(&provider);
+    let program = supervise
+        .desk()
+        .write("claude", format!("#!/bin/sh\n{AGENT}"));
+    let mut run = supervise.start(&[program.to_str().unwrap(), "--continue"]);
+    run.stdout.wait("READY");
+    provider.wait_for_probe("anthropic#2");
+    provider.set("org-1", 0.96);
+    run.stdout.wait("READY");
+    run.finish()
+        .says(&[
+            "Switched to token 2/2\n",
+            "/claude --continue\n✓ Session resumed\n",
+        ])
+        .never_says("begins anew");
+}
+
+#[test]
 fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
     let mut run = claude(by_restart(&provider), &["do", "it"]);

@@ -54,7 +54,7 @@ fn a_child_that_fails_with_every_token_spent_is_started_again_after_the_reset() 
         "✗ Process exited with status 1\n",
         "Waiting for limits to reset (approximately ",
         "Launching: ",
-        "Session resumed",
+        "Restarted with token 1/1, the same command",
     ]);
 }
 
@@ -128,7 +128,7 @@ fn a_child_that_fails_in_an_outage_is_started_again_when_it_has_passed() {
                 trouble,
                 "Anthropic answers again",
                 "Launching: ",
-                "Session resumed",
+                "Restarted with token 1/2, the same command",
             ])
             .never_says("Switched");
     }
@@ -243,11 +243,13 @@ fn a_program_that_is_being_replaced_is_tried_again() {
         provider.control(spent_at("org-1", "10m"));
         run.stderr.wait("cannot be started");
         let text = run.stderr.text();
-        assert!(!text.contains("Session resumed"), "{state}: {text}");
+        assert!(!text.contains("Restarted"), "{state}: {text}");
         std::fs::remove_file(&file).ok();
         run.desk.write("agent", whole);
         let ended = run.end().expect(7);
-        ended.says_once("trying again").says_once("Session resumed");
+        ended
+            .says_once("trying again")
+            .says_once("Restarted with token 2/2, the same command");
     }
 }
 
@@ -259,7 +261,7 @@ fn a_kill_by_somebody_else_is_retried_only_when_retries_are_asked_for() {
     retried.script(killed).end().expect(0).says(&[
         "✗ Process was killed by SIGKILL\n",
         "(retry 1 of 1)",
-        "Session resumed",
+        "Restarted with token 1/1, the same command",
     ]);
     let not = Supervise::with(&provider);
     not.script(killed)

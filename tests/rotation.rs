@@ -52,7 +52,7 @@ pub(crate) fn one_rotation(provider: &Provider, supervise: Supervise) {
         "▶  Auto-rotating to next token...\n",
         "▶  Switched to token 2/3\n",
         &launching,
-        "✓ Session resumed\n",
+        "✓ Restarted with token 2/3, the same command\n",
         "✓ Process completed successfully\n",
     ];
     assert_eq!(

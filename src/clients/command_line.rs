@@ -243,6 +243,11 @@ impl CommandLine {
         self.resumed(session, None)
     }
 
+    /// Whether a later start goes on with the session, whose id may be known.
+    pub(crate) fn resumes(&self, session: Option<&str>) -> bool {
+        (self.client.resume)(&self.parts(), session).is_some()
+    }
+
     fn resumed(&self, session: Option<&str>, settings: Option<&str>) -> Vec<OsString> {
         match (self.client.resume)(&self.parts(), session) {
             Some(own) => self.whole(&own, settings),

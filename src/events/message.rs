@@ -191,6 +191,12 @@ impl RunEvent {
             ),
             RunEvent::Launching { command, .. } => (Mark::Next, format!("Launching: {command}")),
             RunEvent::SessionResumed => (Mark::Done, "Session resumed".into()),
+            RunEvent::Repeated { tokens } => {
+                let each: Vec<String> = tokens.iter().map(|token| token.place()).collect();
+                let with = if each.is_empty() { "" } else { " with " };
+                let text = format!("Restarted{with}{}, the same command", each.join(" and "));
+                (Mark::Done, text)
+            }
             RunEvent::Limit { token, limit, .. } => (
                 Mark::Warning,
                 format!("{}{}", prefix(*token), limit.words(token.number())),
@@ -546,6 +552,15 @@ impl TokenRef {
     pub(crate) fn words(self) -> String {
         let line = format!("token {}/{} {}", self.number(), self.of, self.name);
         line.trim_end().to_owned()
+    }
+
+    /// `token 2/3`, or `Anthropic 2/3` where there are several providers.
+    fn place(self) -> String {
+        let what = match self.several {
+            true => self.provider.label,
+            false => "token",
+        };
+        format!("{what} {}/{}", self.number(), self.of)
     }
 }
 

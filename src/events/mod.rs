@@ -203,6 +203,10 @@ pub(crate) enum RunEvent {
         first: bool,
     },
     SessionResumed,
+    /// The same command was started once more; these tokens are in its environment.
+    Repeated {
+        tokens: Vec<TokenRef>,
+    },
     /// The command's work stopped because its provider was too busy.
     TurnFailed,
     Pausing {
@@ -443,6 +447,7 @@ impl RunEvent {
             | RunEvent::NotThrough
             | RunEvent::Launching { .. }
             | RunEvent::SessionResumed
+            | RunEvent::Repeated { .. }
             | RunEvent::TurnFailed
             | RunEvent::Pausing { .. }
             | RunEvent::Resuming

@@ -11,6 +11,7 @@ use crate::clients::{self, CommandLine};
 use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::time::Now;
+use crate::events::RunEvent;
 use crate::supervisor::session::Session;
 use crate::system::job::Start;
 use crate::system::os::PrivateFile;
@@ -52,8 +53,8 @@ pub(super) struct Line {
     pub(super) shown: String,
     /// The program, as messages call it.
     name: String,
-    /// The known client that begins anew, since no session of its is known.
-    pub(super) anew: Option<&'static str>,
+    /// What is said of it once it has started again.
+    pub(super) told: Option<RunEvent>,
 }
 
 impl Launcher {
@@ -111,12 +112,37 @@ impl Launcher {
             (_, false) => self.anew(now),
         };
         let name = self.shown(words.get(..1).unwrap_or_default(), session);
-        let is_repeated = again && self.again.is_none() && shown == self.command.shown_first();
         Line {
-            anew: (is_repeated && self.command.is_known()).then_some(self.command.client().name),
+            told: again.then(|| self.told(session)),
             shown: self.shown(&shown, session),
             words,
             name,
+        }
+    }
+
+    /// What a start after the first is: the same session, where the user or the client has a way to go on
+    /// with it, and else the same command from its beginning.
+    fn told(&self, session: &Session) -> RunEvent {
+        let known = self.client_session().filter(|(_, has_begun)| *has_begun);
+        let id = known.as_ref().map(|(id, _)| id.as_str());
+        // A worker with a name is the rehearsal's own, which goes on where it was.
+        if self.again.is_some() || self.name.is_some() || self.command.resumes(id) {
+            return RunEvent::SessionResumed;
+        }
+        if self.command.is_known() {
+            let client = self.command.client().name;
+            return RunEvent::Warning {
+                what: format!(
+                    "{client}: no session is known to resume, so the command begins anew"
+                ),
+            };
+        }
+        let rings = 0..session.pools().count();
+        let tokens = rings.filter(|_| self.placeholders.is_none());
+        RunEvent::Repeated {
+            tokens: tokens
+                .filter_map(|ring| session.token(ring, None))
+                .collect(),
         }
     }
 

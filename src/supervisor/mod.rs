@@ -374,17 +374,9 @@ impl<'a> Supervisor<'a> {
             command: line.shown.clone(),
             first: !again,
         });
-        let anew = line.anew.filter(|_| again);
-        self.session.resumes(anew.is_none());
+        self.session.says_on_start(line.told.clone());
         let start = self.launcher.start(&line, again, &self.session);
         self.store.hold(self.session.pools());
-        if let Some(client) = anew {
-            self.console.say(&RunEvent::Warning {
-                what: format!(
-                    "{client}: no session is known to resume, so the command begins anew"
-                ),
-            });
-        }
         self.job.launch(start).map(drop)
     }
 

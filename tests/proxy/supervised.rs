@@ -237,7 +237,7 @@ fn a_child_that_gave_up_for_one_of_its_models_is_started_again_at_the_reset() {
     proxied
         .run
         .finish()
-        .says(&["Waiting for limits to reset", "Session resumed"]);
+        .says(&["Waiting for limits to reset", "Restarted"]);
 }
 
 #[test]

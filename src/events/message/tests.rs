@@ -78,6 +78,9 @@ fn every_sentence_fits_a_line_of_80_columns() {
             interval: Duration::from_secs(5000),
         },
         RunEvent::SessionResumed,
+        RunEvent::Repeated {
+            tokens: vec![token(anthropic, true), token(azure, true)],
+        },
         RunEvent::AutoRotating,
         RunEvent::Switched {
             token: token(anthropic, true),

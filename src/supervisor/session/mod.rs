@@ -186,8 +186,8 @@ pub(crate) struct Session {
     resumed: Option<Instant>,
     /// Whether there may be something new to keep of the tokens.
     has_news: bool,
-    /// Whether the start under way goes on with what the child has begun.
-    resumes: bool,
+    /// What is to be said once the start under way has come about.
+    on_start: Option<RunEvent>,
 }
 
 impl Session {
@@ -236,7 +236,7 @@ impl Session {
             end_signal_at: None,
             resumed: None,
             has_news: false,
-            resumes: true,
+            on_start: None,
         }
     }
 
@@ -273,9 +273,9 @@ impl Session {
         proxied.ledger = Some(ledger);
     }
 
-    /// The start under way goes on with what the child has begun, or begins anew.
-    pub(crate) fn resumes(&mut self, resumes: bool) {
-        self.resumes = resumes;
+    /// This is to be said once the start under way has come about.
+    pub(crate) fn says_on_start(&mut self, event: Option<RunEvent>) {
+        self.on_start = event;
     }
 
     /// Whether something new may be known of a token since the last call.
@@ -406,10 +406,9 @@ impl Session {
             JobEvent::NeedsTerminal => Turn::nothing().and_say(RunEvent::NeedsTerminal),
             JobEvent::Started => {
                 self.failing_since = None;
-                match self.resumes {
-                    true => Turn::nothing().and_say(RunEvent::SessionResumed),
-                    false => Turn::nothing(),
-                }
+                let mut turn = Turn::nothing();
+                turn.events.extend(self.on_start.take());
+                turn
             }
             JobEvent::NotStarted { why, how } => self.on_not_started(why, how, now),
             JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
@@ -960,7 +959,7 @@ impl Session {
     // ---- words ----
 
     /// A ring's token in use, or another one of it, as it is told of; `None`: there is no such ring.
-    fn token(&self, ring: usize, index: Option<usize>) -> Option<TokenRef> {
+    pub(crate) fn token(&self, ring: usize, index: Option<usize>) -> Option<TokenRef> {
         let pool = &self.rings.get(ring)?.pool;
         let index = index.unwrap_or(pool.current_index());
         let id = TokenId { ring, index };

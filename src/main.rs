@@ -42,8 +42,10 @@ use providers::monitor;
 use std::process::ExitCode;
 use supervisor::event::Outcome;
 use system::exit_status::ExitStatus;
+use system::hidden_environment;
 use system::signals::{self, Inherited};
 use system::watchdog;
+use tokens::is_token_variable;
 
 fn main() -> ExitCode {
     match run(signals::take_over()) {
@@ -56,18 +58,25 @@ fn main() -> ExitCode {
 }
 
 fn run(inherited: Inherited) -> Result<ExitCode, Error> {
-    let environment = || -> Environment { std::env::vars_os().collect() };
+    let environment = hidden_environment::whole;
     match cli::parse(std::env::args_os().skip(1))? {
         Request::Child(spec) => Ok(spec.exec()),
         Request::Supervise(args) => {
             let environment = environment();
+            let hidden = config::is_proxied(&args).then(|| hide_tokens(inherited));
             let console = begin(&args.voice, &environment)?;
+            hidden
+                .flatten()
+                .iter()
+                .for_each(|notice| console.say(notice));
             let config = config::resolve(args, environment)?;
             supervisor::supervise(config, &console, inherited).map(exit_code)
         }
         Request::Proxy(args) => {
             let environment = environment();
+            let hidden = hide_tokens(inherited);
             let console = begin(&args.voice, &environment)?;
+            hidden.iter().for_each(|notice| console.say(notice));
             proxy::run(&args, &environment, &console)
         }
         Request::Rehearse(args) => {
@@ -93,6 +102,15 @@ fn run(inherited: Inherited) -> Result<ExitCode, Error> {
         Request::Provider { scenario } => rehearse::serve(scenario.as_deref()),
         Request::Worker { journal, units } => Ok(rehearse::work(&journal, units)),
     }
+}
+
+/// Keeps the tokens from who is to get the proxy's secret alone and reads the environments of others. What
+/// keeps it from that, if anything does.
+fn hide_tokens(inherited: Inherited) -> Option<RunEvent> {
+    let error = hidden_environment::hide(is_token_variable, inherited).err()?;
+    let what =
+        format!("The tokens stay in ddollar's environment, where others can read them: {error}");
+    Some(RunEvent::Warning { what })
 }
 
 /// Starts the log and the console of a command that runs until it ends.

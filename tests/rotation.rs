@@ -521,3 +521,49 @@ fn the_rest_of_the_group_has_its_grace_when_the_leader_is_gone() {
     run.signal(Signal::SIGTERM);
     run.end();
 }
+
+#[test]
+fn a_command_started_again_reads_its_file_from_the_beginning() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let run = Supervise::with(&provider);
+    let skipped = "skipped\n";
+    run.desk().write("prompt", format!("{skipped}the prompt\n"));
+    // As a shell hands it over that has read some of it itself.
+    let mut run = run
+        .after("exec < prompt; read -r first")
+        .script(&format!("cat; {TWICE}"));
+    run.stdout.wait("READY");
+    provider.control(spent_at("org-1", "10m"));
+    let ended = run.end().expect(0).never_says("Standard input is a pipe");
+    let read = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(read, "the prompt\nREADY\nthe prompt\nREADY\n");
+}
+
+/// Says that it has started, and ends when it has been started twice.
+const TWICE: &str = "echo READY; mkdir first 2>/dev/null || exit 0; exec sleep 60";
+
+#[test]
+fn a_pipe_as_standard_input_that_holds_something_is_warned_of_once_before_the_run() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let run = Supervise::with(&provider);
+    let mut run = run
+        .after("mkfifo pipe; exec 3<>pipe; echo prompt >&3; exec <pipe")
+        .script(TWICE);
+    run.stdout.wait("READY");
+    provider.control(spent_at("org-1", "10m"));
+    let ended = run.end().expect(0);
+    let ended = ended.says(&["Standard input is a pipe", "Launching", "Launching"]);
+    ended.says_once("Standard input is a pipe");
+}
+
+#[test]
+fn a_pipe_as_standard_input_that_was_read_to_its_end_is_warned_of_at_a_second_start() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut run = Supervise::with(&provider).script(TWICE);
+    run.stdout.wait("READY");
+    run.stdin = None;
+    provider.control(spent_at("org-1", "10m"));
+    let ended = run.end().expect(0);
+    let ended = ended.says(&["Launching", "Standard input is a pipe", "Launching"]);
+    ended.says_once("Standard input is a pipe");
+}

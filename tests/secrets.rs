@@ -227,3 +227,24 @@ fn a_token_in_the_place_of_an_option_or_command_is_not_repeated() {
         assert!(!ended.stderr.contains(token), "{}", ended.stderr);
     }
 }
+
+#[test]
+#[cfg_attr(feature = "portable", ignore = "/proc is not there")]
+fn a_command_that_gets_the_secret_alone_finds_no_token_in_an_environment_either() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    for options in [&["--proxy"][..], &["--client", "claude"]] {
+        let run = Supervise::with(&provider).options(options);
+        let script = "#!/bin/sh\nfor process in $PPID $$; do \
+                      tr '\\0' '\\n' </proc/$process/environ; done; \
+                      tr '\\0' ' ' </proc/$PPID/cmdline";
+        let program = run.desk().write("look", script);
+        let ended = run.start(&[program.to_str().unwrap()]).end().expect(0);
+        let said = String::from_utf8(ended.stdout.clone()).unwrap();
+        assert!(said.contains("HOME="), "{said}");
+        assert!(said.contains(" supervise "), "{said}");
+        for token in [1, 2] {
+            assert!(!said.contains(provider.token(token)), "{said}");
+        }
+        ended.says(&["Loaded 2 token(s)"]);
+    }
+}

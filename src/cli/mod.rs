@@ -12,7 +12,7 @@ mod generate;
 mod help;
 
 pub(crate) use args::{
-    Checks, Proxy, Rehearse, Report, Resume, StateFile, Status, Supervise, Voice,
+    Checks, Proxy, Rehearse, Report, Resume, StateFile, Status, Supervise, Supervision, Voice,
 };
 pub(crate) use generate::{Kind, generate};
 pub(crate) use help::{general_help, help_of};

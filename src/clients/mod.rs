@@ -123,12 +123,15 @@ static CLIENTS: &[Client] = &[
     qwen::CLIENT,
 ];
 
+/// What any other command is called.
+pub(crate) const GENERIC_NAME: &str = "generic";
+
 /// Any other command: nothing is changed, and every start is the same.
 static GENERIC_CLIENT: Client = GENERIC;
 
 const GENERIC: Client = Client {
-    name: "generic",
-    package: "generic",
+    name: GENERIC_NAME,
+    package: GENERIC_NAME,
     providers: &[],
     token_variable: None,
     model: "",

@@ -197,6 +197,10 @@ impl RunEvent {
                 let text = format!("Restarted{with}{}, the same command", each.join(" and "));
                 (Mark::Done, text)
             }
+            RunEvent::InputIsReadOnce => (
+                Mark::Warning,
+                "Standard input is a pipe: a second start finds only what is left in it".into(),
+            ),
             RunEvent::Limit { token, limit, .. } => (
                 Mark::Warning,
                 format!("{}{}", prefix(*token), limit.words(token.number())),

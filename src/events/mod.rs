@@ -207,6 +207,8 @@ pub(crate) enum RunEvent {
     Repeated {
         tokens: Vec<TokenRef>,
     },
+    /// Standard input is a pipe, and what one start reads from it the next does not find.
+    InputIsReadOnce,
     /// The command's work stopped because its provider was too busy.
     TurnFailed,
     Pausing {
@@ -448,6 +450,7 @@ impl RunEvent {
             | RunEvent::Launching { .. }
             | RunEvent::SessionResumed
             | RunEvent::Repeated { .. }
+            | RunEvent::InputIsReadOnce
             | RunEvent::TurnFailed
             | RunEvent::Pausing { .. }
             | RunEvent::Resuming

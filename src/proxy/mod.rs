@@ -407,7 +407,7 @@ pub(crate) fn run(
         }
     }
     // It has no children.
-    let signals = signals::listen(unbounded().0)?;
+    let signals = signals::listen(unbounded().0, false)?;
     let (key, trouble) = match &folder {
         Some(folder) => AccessKey::kept_in(folder)?,
         None => {
@@ -479,8 +479,8 @@ pub(crate) fn run(
     let mut deadline = never();
     loop {
         select! {
-            recv(signals) -> signal => match signal {
-                Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT) => {
+            recv(signals) -> number => match number.map(Signal::try_from) {
+                Ok(Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT)) => {
                     if proxy.shared.is_stopping() || proxy.is_idle() {
                         break;
                     }

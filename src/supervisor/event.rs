@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Hook(HookEvent),
     /// A signal was sent to ddollar; never SIGCHLD, which is the job's.
     Signal(Signal),
+    /// So was a real-time signal, which has a number and no name.
+    RealTimeSignal(i32),
     /// A monitor brings the answer to a question about a token.
     Probed { token: TokenId, answer: Answer },
     /// The monitor of a ring is gone; nothing more will be heard from it.
@@ -39,6 +41,11 @@ pub(crate) enum Event {
 }
 
 impl Event {
+    /// The signal of this number was sent to ddollar.
+    pub(crate) fn signal(number: i32) -> Event {
+        Signal::try_from(number).map_or(Event::RealTimeSignal(number), Event::Signal)
+    }
+
     /// Whether it may tell something new of a token.
     pub(crate) fn is_finding(&self) -> bool {
         matches!(
@@ -74,6 +81,8 @@ pub(crate) enum Action {
     Stop(Signal),
     /// Pass this signal on to the child.
     Forward(Signal),
+    /// The same for a real-time signal, by its number.
+    ForwardNumber(i32),
     /// Stop the child until it is resumed.
     Pause,
     /// Let the paused child go on.

@@ -15,6 +15,7 @@ use crate::events::RunEvent;
 use crate::supervisor::session::Session;
 use crate::system::job::Start;
 use crate::system::os::PrivateFile;
+use crate::system::standard_input::StandardInput;
 use crate::tokens::{self, Token, TokenPool};
 use crossbeam_channel::Sender;
 use std::ffi::OsString;
@@ -34,6 +35,8 @@ pub(super) struct Launcher {
     /// The same with the proxy's address, as long as the command may take it.
     offered: Option<Environment>,
     hook_server: Option<HookServer>,
+    /// What every start of a command reads that is not a known client; those have their session.
+    input: Option<StandardInput>,
     /// The session that the client works on.
     sessions: SessionTracker,
     /// Whether the command can use any provider, and is told which.
@@ -85,12 +88,19 @@ impl Launcher {
             environment,
             offered,
             hook_server,
+            input: (!config.command.is_known()).then(StandardInput::look),
             sessions: SessionTracker::default(),
             mixed: config.mixed,
             passthrough: std::mem::take(&mut config.passthrough),
             placeholders,
             name: config.name.take(),
         })
+    }
+
+    /// Whether to say now that standard input can be read once; it is said once.
+    pub(super) fn warns_of_input(&mut self, again: bool) -> bool {
+        let input = self.input.take_if(|input| input.is_read_once(again));
+        input.is_some()
     }
 
     /// The command as people read it, with the text of no token.
@@ -158,6 +168,9 @@ impl Launcher {
             let named = provider.map(|provider| (PROVIDER.into(), provider.name.into()));
             self.environment.retain(|(name, _)| name != PROVIDER);
             self.environment.extend(named);
+        }
+        if let (true, Some(input)) = (again, self.input) {
+            input.rewind();
         }
         let in_use = || {
             let given = self.placeholders.iter().flatten();

@@ -93,7 +93,8 @@ struct Sources {
     hooks: Receiver<HookEvent>,
     /// What the proxy has to say.
     notices: Receiver<RunEvent>,
-    signals: Receiver<Signal>,
+    /// The numbers of the signals that were sent to ddollar.
+    signals: Receiver<i32>,
     answers: Receiver<MonitorEvent>,
     /// What the proxy cannot serve.
     exhausted: Receiver<Exhausted>,
@@ -129,6 +130,7 @@ impl<'a> Supervisor<'a> {
                     self.job.stop(signal, now().tick);
                 }
                 Action::Forward(signal) => self.job.signal(signal, now().tick),
+                Action::ForwardNumber(number) => self.job.signal_number(number),
                 Action::Pause => self.job.pause(now().tick),
                 Action::Resume => self.job.resume(now().tick),
                 Action::Ask => self.ask()?,
@@ -141,7 +143,7 @@ impl<'a> Supervisor<'a> {
                 recv(sources.hooks) -> hook => heard(hook, &mut sources.hooks, Event::Hook),
                 recv(sources.notices) -> said => heard(said, &mut sources.notices, Event::Proxy),
                 recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
-                recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::Signal),
+                recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::signal),
                 recv(sources.answers) -> answer => self.probed(answer),
                 recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |()| Event::Exhausted),
                 recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
@@ -165,7 +167,7 @@ impl<'a> Supervisor<'a> {
         if config.rules.interactive && job.terminal_file().is_none() {
             return Err(Error::NoTerminal);
         }
-        let signals = signals::listen(job.waker())?;
+        let signals = signals::listen(job.waker(), true)?;
         let (answering, answers) = unbounded();
         let (warning, warnings) = unbounded();
         let (hook_sender, hooks) = unbounded();
@@ -369,6 +371,9 @@ impl<'a> Supervisor<'a> {
     fn launch(&mut self, again: bool) -> Result<(), Error> {
         // What is typed from here on is the command's.
         self.prompt = None;
+        if self.launcher.warns_of_input(again) {
+            self.console.say(&RunEvent::InputIsReadOnce);
+        }
         let line = self.launcher.line(again, &self.session, now());
         self.console.say(&RunEvent::Launching {
             command: line.shown.clone(),

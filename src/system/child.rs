@@ -185,6 +185,15 @@ impl Child {
         self.signal_group(signal)
     }
 
+    /// Passes a real-time signal on to the child alone.
+    ///
+    /// # Errors
+    /// As [`Child::signal`].
+    pub(crate) fn signal_number(&self, number: i32) -> nix::Result<()> {
+        let sent = os::kill_by_number(self.pid, number);
+        sent.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+
     /// Has the group's programs draw themselves anew.
     pub(crate) fn redraw(&self) {
         // A program that cannot be signalled is not helped by hearing of it.

@@ -44,6 +44,9 @@ const FOR_ONE: &[Signal] = &[
     Signal::SIGSTKFLT,
 ];
 
+/// The signals without which there is no supervision, so that they are handled even if they were ignored.
+const ALWAYS: [i32; 2] = [Signal::SIGCHLD as i32, Signal::SIGCONT as i32];
+
 /// Whether a signal is for the command alone.
 pub(crate) fn is_for_one(signal: Signal) -> bool {
     FOR_ONE.contains(&signal)
@@ -160,32 +163,33 @@ fn bit(number: i32) -> u64 {
 }
 
 /// Starts the thread. A signal that was ignored when ddollar was started stays so, but for the
-/// two without which there is no supervision. SIGCHLD goes to `children`, every other to the receiver.
+/// two without which there is no supervision. SIGCHLD goes to `children`, the number of every other to the
+/// receiver. `real_time` says whether real-time signals are among them; they end ddollar otherwise.
 ///
 /// # Errors
 /// When the system refuses handlers or the thread.
-pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<Signal>, Error> {
+pub(crate) fn listen(children: Sender<()>, real_time: bool) -> Result<Receiver<i32>, Error> {
     let refused = |why: std::io::Error| Error::System {
         what: "cannot listen to signals",
         why: why.to_string(),
     };
     let ignored = os::ignored_signals();
-    let wanted = heard().filter(|signal| {
-        ignored & bit(*signal as i32) == 0 || matches!(signal, Signal::SIGCHLD | Signal::SIGCONT)
-    });
-    let mut signals = Signals::new(wanted.map(|signal| signal as i32)).map_err(refused)?;
+    let numbers = heard().map(|signal| signal as i32);
+    let wanted = numbers
+        .chain(os::real_time_signals().filter(|_| real_time))
+        .filter(|number| ignored & bit(*number) == 0 || ALWAYS.contains(number));
+    let mut signals = Signals::new(wanted).map_err(refused)?;
     let (sender, receiver) = unbounded();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
             loop {
-                let signals = signals.wait();
-                for signal in in_order(signals.filter_map(|number| Signal::try_from(number).ok())) {
-                    if signal == Signal::SIGCHLD {
+                for number in in_order(signals.wait()) {
+                    if number == Signal::SIGCHLD as i32 {
                         // Somebody without children does not listen.
                         let _ = children.send(());
-                    } else if sender.send(signal).is_err() {
+                    } else if sender.send(number).is_err() {
                         return;
                     }
                 }
@@ -198,10 +202,10 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<Signal>, Error> {
 /// Signals that have come at the same time, by number but for SIGHUP, which is last: systemd sends SIGTERM
 /// and SIGHUP at once (systemd.kill(5), `SendSIGHUP=`), and the first of them is what the command gets.
 /// More programs save their work on SIGTERM.
-fn in_order(signals: impl Iterator<Item = Signal>) -> Vec<Signal> {
-    let mut signals: Vec<Signal> = signals.collect();
-    signals.sort_by_key(|signal| *signal == Signal::SIGHUP);
-    signals
+fn in_order(numbers: impl Iterator<Item = i32>) -> Vec<i32> {
+    let mut numbers: Vec<i32> = numbers.collect();
+    numbers.sort_by_key(|number| *number == Signal::SIGHUP as i32);
+    numbers
 }
 
 /// Ends ddollar as the child ended: by the same signal, without a second core file; where that is

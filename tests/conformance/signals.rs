@@ -1,5 +1,6 @@
 //! Signals: who gets which, and how often.
 
+use crate::support::env::works;
 use crate::support::proc;
 use crate::support::pty::{CTRL_BACKSLASH, CTRL_C, Headless, Screen, Setup, lines_with};
 use nix::sys::signal::{Signal, kill};
@@ -157,6 +158,24 @@ fn rare_signals_are_forwarded() {
     run.signal(Signal::SIGTERM);
     assert_eq!(run.end(), 0, "{}", run.err());
     assert_eq!(lines_with(&run.out(), "got CONT").len(), 0, "{}", run.out());
+    run.family.gone();
+}
+
+/// Real-time signals, too, which have numbers only.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "macOS has none")]
+fn real_time_signals_are_forwarded() {
+    let script = "$| = 1; $SIG{$_} = sub { print \"got $_[0]\\n\" } for qw(NUM40 RTMAX); \
+                  print \"READY $$\\n\"; while (1) { select undef, undef, undef, 0.1 }";
+    let mut run = Setup::new().headless(&["perl", "-e", script]);
+    run.pid_after("READY");
+    for (times, number) in [40, 64].into_iter().enumerate() {
+        let sent = works("kill", &[&format!("-{number}"), &run.pid().to_string()]);
+        assert!(sent, "{number}");
+        run.wait_out("got ", times + 1);
+    }
+    run.signal(Signal::SIGTERM);
+    assert_eq!(run.end(), 143, "{}", run.err());
     run.family.gone();
 }
 

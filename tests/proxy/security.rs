@@ -243,6 +243,14 @@ fn no_token_and_no_secret_is_where_it_must_not_be() {
         let line = proc::command_line(process.pid).join(" ");
         assert!(!line.contains(&gateway.secret) && !line.contains(&tokens[0]));
     }
+    // Its tokens are for it alone, not for the programs that have its secret.
+    #[cfg(not(feature = "portable"))]
+    {
+        let path = format!("/proc/{}/environ", gateway.run.pid);
+        let environment = fs::read(path).unwrap();
+        let environment = String::from_utf8_lossy(&environment);
+        assert!(environment.contains("HOME=") && !environment.contains(&tokens[0]));
+    }
     let lines = gateway.lines();
     for path in [lines.with_file_name("proxy-secret"), lines] {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;

@@ -36,7 +36,7 @@ pub(crate) struct Supervise {
 pub(crate) struct Run {
     process: Child,
     pub(crate) pid: Pid,
-    stdin: Option<ChildStdin>,
+    pub(crate) stdin: Option<ChildStdin>,
     pub(crate) stdout: Stream,
     pub(crate) stderr: Stream,
     pub(crate) desk: Desk,

@@ -11,8 +11,8 @@ mod rings;
 pub(crate) use environment::{lookup, readable, state_folder};
 pub(crate) use rings::{by_provider, rings};
 
-use crate::cli::{Checks, Proxy, Resume, StateFile, Supervise};
-use crate::clients::CommandLine;
+use crate::cli::{Checks, Proxy, Resume, StateFile, Supervise, Supervision};
+use crate::clients::{CommandLine, GENERIC_NAME};
 use crate::common::Environment;
 use crate::common::error::Error;
 use crate::events::RunEvent;
@@ -131,11 +131,33 @@ pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<Gateway
     })
 }
 
+/// Whether all requests of the command go through the run's proxy, so that it gets no token. A known client
+/// notices no rotation there; one whose user is asked before each rotation is started again instead.
+pub(crate) fn is_proxied(args: &Supervise) -> bool {
+    let Supervision {
+        proxy,
+        resume,
+        client,
+        mixed,
+        interactive,
+        ..
+    } = &args.supervision;
+    proxy.unwrap_or_else(|| {
+        let client = match resume {
+            Resume::Same => Some(GENERIC_NAME),
+            _ => client.as_deref(),
+        };
+        let command = CommandLine::new(args.command.clone(), client);
+        command.is_known() && !mixed && !interactive
+    })
+}
+
 /// Checks the options of a supervised command against the environment.
 ///
 /// # Errors
 /// The first thing that a run could not start with.
 pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Config, Error> {
+    let proxied = is_proxied(&args);
     let Supervise {
         checks,
         supervision,
@@ -149,7 +171,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
     locate(&args.command, None, &environment, &found.tokens)?;
     let (client, again) = match supervision.resume {
         Resume::AsClient => (supervision.client, None),
-        Resume::Same => (Some("generic".to_owned()), None),
+        Resume::Same => (Some(GENERIC_NAME.to_owned()), None),
         Resume::Command(words) => {
             locate(&words, Some("--resume"), &environment, &found.tokens)?;
             (supervision.client, Some(words))
@@ -169,19 +191,15 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             client: command.client().name,
         });
     }
-    // A known client can be led through the proxy, where it notices no rotation; any other command may find
-    // it by its provider's base URL. In one ring over all providers, the token in use says which of them the
-    // command is to ask; and a known client whose user is asked before each rotation is started again.
+    // A command that is no known client may find the proxy by its provider's base URL. In one ring over
+    // all providers, the token in use says which of them it is to ask.
+    let again_is_known = again.as_ref().is_some_and(CommandLine::is_known);
+    let offers = !(supervision.mixed || command.is_known() || again_is_known);
     let road = match supervision.proxy {
-        Some(true) => Road::Proxied,
-        Some(false) => Road::Direct,
-        None if supervision.mixed => Road::Direct,
-        None if command.is_known() && supervision.interactive => Road::Direct,
-        None if command.is_known() => Road::Proxied,
-        None if again.as_ref().is_some_and(CommandLine::is_known) => Road::Direct,
-        None => Road::Offered,
+        _ if proxied => Road::Proxied,
+        None if offers => Road::Offered,
+        _ => Road::Direct,
     };
-    let proxied = road == Road::Proxied;
     if !proxied && let Some(what) = command.cannot() {
         let client = command.client().name;
         notices.push(RunEvent::Warning {

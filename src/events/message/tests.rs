@@ -81,6 +81,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         RunEvent::Repeated {
             tokens: vec![token(anthropic, true), token(azure, true)],
         },
+        RunEvent::InputIsReadOnce,
         RunEvent::AutoRotating,
         RunEvent::Switched {
             token: token(anthropic, true),

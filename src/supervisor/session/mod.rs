@@ -357,6 +357,10 @@ impl Session {
             Event::Job(event) => self.on_job(event, now),
             Event::Hook(hook) => self.on_hook(&hook, now),
             Event::Signal(signal) => self.on_signal(signal, now),
+            Event::RealTimeSignal(number) => match self.phase {
+                Phase::Waiting(waiting) if !waiting.is_paused() => Turn::nothing(),
+                _ => Turn::action(Action::ForwardNumber(number)),
+            },
             Event::Probed { token, answer } => self.on_answer(token, &answer, now),
             Event::MonitorLost { ring } => {
                 if let Some(ring) = self.rings.get_mut(ring) {

@@ -825,7 +825,7 @@ proptest! {
     #[test]
     fn there_is_never_a_second_child(
         retries in 0_u32..3,
-        events in proptest::collection::vec((0_u8..13, 0_usize..3, 0_u64..40), 1..80)
+        events in proptest::collection::vec((0_u8..14, 0_usize..3, 0_u64..40), 1..80)
     ) {
         let mut night = Night::with(&["a", "b", "c"], |rules| rules.retries = retries);
         let mut child = true;
@@ -852,6 +852,7 @@ proptest! {
                 7 if child => stopped(),
                 8 => Event::Signal(Signal::SIGTERM),
                 9 => Event::Signal(Signal::SIGINT),
+                12 => Event::signal(40),
                 10 if child && told => ended(ExitStatus::Code(0)),
                 _ => Event::Deadline,
             };
@@ -868,7 +869,9 @@ proptest! {
                     prop_assert!(child);
                     told = true;
                 }
-                Action::Pause | Action::Resume | Action::Forward(_) => prop_assert!(child),
+                Action::Pause | Action::Resume | Action::Forward(_) | Action::ForwardNumber(_) => {
+                    prop_assert!(child);
+                }
                 Action::Exit(_) => {
                     prop_assert!(!child);
                     return Ok(());

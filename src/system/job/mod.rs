@@ -328,6 +328,14 @@ impl Job {
         self.carry_out(outcome, now);
     }
 
+    /// Passes a real-time signal on to the child, if there is one.
+    pub(crate) fn signal_number(&mut self, number: i32) {
+        if let Some(child) = &self.child {
+            let sent = child.signal_number(number);
+            self.check(sent);
+        }
+    }
+
     /// Makes the terminal fit for a question, if ddollar is in its foreground.
     pub(crate) fn prepare_prompt(&mut self) -> bool {
         let is_ours = self.is_foreground();

@@ -10,6 +10,8 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, Uid};
+use rustix::process::Signal as RealTime;
+use rustix_libc_wrappers::process::SignalExt;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
@@ -159,6 +161,20 @@ pub(crate) fn send(process: &Process, signal: Signal) -> nix::Result<()> {
         Err(_) if !list_is_foreign() => kill(process.pid, signal),
         sent => sent,
     }
+}
+
+/// The real-time signals, as far as the C library leaves them to programs (signal(7)).
+pub(crate) fn real_time_signals() -> std::ops::RangeInclusive<i32> {
+    RealTime::rt_min().as_raw()..=RealTime::rt_max().as_raw()
+}
+
+/// Sends a signal to a process that this one is the parent of, by the signal's number.
+///
+/// # Errors
+/// EPERM; EINVAL for a number that is none.
+pub(crate) fn kill_by_number(process: rustix::process::Pid, number: i32) -> rustix::io::Result<()> {
+    let signal = RealTime::from_raw(number).ok_or(rustix::io::Errno::INVAL)?;
+    rustix::process::kill_process(process, signal)
 }
 
 /// Whether a group has members.

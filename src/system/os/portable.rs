@@ -84,6 +84,19 @@ fn said(command: &mut Command) -> String {
     }
 }
 
+/// The real-time signals, of which macOS has none.
+pub(crate) fn real_time_signals() -> std::ops::Range<i32> {
+    0..0
+}
+
+/// Sends a signal to a process by the signal's number, for which there is no use here.
+///
+/// # Errors
+/// Always.
+pub(crate) fn kill_by_number(_: rustix::process::Pid, _: i32) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::INVAL)
+}
+
 /// Whether a group has members. To macOS, zombies are none, but the group is there.
 pub(crate) fn group_lives(group: Pid) -> bool {
     let is_member = |process: &Process| process.group == group && process.lives;

@@ -1,0 +1,59 @@
+//! Standard input, which each start of the command shares: what one has read, the next does not find.
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Whence, lseek};
+use std::io::stdin;
+use std::os::fd::AsFd;
+
+/// What standard input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StandardInput {
+    /// A file, which stood at this byte when ddollar was started.
+    File(i64),
+    /// A pipe or a socket: what was read from it is gone.
+    Pipe,
+    /// A terminal or a device, or nobody knows.
+    Other,
+}
+
+impl StandardInput {
+    /// What it is now.
+    pub(crate) fn look() -> StandardInput {
+        let kind =
+            fstat(stdin()).map(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT);
+        match kind {
+            Ok(SFlag::S_IFREG) => {
+                lseek(stdin(), 0, Whence::SeekCur).map_or(StandardInput::Other, StandardInput::File)
+            }
+            Ok(SFlag::S_IFIFO | SFlag::S_IFSOCK) => StandardInput::Pipe,
+            _ => StandardInput::Other,
+        }
+    }
+
+    /// Puts a file back to where it stood.
+    pub(crate) fn rewind(self) {
+        if let StandardInput::File(position) = self
+            && let Err(errno) = lseek(stdin(), position, Whence::SeekSet)
+        {
+            log::warn!("cannot rewind standard input: {errno}");
+        }
+    }
+
+    /// Whether it is a pipe that is read once: one that holds something before the first start, or whose end
+    /// was reached before a later one. One that is silent and open may just be what the caller had.
+    pub(crate) fn is_read_once(self, again: bool) -> bool {
+        let input = stdin();
+        let mut looks = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+        if self != StandardInput::Pipe || poll(&mut looks, PollTimeout::ZERO).is_err() {
+            return false;
+        }
+        let [look] = looks;
+        let found = look.revents().unwrap_or(PollFlags::empty());
+        let holds = found.contains(PollFlags::POLLIN);
+        match again {
+            false => holds,
+            true => !holds && found.contains(PollFlags::POLLHUP),
+        }
+    }
+}

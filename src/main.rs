@@ -142,7 +142,7 @@ fn handle_panics() {
 fn exit_code(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::AsChild(ExitStatus::Code(code)) => ExitCode::from(code),
-        Outcome::AsChild(ExitStatus::Signal(number)) => signals::die_by(number),
+        Outcome::AsChild(how) => signals::die_by(how.signal().unwrap_or(0)),
         Outcome::BySignal(signal) => signals::die_by(signal as i32),
         Outcome::TryAgainLater => ExitCode::from(TRY_AGAIN_LATER),
     }

@@ -675,6 +675,7 @@ pub(crate) fn how_it_ended(how: ExitStatus) -> String {
     match how {
         ExitStatus::Code(code) => format!("Process exited with status {code}"),
         ExitStatus::Signal(number) => format!("Process was killed by {}", name_of_signal(number)),
+        ExitStatus::OutOfMemory => "Process was killed (out of memory?)".into(),
     }
 }
 

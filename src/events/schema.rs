@@ -21,7 +21,7 @@
 //! | `release` | requests are held no longer: `provider`, `token` that they go out with (none: nobody waits for an answer any more) |
 //! | `pause`, `resume` | the command was stopped, and goes on |
 //! | `stop` | the command was told to end |
-//! | `exit` | the command ended: `code` or `signal`, `asked` (ddollar had told it to) |
+//! | `exit` | the command ended: `code` or `signal`, `asked` (ddollar had told it to), `out_of_memory` (`true`: the kernel ended a process for want of memory) |
 //! | `note` | `text`: anything else that was said as a warning |
 //! | `lost` | `lines`: so many could not be kept, because the disk was slower than the run |
 //! | `end` | `outcome` (`as-command by-signal again-later failure`), `code` or `signal`, `text` |
@@ -32,6 +32,7 @@ use crate::common::visible::visible;
 use crate::providers::usage::Window;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::time::SystemTime;
 
@@ -350,10 +351,8 @@ impl Ending {
     /// The exit status, as a shell sees it.
     pub(crate) fn status(&self) -> i32 {
         match self {
-            Ending::AsCommand(ExitStatus::Code(code)) => (*code).into(),
-            Ending::AsCommand(ExitStatus::Signal(signal)) | Ending::BySignal(signal) => {
-                128 + signal
-            }
+            Ending::AsCommand(how) => how.code(),
+            Ending::BySignal(signal) => 128 + signal,
             Ending::AgainLater => TRY_AGAIN_LATER.into(),
             Ending::Failure(_) => OWN_FAILURE.into(),
         }
@@ -380,6 +379,9 @@ fn how_json(object: Object, how: ExitStatus) -> Object {
     match how {
         ExitStatus::Code(code) => object.raw("code", code),
         ExitStatus::Signal(signal) => object.raw("signal", signal),
+        ExitStatus::OutOfMemory => object
+            .raw("signal", Signal::SIGKILL as i32)
+            .raw("out_of_memory", true),
     }
 }
 
@@ -473,7 +475,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
             provider: line.text("provider")?,
             token: line.count("token"),
             until: line.time("until")?,
-            held: line.0.get("held").and_then(Value::as_bool) == Some(true),
+            held: line.is("held"),
         },
         "release" => Record::Release {
             provider: line.text("provider")?,
@@ -546,6 +548,11 @@ impl<'v> Fields<'v> {
         })
     }
 
+    /// Whether it has this field, and it is true.
+    fn is(&self, key: &str) -> bool {
+        self.0.get(key).and_then(Value::as_bool) == Some(true)
+    }
+
     fn signal(&self) -> Option<i32> {
         i32::try_from(self.number("signal")?).ok()
     }
@@ -553,6 +560,7 @@ impl<'v> Fields<'v> {
     fn how(&self) -> Option<ExitStatus> {
         match self.number("code") {
             Some(code) => u8::try_from(code).ok().map(ExitStatus::Code),
+            None if self.is("out_of_memory") => Some(ExitStatus::OutOfMemory),
             None => self.signal().map(ExitStatus::Signal),
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Child {
     wake: Sender<()>,
     /// The errno of its failed `exec`.
     failure: Option<i32>,
+    /// How many processes the kernel had ended for want of memory when it was started.
+    oom_kills: Option<u64>,
     /// Whether it was told to end before it did.
     told_to_end: bool,
     /// Whether it was told to stop, and not to go on since.
@@ -64,6 +66,7 @@ impl Child {
             what: "cannot start the command",
             why: why.to_string(),
         };
+        let oom_kills = os::oom_kills();
         let environment: Vec<_> = environment.collect();
         let tokens: Vec<_> = tokens.collect();
         let start = |by_fork: bool| {
@@ -114,6 +117,7 @@ impl Child {
             seen,
             wake,
             failure: None,
+            oom_kills,
             told_to_end: false,
             told_to_stop: false,
         })
@@ -271,8 +275,16 @@ impl Child {
             let _ = self.signal_group(Signal::SIGCONT);
         }
         let status = self.process.try_wait().ok().flatten()?;
+        let killed = status.signal() == Some(Signal::SIGKILL as i32) && !self.told_to_end;
+        let starved = killed
+            && self
+                .oom_kills
+                .is_some_and(|before| os::oom_kills() > Some(before));
         Some(ChildEvent::Exited {
-            how: how(status),
+            how: match starved {
+                true => ExitStatus::OutOfMemory,
+                false => how(status),
+            },
             asked: self.told_to_end,
         })
     }

@@ -9,16 +9,31 @@ pub(crate) enum ExitStatus {
     Code(u8),
     /// By this signal; a number, because real-time signals have no name.
     Signal(i32),
+    /// By SIGKILL, which ddollar did not send, while the kernel ended a process for want of memory.
+    OutOfMemory,
 }
 
 impl ExitStatus {
+    /// The signal that ended it, if one did.
+    pub(crate) fn signal(self) -> Option<i32> {
+        match self {
+            ExitStatus::Code(_) => None,
+            ExitStatus::Signal(signal) => Some(signal),
+            ExitStatus::OutOfMemory => Some(Signal::SIGKILL as i32),
+        }
+    }
+
+    /// The code that a shell makes of it.
+    pub(crate) fn code(self) -> i32 {
+        match (self, self.signal()) {
+            (ExitStatus::Code(code), _) => code.into(),
+            (_, signal) => 128 + signal.unwrap_or(0),
+        }
+    }
+
     /// Whether someone ended it on purpose: an end by INT, TERM, HUP, QUIT or KILL, also as the
     /// code that a shell makes of it.
     pub(crate) fn is_deliberate(self) -> bool {
-        let signal = match self {
-            ExitStatus::Signal(signal) => signal,
-            ExitStatus::Code(code) => i32::from(code) - 128,
-        };
         [
             Signal::SIGINT,
             Signal::SIGTERM,
@@ -27,17 +42,13 @@ impl ExitStatus {
             Signal::SIGKILL,
         ]
         .iter()
-        .any(|deliberate| *deliberate as i32 == signal)
+        .any(|deliberate| self.code() == 128 + *deliberate as i32)
     }
 
     /// Whether it was an end by SIGKILL, also as the code that a shell makes of it. Where ddollar has
     /// not sent it, it may have been the kernel, for want of memory.
     pub(crate) fn is_kill(self) -> bool {
-        let kill = Signal::SIGKILL as i32;
-        match self {
-            ExitStatus::Signal(signal) => signal == kill,
-            ExitStatus::Code(code) => i32::from(code) == 128 + kill,
-        }
+        self.code() == 128 + Signal::SIGKILL as i32
     }
 }
 

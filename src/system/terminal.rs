@@ -224,7 +224,7 @@ impl Terminal {
             ExitStatus::Code(_) if asked => {}
             // It may have changed them on purpose, as stty does.
             ExitStatus::Code(_) => self.usual = tcgetattr(&self.tty).ok().or(self.usual.take()),
-            ExitStatus::Signal(_) => {
+            ExitStatus::Signal(_) | ExitStatus::OutOfMemory => {
                 let left = remembered
                     .and_then(|(modes, _)| modes)
                     .or_else(|| tcgetattr(&self.tty).ok());

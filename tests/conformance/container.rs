@@ -205,6 +205,34 @@ fn c56_child_of_pid_1() {
     assert_eq!(code, 9, "{said}");
 }
 
+/// A command that the kernel ends for want of memory is started again with `--retries`, and the report names
+/// the likely cause. The kernel's counter is a file here, which the command writes itself.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "macOS has no control groups")]
+fn a_kill_for_want_of_memory_is_named_and_tried_again() {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if !can_unshare() || !groups.lines().any(|line| line.starts_with("0::")) {
+        return skipped("memory", "no user and PID namespace, or no control groups");
+    }
+    let run = |kernel_says: &str| {
+        in_namespace(&format!(
+            "export G=/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/memory.events; \
+             mount -t tmpfs none /sys/fs/cgroup; mkdir -p ${{G%/*}}; echo 'oom_kill 3' >$G; \
+             $DDOLLAR supervise --retries 1 -- sh -c 'mkdir first || exit 5; {kernel_says}; kill -9 $$'; \
+             echo ended $?; $DDOLLAR report"
+        ))
+    };
+    let (code, said) = run("echo oom_kill 4 >$G");
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("ended 5"), "{said}");
+    let named = said.matches("Process was killed (out of memory?)").count();
+    assert_eq!(named, 2, "on the screen and in the report: {said}");
+    // Somebody else has sent the signal.
+    let (_, said) = run("true");
+    assert!(said.contains("Process was killed by SIGKILL"), "{said}");
+    assert!(!said.contains("memory?"), "{said}");
+}
+
 /// A command with more rights than ddollar: TERM and Ctrl-C end it by way of sudo, without spinning.
 #[test]
 fn c58_sudo_child() {

@@ -296,6 +296,29 @@ pub(crate) fn leave_no_core() {
     let _ = prctl::set_dumpable(false);
 }
 
+/// How many processes the kernel has ended for want of memory in the control group of this one, as far as
+/// it tells: `oom_kill` in `memory.events` (cgroups(7), version 2) or `memory.oom_control` (version 1).
+pub(crate) fn oom_kills() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups.lines().find_map(|line| {
+        let (_, line) = line.split_once(':')?;
+        let (controllers, path) = line.split_once(':')?;
+        let (root, file) = match controllers {
+            "" => ("", "memory.events"),
+            "memory" => ("/memory", "memory.oom_control"),
+            _ => return None,
+        };
+        // In a container the group's own folder may be where that of all groups is otherwise.
+        let told = [path, ""].into_iter().find_map(|path| {
+            fs::read_to_string(format!("/sys/fs/cgroup{root}{path}/{file}")).ok()
+        })?;
+        let count = told
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "))?;
+        count.parse().ok()
+    })
+}
+
 /// The signals that were ignored when the program was started, bit n-1 for signal n
 /// (proc_pid_status(5), `SigIgn`). To be asked before any of them is handled.
 pub(crate) fn ignored_signals() -> u64 {

@@ -84,6 +84,11 @@ fn said(command: &mut Command) -> String {
     }
 }
 
+/// How many processes the system has ended for want of memory, which it does not tell.
+pub(crate) fn oom_kills() -> Option<u64> {
+    None
+}
+
 /// The real-time signals, of which macOS has none.
 pub(crate) fn real_time_signals() -> std::ops::Range<i32> {
     0..0

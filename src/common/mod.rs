@@ -1,5 +1,6 @@
 //! common.
 
+pub(crate) mod bytes;
 pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod http;

@@ -5,6 +5,7 @@
 //! one start to the next where it can be kept, and that comparing tells nothing about it by its time.
 //! Like a token, it is never printed but in the lines that are there to hand it over.
 
+use crate::common::bytes;
 use crate::common::error::Error;
 use crate::common::private_file;
 use crate::common::secret::Secret;
@@ -107,7 +108,7 @@ impl AccessKey {
         let own = std::iter::once(&self.secret).chain(&self.tokens);
         own.map(|own| own.expose().as_bytes())
             .filter(|own| own.len() >= SHORTEST_FOUND)
-            .any(|own| text.windows(own.len()).any(|part| part == own))
+            .any(|own| bytes::find(text, own).is_some())
     }
 
     /// What a supervised command gets in the place of its tokens of one provider.

@@ -4,6 +4,8 @@
 //! to find a token also when it comes in two pieces: bytes that could be its beginning wait for the
 //! next piece. Pure. What is compressed cannot be looked into.
 
+use crate::common::bytes::find_byte;
+
 /// A token that must not come back.
 #[derive(Clone)]
 pub(crate) struct Redactor<'a> {
@@ -33,8 +35,8 @@ impl<'a> Redactor<'a> {
             return;
         };
         let mut at = 0;
-        while let Some(found) = bytes[at..].iter().position(|byte| byte == first) {
-            at += found;
+        while let Some(found) = find_byte(bytes, *first, at) {
+            at = found;
             if bytes[at..].starts_with(self.token) {
                 bytes[at..at + self.token.len()].fill(b'*');
             }
@@ -46,7 +48,7 @@ impl<'a> Redactor<'a> {
     /// without an end that may be the beginning of the token. `None`: as it is.
     pub(crate) fn piece(&mut self, piece: &[u8]) -> Option<Vec<u8>> {
         let first = self.token.first()?;
-        if self.held.is_empty() && !piece.contains(first) {
+        if self.held.is_empty() && find_byte(piece, *first, 0).is_none() {
             return None;
         }
         let mut bytes = std::mem::take(&mut self.held);

@@ -107,6 +107,9 @@ fn begins_anew(rest: &str) -> bool {
 /// Whether a part of the path is `.` or `..`, in whatever spelling: a provider's server would resolve
 /// it (RFC 3986 §5.2.4), to a path that was not looked at here.
 fn has_dot_segments(path: &str) -> bool {
+    if !path.contains(['.', '%']) {
+        return false;
+    }
     let plain = path
         .to_ascii_lowercase()
         .replace("%2e", ".")

@@ -7,6 +7,7 @@
 //! an end counts as a failure, that anything unknown counts as content, and that nothing behind the
 //! first content is looked at. Pure.
 
+use crate::common::bytes;
 use crate::providers::Dialect;
 use serde_json::Value;
 
@@ -112,7 +113,7 @@ impl StreamPrelude {
 /// What a whole JSON body of a good status comes to: an error, if it is nothing but one.
 pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
     // Most answers are none, and this costs them next to nothing.
-    let names_error = body.windows(ERROR.len()).any(|part| part == ERROR);
+    let names_error = bytes::find(body, ERROR).is_some();
     let parsed = names_error
         .then(|| serde_json::from_slice::<Value>(body).ok())
         .flatten();

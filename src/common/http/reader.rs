@@ -5,6 +5,7 @@
 //! own buffer, and that a message whose length can be read in two ways is an error. What a head
 //! means is for those who parse it; time limits are the source's.
 
+use memchr::memchr_iter;
 use std::io::{self, Read};
 
 /// The largest head (or trailer), in bytes.
@@ -256,6 +257,12 @@ impl<S: Read> Reader<S> {
 
     /// A body of this length, which goes from the source to its place without a stay in the buffer.
     fn put_length(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), ReadError> {
+        if let Some(whole) = self.buffered().get(..length) {
+            body.clear();
+            body.extend_from_slice(whole);
+            self.consume(length);
+            return Ok(());
+        }
         if body.capacity() < length {
             // What is too large to be kept for the next request gets room for the largest: glibc keeps
             // what it was given back below 32 MiB, and returns more than that to the system. Pages that
@@ -265,7 +272,7 @@ impl<S: Read> Reader<S> {
         }
         // Memory that was used before is cleared no second time.
         body.resize(length, 0);
-        let mut at = self.buffered().len().min(length);
+        let mut at = self.buffered().len();
         body[..at].copy_from_slice(&self.buffered()[..at]);
         self.consume(at);
         while at < length {
@@ -368,10 +375,7 @@ impl<S: Read> Reader<S> {
 
 /// Whether a line ends in LF alone, which some parsers let pass and others read otherwise.
 pub(crate) fn has_bare_newline(lines: &[u8]) -> bool {
-    let mut before = 0;
-    lines
-        .iter()
-        .any(|byte| std::mem::replace(&mut before, *byte) != b'\r' && *byte == b'\n')
+    memchr_iter(b'\n', lines).any(|at| at == 0 || lines[at - 1] != b'\r')
 }
 
 /// As many of the bytes at hand as are left.

@@ -97,9 +97,11 @@ impl RequestHead {
 
     /// The values of a field, whose name is given in any case.
     pub(crate) fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .filter(move |(name, _)| name.eq_ignore_ascii_case(wanted))
-            .map(|(_, value)| value)
+        let is_wanted = |name: &[u8]| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let fields = self.fields.iter();
+        fields
+            .filter(move |(name, _)| is_wanted(&self.bytes[name.clone()]))
+            .map(|(_, value)| &self.bytes[value.clone()])
     }
 
     /// The words of a list field (`connection: close, x`).

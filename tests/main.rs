@@ -37,4 +37,5 @@ mod slips; // what a first evening gets wrong
 mod state; // what one run leaves for the next, and for those beside it
 mod status; // every token at once
 mod tls; // a private CA
+mod token_files; // tokens that come and go
 mod waiting; // every token spent

@@ -32,7 +32,7 @@ const HOPELESS: u8 = 1;
 pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCode, Error> {
     let texts = config::readable(environment);
     let variable = |name: &str| config::lookup(&texts, name);
-    let (rings, notices) = config::rings(&args.checks, &texts)?;
+    let (rings, notices, _) = config::rings(&args.checks, &texts)?;
     let console = Console::new(Verbosity::Normal, variable);
     // The table itself names the tokens; that some were found twice it does not show.
     let is_news = |notice: &&RunEvent| !matches!(notice, RunEvent::Tokens { duplicates, .. } if duplicates.is_empty());

@@ -135,6 +135,15 @@ impl RunEvent {
                 Mark::Warning,
                 format!("Others can read or write '{path}' (mend: chmod 600)"),
             ),
+            RunEvent::TokensChanged { here, gone } => {
+                let mut text = "The token file has changed".to_owned();
+                for (what, tokens) in [("new", here), ("gone", gone)] {
+                    for token in tokens {
+                        let _ = write!(text, "; {what}: {}{}", prefix(*token), token.words());
+                    }
+                }
+                (Mark::Done, text)
+            }
             RunEvent::UnusedFile {
                 variable,
                 path,
@@ -312,6 +321,7 @@ impl RunEvent {
                     "{left} process(es) of the command survive SIGKILL; nothing more is started"
                 ),
             ),
+            RunEvent::NotReadAgain { what } => (Mark::None, format!("   {what}")),
             RunEvent::Warning { what } => (Mark::Warning, what.clone()),
             RunEvent::NotStarted { why } => (
                 Mark::Warning,
@@ -589,6 +599,7 @@ impl Limit {
             Limit::Reached => "Token limit reached".into(),
             Limit::SpendCap => format!("Spend cap of token {token} reached"),
             Limit::Rejected => format!("Token {token} was rejected by its provider"),
+            Limit::Removed => format!("Token {token} is no longer in its file"),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::providers::usage::Usage;
 use crate::providers::{Provider, Reading};
 use crate::system::exit_status::ExitStatus;
 use crate::tokens::condition::{Condition, ProbeFailure};
-use crate::tokens::{TokenId, TokenPool};
+use crate::tokens::{Renewal, TokenId, TokenPool};
 use std::time::{Duration, SystemTime};
 
 /// A token as people and records name it.
@@ -155,6 +155,15 @@ pub(crate) enum RunEvent {
     },
     ExposedFile {
         path: String,
+    },
+    /// The token files were read again: these tokens are there now, and those are gone.
+    TokensChanged {
+        here: Vec<TokenRef>,
+        gone: Vec<TokenRef>,
+    },
+    /// A pipe with tokens is not looked into again.
+    NotReadAgain {
+        what: String,
     },
     UnusedFile {
         variable: &'static str,
@@ -365,6 +374,8 @@ pub(crate) enum Limit {
     Reached,
     SpendCap,
     Rejected,
+    /// It is no longer in its file.
+    Removed,
 }
 
 impl Limit {
@@ -374,6 +385,7 @@ impl Limit {
         match condition {
             Condition::SpendCapped { .. } => Limit::SpendCap,
             Condition::Rejected => Limit::Rejected,
+            Condition::Removed => Limit::Removed,
             // Nothing is left of it: the next request would be refused.
             Condition::NearLimit { .. } => match used {
                 Some(used) if used < 1.0 => Limit::Near { used },
@@ -412,6 +424,35 @@ impl RunEvent {
         })
     }
 
+    /// What there is to say of tokens that have come and gone; `pool` gives a ring as it is now.
+    pub(crate) fn tokens_changed<'a>(
+        renewals: &[(usize, Renewal)],
+        pool: impl Fn(usize) -> Option<&'a TokenPool>,
+        several: bool,
+    ) -> Option<RunEvent> {
+        let (mut here, mut gone) = (Vec::new(), Vec::new());
+        for (ring, renewal) in renewals {
+            let Some(pool) = pool(*ring) else { continue };
+            let token = |index: &usize| {
+                let (ring, index) = (*ring, *index);
+                TokenRef::new(pool, TokenId { ring, index }, several)
+            };
+            here.extend(renewal.here.iter().map(token));
+            gone.extend(renewal.gone.iter().map(token));
+        }
+        (!renewals.is_empty()).then_some(RunEvent::TokensChanged { here, gone })
+    }
+
+    /// Whether the proxy has no good token for a request.
+    pub(crate) fn lacks_token(&self) -> bool {
+        matches!(
+            self,
+            RunEvent::WaitingForReset { .. }
+                | RunEvent::NoneLeft { .. }
+                | RunEvent::ModelSpent { .. }
+        )
+    }
+
     /// How much it matters.
     pub(crate) fn severity(&self) -> Severity {
         match self {
@@ -423,6 +464,7 @@ impl RunEvent {
             | RunEvent::Stopping
             | RunEvent::Exited { .. }
             | RunEvent::Unwatched { why: None, .. }
+            | RunEvent::NotReadAgain { .. }
             | RunEvent::NoState
             | RunEvent::Offered { .. }
             | RunEvent::HoldOver {
@@ -442,6 +484,7 @@ impl RunEvent {
             | RunEvent::Watching { .. }
             | RunEvent::Withheld { .. }
             | RunEvent::Tokens { .. }
+            | RunEvent::TokensChanged { .. }
             | RunEvent::Client { .. }
             | RunEvent::MonitorStarted { .. }
             | RunEvent::ThroughProxy { .. }

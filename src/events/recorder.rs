@@ -116,6 +116,8 @@ impl Recorder {
                     Limit::Reached => (Cause::Reached, None),
                     Limit::SpendCap => (Cause::SpendCap, None),
                     Limit::Rejected => (Cause::Rejected, None),
+                    // A note has told it.
+                    Limit::Removed => return None,
                 };
                 let record = Record::Limit {
                     who: self.who(*token)?,
@@ -168,6 +170,7 @@ impl Recorder {
             | RunEvent::Saved
             | RunEvent::AskRotate { .. }
             | RunEvent::AskExhausted => return None,
+            RunEvent::TokensChanged { .. } => told(Record::Note { text: words() }),
             event if event.severity() == Severity::Warning => told(Record::Note { text: words() }),
             _ => return None,
         })

@@ -59,6 +59,8 @@ enum Order {
     Watch { index: usize, at_once: bool },
     /// Ask about this token now.
     Ask { index: usize },
+    /// These tokens come to the ring, at its end.
+    Add(Credentials),
     /// Ask about none until told otherwise.
     Rest,
 }
@@ -112,6 +114,11 @@ impl Monitor {
         self.order(Order::Ask { index });
     }
 
+    /// Knows these tokens, too, from now on: they come at the ring's end.
+    pub(crate) fn add(&self, tokens: Credentials) {
+        self.order(Order::Add(tokens));
+    }
+
     /// Asks about none until told otherwise.
     pub(crate) fn rest(&self) {
         self.order(Order::Rest);
@@ -159,6 +166,10 @@ fn work(
                     continue;
                 }
                 Ok(Order::Ask { index }) => (index, true),
+                Ok(Order::Add(tokens)) => {
+                    asker.add(tokens);
+                    continue;
+                }
                 Ok(Order::Rest) => {
                     watched = None;
                     due = never();
@@ -219,19 +230,23 @@ struct Askers {
 
 impl Askers {
     fn new(tokens: Credentials, endpoints: Vec<Endpoint>) -> Askers {
+        let mut askers = Askers {
+            tokens: Vec::new(),
+            askers: endpoints.into_iter().map(Prober::new).collect(),
+        };
+        askers.add(tokens);
+        askers
+    }
+
+    fn add(&mut self, tokens: Credentials) {
         let own = |provider: &Provider| {
-            let place = endpoints
-                .iter()
-                .position(|endpoint| endpoint.provider.name == provider.name);
+            let mut askers = self.askers.iter();
+            let place = askers.position(|asker| asker.provider.name == provider.name);
             place.unwrap_or(usize::MAX)
         };
-        let tokens = tokens
-            .into_iter()
-            .map(|(provider, secret)| (own(provider), secret));
-        Askers {
-            tokens: tokens.collect(),
-            askers: endpoints.into_iter().map(Prober::new).collect(),
-        }
+        let tokens = tokens.into_iter();
+        self.tokens
+            .extend(tokens.map(|(provider, secret)| (own(provider), secret)));
     }
 
     fn of(&mut self, index: usize) -> Option<(&mut Prober, Secret)> {

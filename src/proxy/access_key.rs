@@ -9,10 +9,11 @@ use crate::common::bytes;
 use crate::common::error::Error;
 use crate::common::private_file;
 use crate::common::secret::Secret;
-use crate::tokens::Token;
+use crate::tokens::{Token, TokenPool};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use subtle::ConstantTimeEq;
 
 /// Random bytes in a secret; in hexadecimal it is twice as long.
@@ -25,11 +26,11 @@ const LARGEST: u64 = 1024;
 const PREFIX: &str = "ddollar-";
 
 /// The secret of this proxy.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct AccessKey {
     secret: Secret,
     /// Tokens that are as good.
-    tokens: Vec<Secret>,
+    tokens: RwLock<Vec<Secret>>,
 }
 
 impl AccessKey {
@@ -57,18 +58,31 @@ impl AccessKey {
     fn of(text: &str) -> AccessKey {
         AccessKey {
             secret: Secret::new(text),
-            tokens: Vec::new(),
+            tokens: RwLock::default(),
         }
     }
 
     /// The same, with tokens that are as good as the secret: those of the run, which its command has.
     pub(crate) fn or_one_of(self, tokens: Vec<Secret>) -> AccessKey {
+        let tokens = RwLock::new(tokens);
         AccessKey { tokens, ..self }
     }
 
     /// Whether a token is as good.
     pub(crate) fn takes_tokens(&self) -> bool {
-        !self.tokens.is_empty()
+        !self.tokens().is_empty()
+    }
+
+    /// If a token is as good, these are as well. One that is gone stays good: the command may have it.
+    pub(crate) fn add(&self, added: &TokenPool) {
+        if self.takes_tokens() {
+            let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+            tokens.extend(added.tokens().map(|token| token.secret.clone()));
+        }
+    }
+
+    fn tokens(&self) -> RwLockReadGuard<'_, Vec<Secret>> {
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one in `folder`, or a new one that is left there. Where it cannot be kept, as on a file
@@ -97,15 +111,17 @@ impl AccessKey {
     /// alone.
     pub(crate) fn is(&self, given: &[u8]) -> bool {
         let same = |own: &Secret| own.expose().as_bytes().ct_eq(given);
-        let tokens = self.tokens.iter();
+        let tokens = self.tokens();
         tokens
+            .iter()
             .fold(same(&self.secret), |known, own| known | same(own))
             .into()
     }
 
     /// Whether it stands in what an authorized client has sent, where it must not go on.
     pub(crate) fn is_in(&self, text: &[u8]) -> bool {
-        let own = std::iter::once(&self.secret).chain(&self.tokens);
+        let tokens = self.tokens();
+        let own = std::iter::once(&self.secret).chain(&*tokens);
         own.map(|own| own.expose().as_bytes())
             .filter(|own| own.len() >= SHORTEST_FOUND)
             .any(|own| bytes::find(text, own).is_some())

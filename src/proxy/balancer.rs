@@ -17,7 +17,7 @@ use crate::tokens::condition::{Condition, is_same_end};
 use crate::tokens::ledger::{Ledger, Outlook, Place, first_reset};
 use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
-use crate::tokens::{TokenId, TokenPool};
+use crate::tokens::{Renewal, TokenId, TokenPool};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -507,6 +507,22 @@ impl Balancer {
         }
     }
 
+    /// Takes in what has changed in the files that this ring's tokens came from.
+    pub(crate) fn renew(&mut self, ring: usize, renewal: &Renewal, now: Now) {
+        self.ledger.renew(ring, renewal);
+        let Some(own) = self.rings.get_mut(ring) else {
+            return;
+        };
+        let pools = self.ledger.scopes(ring).map(|(_, pool)| pool);
+        for (lane, pool) in own.lanes.iter_mut().zip(pools) {
+            own.counts.resize(pool.len(), Count::default());
+            lane.loads.resize(pool.len(), TokenLoad::default());
+            lane.note_refusals(pool, now);
+            // Whether one of the new ones will do is news.
+            lane.said_exhausted &= renewal.here.is_empty();
+        }
+    }
+
     /// All that is known of the tokens.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -606,6 +622,7 @@ impl Lane {
                 Fitness::Good
             }
             Condition::NearLimit { .. } => Fitness::Near,
+            Condition::Removed => Fitness::Bad,
             _ if self.is_due(index, condition, now) => Fitness::Near,
             _ => Fitness::Bad,
         }

@@ -711,10 +711,11 @@ impl<'a> Exchange<'a> {
         let mut first = self.client.memory();
         // A small body goes in one piece with the head.
         first.reserve(HEAD_ROOM + if is_small { self.body.len() } else { 0 });
+        let token = index.map(|index| self.upstream.token(index));
         let destination = Destination {
             path: &self.path,
             host: &self.upstream.host,
-            credential: index.map(|index| self.upstream.credential(index)),
+            credential: token.as_ref().map(|token| self.upstream.credential(token)),
             length: match rest {
                 None => Some(begun),
                 Some(BodyFraming::Length(left)) => Some(begun + left),
@@ -999,7 +1000,8 @@ impl<'a> Exchange<'a> {
                 // (a long conversation is megabytes) would fill the memory.
                 self.give_body_back();
                 let upstream = self.upstream;
-                let mask = upstream.mask(index);
+                let token = upstream.token(index);
+                let mask = Upstream::mask(&token);
                 let kept = match came.response.status {
                     101 => relay::tunnel(self.client, came, &mask)?,
                     _ => {

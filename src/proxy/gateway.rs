@@ -18,7 +18,7 @@ use crate::tokens::ledger::Ledger;
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
-use crate::tokens::{Token, TokenId, TokenPool};
+use crate::tokens::{Renewal, Token, TokenId, TokenPool};
 use crossbeam_channel::Receiver;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
@@ -212,6 +212,11 @@ impl Gateway {
             )
         });
         say
+    }
+
+    /// Takes in what has changed in the files that this ring's tokens came from.
+    pub(crate) fn renew(&self, ring: usize, renewal: &Renewal) {
+        self.proxy.renew(ring, renewal);
     }
 
     /// All that is known of the tokens by now.

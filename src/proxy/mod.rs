@@ -32,7 +32,7 @@ pub(crate) use gateway::Gateway;
 
 use crate::cli;
 use crate::cli::PORT;
-use crate::cli::config;
+use crate::cli::config::{self, TokenFiles};
 use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::http::reader::LARGE;
@@ -46,11 +46,11 @@ use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
 use crate::providers::scope::Scope;
 use crate::system::signals;
-use crate::tokens::ledger::Ledger;
+use crate::tokens::ledger::{Ledger, Outlook, Place};
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
-use crate::tokens::{TokenId, TokenPool};
+use crate::tokens::{Renewal, TokenId, TokenPool};
 use access_key::AccessKey;
 use balancer::Balancer;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
@@ -71,6 +71,8 @@ use upstream::Upstream;
 /// So many pieces of memory for bodies are kept for later ones, none above [`LARGE`]: agents ask with
 /// some hundred kB, and few at the same time.
 const KEPT_BODIES: usize = 4;
+/// As long as no token is good, token files are looked at this often.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(15);
 /// Answers under way may take so long to end once the proxy is to stop.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -337,6 +339,40 @@ impl Proxy {
         say
     }
 
+    /// Takes in what has changed in the files that this ring's tokens came from.
+    fn renew(&self, ring: usize, renewal: &Renewal) {
+        // Under the lock, so that nobody chooses a token whose text is not known yet.
+        let mut balancer = self.shared.balancer();
+        if let (Some(upstream), Some(added)) = (self.shared.upstreams.get(ring), &renewal.added) {
+            upstream.add(added);
+            self.shared.key.add(added);
+        }
+        balancer.renew(ring, renewal, now());
+        drop(balancer);
+        self.shared.wake();
+    }
+
+    /// Whether no token of a provider's is good for what was last asked of it.
+    fn lacks_token(&self) -> bool {
+        let balancer = self.shared.balancer();
+        let mut rings = 0..self.shared.upstreams.len();
+        rings.any(|ring| balancer.outlook(ring, now()) != Outlook::Usable)
+    }
+
+    /// Reads the token files again. Returns what there is to say.
+    fn reread(&self, files: &mut TokenFiles, store: &mut Store, threshold: f64) -> Vec<RunEvent> {
+        let ledger = self.shared.balancer().ledger().clone();
+        let pools = (0..ledger.len()).filter_map(|ring| ledger.pool(Place::checked(ring)));
+        let (renewals, said) = files.renewals(pools, store, threshold, now());
+        for (ring, renewal) in &renewals {
+            self.renew(*ring, renewal);
+        }
+        let balancer = self.shared.balancer();
+        let pool = |ring| balancer.ledger().pool(Place::checked(ring));
+        let news = RunEvent::tokens_changed(&renewals, pool, self.shared.upstreams.len() > 1);
+        news.into_iter().chain(said).collect()
+    }
+
     fn is_idle(&self) -> bool {
         self.shared.counters.connections.load(Ordering::SeqCst) == 0
     }
@@ -475,9 +511,11 @@ pub(crate) fn run(
     // They end when they have answered.
     drop(monitors);
 
+    let mut token_files = config.token_files;
     let mut signals = signals;
-    let mut deadline = never();
+    let (mut deadline, mut look) = (never(), never());
     loop {
+        let mut lacks_token = false;
         select! {
             recv(signals) -> number => match number.map(Signal::try_from) {
                 Ok(Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT)) => {
@@ -505,9 +543,11 @@ pub(crate) fn run(
                     console.say(&RunEvent::Warning { what });
                 }
             }
+            recv(look) -> _ => lacks_token = proxy.lacks_token(),
             recv(proxy.notices) -> notice => {
                 if let Ok(notice) = notice {
                     console.say(&notice);
+                    lacks_token = notice.lacks_token();
                     store.keep_all(proxy.shared.balancer().ledger(), now());
                 }
             }
@@ -515,6 +555,13 @@ pub(crate) fn run(
             recv(proxy.exhausted) -> _ => {}
             recv(proxy.closed) -> _ => {}
             recv(deadline) -> _ => break,
+        }
+        if lacks_token && token_files.are_there() {
+            let threshold = config.rules.threshold;
+            for notice in proxy.reread(&mut token_files, &mut store, threshold) {
+                console.say(&notice);
+            }
+            look = after(BETWEEN_LOOKS);
         }
         if proxy.shared.is_stopping() && proxy.is_idle() {
             break;

@@ -21,7 +21,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use ureq::{Proxy, ProxyProtocol};
 
@@ -39,7 +39,8 @@ const LONGEST_IDLE: Duration = Duration::from_secs(50);
 /// One provider, as far as connecting to it goes.
 pub(crate) struct Upstream {
     pub(crate) provider: &'static Provider,
-    secrets: Vec<Secret>,
+    /// In the order of the ring, which may grow.
+    secrets: RwLock<Vec<Secret>>,
     /// The `Host` field.
     pub(crate) host: String,
     /// What stands before every path: the path of the base URL, without a slash at its end.
@@ -70,7 +71,7 @@ impl Upstream {
         let tls = (!plain).then(|| tls(endpoint)).transpose()?;
         Ok(Upstream {
             provider: pool.current().provider,
-            secrets: pool.tokens().map(|token| token.secret.clone()).collect(),
+            secrets: RwLock::new(secrets(pool).collect()),
             host: url
                 .authority()
                 .map_or_else(|| name.clone(), ToString::to_string),
@@ -83,10 +84,22 @@ impl Upstream {
         })
     }
 
+    /// Knows these tokens, too: they come at the ring's end.
+    pub(crate) fn add(&self, added: &TokenPool) {
+        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        known.extend(secrets(added));
+    }
+
+    /// The token at `index`.
+    pub(crate) fn token(&self, index: usize) -> Secret {
+        let known = self.secrets.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(index).cloned().unwrap_or_else(|| Secret::new(""))
+    }
+
     /// The field that carries a token, what stands before it there, and the token.
-    pub(crate) fn credential(&self, index: usize) -> [&str; 3] {
+    pub(crate) fn credential<'a>(&self, token: &'a Secret) -> [&'a str; 3] {
         let field = self.provider.authorization();
-        [field.header_name(), field.prefix(), self.token(index)]
+        [field.header_name(), field.prefix(), token.expose()]
     }
 
     /// Whether it is on this machine, as only an address in the clear is.
@@ -95,12 +108,8 @@ impl Upstream {
     }
 
     /// What takes a token out of what comes back.
-    pub(crate) fn mask(&self, index: usize) -> Redactor<'_> {
-        Redactor::of(self.token(index).as_bytes())
-    }
-
-    fn token(&self, index: usize) -> &str {
-        self.secrets.get(index).map_or("", Secret::expose)
+    pub(crate) fn mask(token: &Secret) -> Redactor<'_> {
+        Redactor::of(token.expose().as_bytes())
     }
 
     /// A connection that was kept and is still good.
@@ -161,6 +170,11 @@ impl Upstream {
         tunnel::open(&mut socket, proxy, &self.name, self.port, until)?;
         Ok(socket)
     }
+}
+
+/// The texts of a pool's tokens, in its order.
+fn secrets(pool: &TokenPool) -> impl Iterator<Item = Secret> {
+    pool.tokens().map(|token| token.secret.clone())
 }
 
 /// A connection with its options set, and with the time limits of the greeting.

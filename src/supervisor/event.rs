@@ -8,7 +8,7 @@ use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
-use crate::tokens::TokenId;
+use crate::tokens::{Renewal, TokenId};
 use nix::sys::signal::Signal;
 
 /// Something that happened.
@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Proxy(RunEvent),
     /// A request of the child's cannot be served before long, nor can anything else that it uses.
     Exhausted,
+    /// The token files were read again, if they have changed: what that means for each ring.
+    Tokens(Vec<(usize, Renewal)>),
     /// Something that a thread cannot do; the run goes on without it.
     Warning(String),
     /// The user answered the prompt; the end of input is `END_OF_INPUT`.
@@ -74,6 +76,8 @@ pub(crate) enum Action {
     Nothing,
     /// Ask the provider about this token.
     Probe(TokenId),
+    /// Read the token files again. [`Event::Tokens`] tells what has changed.
+    Reread,
     /// Start the child with the current tokens; `again` means with the resume command.
     Launch { again: bool },
     /// End the child, if it is there, and all that it has started: with this signal and the grace, or

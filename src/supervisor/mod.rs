@@ -8,7 +8,7 @@ pub(crate) mod event;
 mod launcher;
 pub(crate) mod session;
 
-use crate::cli::config::{self, Config, Road};
+use crate::cli::config::{self, Config, Road, TokenFiles};
 use crate::clients::hook_server::HookEvent;
 use crate::common::Warning;
 use crate::common::error::Error;
@@ -81,6 +81,8 @@ struct Supervisor<'a> {
     samples: Samples,
     prompt: Option<Prompt>,
     sources: Sources,
+    /// Where tokens can be looked for again.
+    token_files: TokenFiles,
     /// What is kept of the tokens for other runs.
     store: Store,
     console: &'a Console,
@@ -122,7 +124,7 @@ impl<'a> Supervisor<'a> {
         loop {
             self.tell(&mut turn);
             match turn.action {
-                Action::Nothing => {}
+                Action::Nothing | Action::Reread => {}
                 Action::Probe(token) => self.probe(token),
                 Action::Launch { again } => self.launch(again)?,
                 Action::Stop(signal) => {
@@ -137,23 +139,31 @@ impl<'a> Supervisor<'a> {
                 Action::Suspend => self.suspend(),
                 Action::Exit(outcome) => return Ok(self.close(outcome)),
             }
-            let deadline = self.housekeeping(now()).map_or_else(never, after);
-            let sources = &mut self.sources;
-            let event = select_biased! {
-                recv(sources.hooks) -> hook => heard(hook, &mut sources.hooks, Event::Hook),
-                recv(sources.notices) -> said => heard(said, &mut sources.notices, Event::Proxy),
-                recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
-                recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::signal),
-                recv(sources.answers) -> answer => self.probed(answer),
-                recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |()| Event::Exhausted),
-                recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
-                recv(sources.warnings) -> what => heard(what, &mut sources.warnings, Event::Warning),
-                recv(deadline) -> _ => Event::Deadline,
+            let event = match turn.action {
+                Action::Reread => self.reread(),
+                _ => self.next_event()?,
             };
             self.record(&event);
             self.look_at_ledger();
             turn = self.session.handle(event, now());
         }
+    }
+
+    /// Waits for whatever happens next.
+    fn next_event(&mut self) -> Result<Event, Error> {
+        let deadline = self.housekeeping(now()).map_or_else(never, after);
+        let sources = &mut self.sources;
+        Ok(select_biased! {
+            recv(sources.hooks) -> hook => heard(hook, &mut sources.hooks, Event::Hook),
+            recv(sources.notices) -> said => heard(said, &mut sources.notices, Event::Proxy),
+            recv(self.job.changes()) -> _ => Event::Job(self.job.next_change(now().tick)?),
+            recv(sources.signals) -> sent => heard(sent, &mut sources.signals, Event::signal),
+            recv(sources.answers) -> answer => self.probed(answer),
+            recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |()| Event::Exhausted),
+            recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
+            recv(sources.warnings) -> what => heard(what, &mut sources.warnings, Event::Warning),
+            recv(deadline) -> _ => Event::Deadline,
+        })
     }
 
     // ---- the beginning ----
@@ -252,6 +262,9 @@ impl<'a> Supervisor<'a> {
         let launcher = Launcher::new(&mut config, placeholders, offered, hook_sender)?;
         let hold = (config.road == Road::Proxied).then_some(config.hold);
         let mut session = Session::new(pools, config.rules, hold, now());
+        if config.token_files.are_there() {
+            session.rereads_token_files();
+        }
         let command = &config.command;
         session.expect_only(|own| config.named || command.is_known() && command.uses(own));
         let command = launcher.shown_first(&session);
@@ -279,6 +292,7 @@ impl<'a> Supervisor<'a> {
                 warnings,
             },
             gateway,
+            token_files: config.token_files,
             store,
             console,
             reporter,
@@ -366,6 +380,29 @@ impl<'a> Supervisor<'a> {
         if let Some(monitor) = self.monitors.get(token.ring) {
             monitor.ask(token.index);
         }
+    }
+
+    /// Reads the token files again, and tells everyone who knows the tokens but the session, which decides.
+    fn reread(&mut self) -> Event {
+        let (renewals, say) = self.token_files.renewals(
+            self.session.pools(),
+            &mut self.store,
+            self.session.threshold(),
+            now(),
+        );
+        if let Some(event) = say {
+            self.report(std::slice::from_ref(&event), now());
+            self.console.say(&event);
+        }
+        for (ring, renewal) in &renewals {
+            if let (Some(monitor), Some(added)) = (self.monitors.get(*ring), &renewal.added) {
+                monitor.add(added.credentials());
+            }
+            if let Some(gateway) = &self.gateway {
+                gateway.renew(*ring, renewal);
+            }
+        }
+        Event::Tokens(renewals)
     }
 
     fn launch(&mut self, again: bool) -> Result<(), Error> {

@@ -51,6 +51,8 @@ pub(crate) enum Condition {
     SpendCapped { until: Option<Until> },
     /// The provider does not accept it.
     Rejected,
+    /// It no longer stands in the file that it came from: it is neither used nor asked about.
+    Removed,
 }
 
 impl Condition {
@@ -63,6 +65,7 @@ impl Condition {
             Condition::Limited { .. } => "limited",
             Condition::SpendCapped { .. } => "spend-capped",
             Condition::Rejected => "rejected",
+            Condition::Removed => "removed",
         }
     }
 
@@ -71,7 +74,9 @@ impl Condition {
         match self {
             Condition::NearLimit { until } | Condition::Limited { until } => Some(until),
             Condition::SpendCapped { until } => until,
-            Condition::Unknown | Condition::Usable | Condition::Rejected => None,
+            Condition::Unknown | Condition::Usable | Condition::Rejected | Condition::Removed => {
+                None
+            }
         }
     }
 
@@ -80,19 +85,28 @@ impl Condition {
         matches!(self, Condition::Unknown | Condition::Usable)
     }
 
-    /// Whether the provider refuses its requests.
+    /// Whether requests with it are refused.
     pub(crate) fn is_refused(self) -> bool {
         matches!(
             self,
-            Condition::Limited { .. } | Condition::SpendCapped { .. } | Condition::Rejected
+            Condition::Limited { .. }
+                | Condition::SpendCapped { .. }
+                | Condition::Rejected
+                | Condition::Removed
         )
+    }
+
+    /// Whether requests with it are refused, as far as is known, and a question may show that they no
+    /// longer are.
+    pub(crate) fn is_refused_for_now(self) -> bool {
+        self.is_refused() && self != Condition::Removed
     }
 
     /// Whether waiting for a few minutes or hours does not mend it.
     pub(crate) fn is_hopeless(self) -> bool {
         matches!(
             self,
-            Condition::SpendCapped { until: None } | Condition::Rejected
+            Condition::SpendCapped { until: None } | Condition::Rejected | Condition::Removed
         )
     }
 
@@ -238,6 +252,8 @@ pub(crate) struct TokenState {
     pub(super) group: Option<String>,
     /// Whether the group is the user's own label, which headers do not change.
     pub(super) labelled: bool,
+    /// Whether it was taken out of the file that it came from.
+    pub(super) removed: bool,
 }
 
 impl TokenState {
@@ -258,12 +274,14 @@ impl TokenState {
             refused: None,
             labelled: label.is_some(),
             group: label.map(|name| format!("group={name}")),
+            removed: false,
         }
     }
 
     /// Its condition at this moment: one whose end has come is no longer known.
     pub(crate) fn condition(&self, now: Now) -> Condition {
         match self.condition {
+            _ if self.removed => Condition::Removed,
             Condition::NearLimit { until }
             | Condition::Limited { until }
             | Condition::SpendCapped { until: Some(until) }
@@ -320,6 +338,7 @@ impl TokenState {
     /// Takes in what another scope has found of the same token and holds in every one: its quota
     /// group, whether the provider accepts it, and whether its account can pay.
     pub(super) fn follow(&mut self, other: &TokenState) {
+        self.removed = other.removed;
         self.group.clone_from(&other.group);
         self.accepted = other.accepted;
         self.refused = other.refused;
@@ -363,7 +382,7 @@ impl TokenState {
         let age = self.seen.map(|seen| now.wall.duration_since(seen));
         // A finding from the future was made before the clock was set back.
         let is_recent = age.is_some_and(|age| age.unwrap_or_default() < REMEMBERED);
-        self.is_unasked() && !(self.condition(now).until().is_some() && is_recent)
+        self.is_unasked() && !self.removed && !(self.condition(now).until().is_some() && is_recent)
     }
 
     /// Why the last question got no verdict, and how many in a row; `None` when it got one.
@@ -567,6 +586,7 @@ impl TokenState {
         let is_told = self.told.is_some_and(|told| told.at >= since);
         let fresh = is_told || self.asked().is_some_and(|asked| asked >= since);
         match self.condition(now) {
+            Condition::Removed => Candidate::Hopeless,
             // Somebody may have mended it since this was found.
             Condition::Rejected | Condition::SpendCapped { until: None } if !fresh => {
                 Candidate::Condemned

@@ -5,9 +5,9 @@
 //! spend cap holds for its quota group and a rejection for its token in every scope, and that nothing
 //! it learns keeps a good token unusable for ever. It takes `now`, decides nothing and acts on nothing.
 
-use super::TokenPool;
 use super::condition::Condition;
 use super::policy::{self, Decision, Rules, Suspension};
+use super::{Renewal, TokenPool};
 use crate::common::time::{Now, Until};
 use crate::providers::Answer;
 use crate::providers::scope::Scope;
@@ -201,6 +201,13 @@ impl Ledger {
         }
     }
 
+    /// Takes in what has changed in the files that this ring's tokens came from.
+    pub(crate) fn renew(&mut self, ring: usize, renewal: &Renewal) {
+        for book in self.rings.get_mut(ring).into_iter().flatten() {
+            book.pool.renew(renewal);
+        }
+    }
+
     /// The token at `index` is not used in this place for a while: it was refused what another one was
     /// served.
     pub(crate) fn suspend(&mut self, place: Place, index: usize, asked: Instant, now: Now) {
@@ -302,7 +309,7 @@ impl Ledger {
         let index = (0..pool.len()).find(|index| {
             let state = pool.state(*index);
             let is_old = state.asked().is_none_or(|asked| asked + OLD < newest);
-            state.condition(now).is_refused() && is_old
+            state.condition(now).is_refused_for_now() && is_old
         })?;
         Some(Decision::Probe { index })
     }

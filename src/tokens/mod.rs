@@ -14,12 +14,12 @@ pub(crate) mod store;
 pub(crate) mod strategy;
 
 pub(crate) use discovery::{
-    ONE_A_LINE, Source, TokenFile, Unreadable, discover, is_token_variable, nearly_token_variable,
-    resembles_token_variable,
+    Discovered, ONE_A_LINE, Source, TokenFile, Unreadable, discover, is_token_variable,
+    nearly_token_variable, resembles_token_variable,
 };
 #[cfg(test)]
 pub(crate) use pool::tests::{pool_of, pool_over};
-pub(crate) use pool::{Ring, TokenPool};
+pub(crate) use pool::{Renewal, Ring, TokenPool};
 
 use crate::common::secret::Secret;
 use crate::common::visible::visible;

@@ -190,7 +190,7 @@ fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Candidat
     let outlook = state.outlook(since, now);
     match (outlook, state.asked(), state.refused) {
         (Candidate::Hopeless | Candidate::Condemned, Some(asked), Some(refused))
-            if is_in_doubt(pool, index) =>
+            if !state.removed && is_in_doubt(pool, index) =>
         {
             let retry = asked + backoff(refused.times.saturating_sub(1));
             if now.tick < retry {
@@ -218,7 +218,10 @@ fn will_do(condition: Condition, rules: &Rules, now: Now) -> bool {
     match condition {
         Condition::Unknown | Condition::Usable => true,
         Condition::NearLimit { until } => until.remaining(now) <= rules.patience,
-        Condition::Limited { .. } | Condition::SpendCapped { .. } | Condition::Rejected => false,
+        Condition::Limited { .. }
+        | Condition::SpendCapped { .. }
+        | Condition::Rejected
+        | Condition::Removed => false,
     }
 }
 
@@ -293,7 +296,7 @@ pub(crate) fn due_in_wait(pool: &TokenPool, held: Suspension, now: Now) -> Optio
             |other: usize| state.group().is_some() && pool.state(other).group() == state.group();
         let is_told_by_another = state.condition(now).is_of_the_group()
             && (0..pool.len()).any(|other| shares(other) && is_asked(other));
-        state.condition(now).is_refused() && !is_asked(*index) && !is_told_by_another
+        state.condition(now).is_refused_for_now() && !is_asked(*index) && !is_told_by_another
     })
 }
 

@@ -1,6 +1,7 @@
 //! The pool: tokens in a ring, which one is in use, and what is known of each.
 //!
-//! It promises that there is always a current token and that indices are stable for a run.
+//! It promises that there is always a current token and that indices are stable for a run: a token that
+//! is added comes at the end, and one that is removed keeps its place, and is never chosen again.
 //! It does not decide which token comes next; `policy.rs` does.
 
 use super::Token;
@@ -22,7 +23,73 @@ pub(crate) struct TokenPool {
     holders: Vec<usize>,
 }
 
+/// What has changed in the files that a ring's tokens came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Renewal {
+    /// Of each token that the ring has: by what its owner knows it now; `None`: it is gone.
+    names: Vec<Option<&'static str>>,
+    /// Tokens that the ring does not have yet, and what is known of them.
+    pub(crate) added: Option<TokenPool>,
+    /// The places, in the ring as it will be, of tokens that were added, or are there again.
+    pub(crate) here: Vec<usize>,
+    /// The places of tokens that are gone.
+    pub(crate) gone: Vec<usize>,
+}
+
 impl TokenPool {
+    /// What is different in `found`, all tokens that there are now; `None` where nothing is.
+    pub(crate) fn compare(&self, found: &[Token]) -> Option<Renewal> {
+        let is_same = |one: &Token, other: &Token| {
+            std::ptr::eq(one.provider, other.provider) && one.secret == other.secret
+        };
+        let now_of = |own: &Token| found.iter().find(|token| is_same(token, own));
+        let names: Vec<Option<&'static str>> = self
+            .tokens()
+            .map(|own| now_of(own).map(|token| token.name))
+            .collect();
+        let added = found.iter().filter_map(|token| {
+            let mut own = self.tokens();
+            let sibling = own.find(|own| std::ptr::eq(own.provider, token.provider))?;
+            let is_known = self.tokens().any(|own| is_same(own, token));
+            (!is_known).then(|| Token {
+                // The command takes it where it takes the others.
+                variables: sibling.variables.clone(),
+                ..token.clone()
+            })
+        });
+        let added = TokenPool::new(added.collect());
+        let (mut here, mut gone) = (Vec::new(), Vec::new());
+        for (index, (name, state)) in names.iter().zip(&self.states).enumerate() {
+            match (name, state.removed) {
+                (Some(_), true) => here.push(index),
+                (None, false) => gone.push(index),
+                _ => {}
+            }
+        }
+        here.extend(self.len()..self.len() + added.as_ref().map_or(0, TokenPool::len));
+        let is_new = !here.is_empty() || !gone.is_empty();
+        is_new.then_some(Renewal {
+            names,
+            added,
+            here,
+            gone,
+        })
+    }
+
+    /// Takes in what is different.
+    pub(crate) fn renew(&mut self, renewal: &Renewal) {
+        let mut tokens = self.tokens.to_vec();
+        for ((token, state), name) in tokens.iter_mut().zip(&mut self.states).zip(&renewal.names) {
+            token.name = name.unwrap_or(token.name);
+            state.removed = name.is_none();
+        }
+        if let Some(added) = &renewal.added {
+            tokens.extend(added.tokens().cloned());
+            self.states.extend(added.states.iter().cloned());
+        }
+        self.tokens = tokens.into();
+    }
+
     /// A pool that starts at its first token; `None` without one.
     pub(crate) fn new(tokens: Vec<Token>) -> Option<TokenPool> {
         let label = |token: &Token| TokenState::new(token.group.clone());
@@ -171,6 +238,31 @@ pub(crate) mod tests {
         assert_eq!(pool.next(2).secret.expose(), "c");
         assert_eq!(pool.peek().collect::<Vec<_>>(), [0, 1]);
         assert_eq!(pool.next(0).secret.expose(), "a");
+    }
+
+    #[test]
+    fn tokens_come_at_the_end_and_keep_their_places() {
+        let mut pool = pool_of(&["a", "b"]);
+        let mut renew = |found: &[&str]| {
+            let found = pool_of(found);
+            let found: Vec<Token> = found.tokens().cloned().collect();
+            let renewal = pool.compare(&found)?;
+            pool.renew(&renewal);
+            let removed = pool.states.iter().map(|state| state.removed).collect();
+            Some((renewal.here, renewal.gone, removed))
+        };
+        assert_eq!(renew(&["b", "a"]), None::<(_, _, Vec<bool>)>);
+        let all = |here: &[usize], gone: &[usize], removed: &[bool]| {
+            Some((here.to_vec(), gone.to_vec(), removed.to_vec()))
+        };
+        assert_eq!(renew(&["c", "b"]), all(&[2], &[0], &[true, false, false]));
+        assert_eq!(renew(&["c", "b"]), None);
+        assert_eq!(
+            renew(&["a", "d"]),
+            all(&[0, 3], &[1, 2], &[false, true, true, false])
+        );
+        assert_eq!(pool.len(), 4);
+        assert_eq!(pool.token(3).secret.expose(), "d");
     }
 
     #[test]

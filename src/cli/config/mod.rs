@@ -7,9 +7,11 @@
 mod command;
 mod environment;
 mod rings;
+mod token_files;
 
 pub(crate) use environment::{lookup, readable, state_folder};
 pub(crate) use rings::{by_provider, rings};
+pub(crate) use token_files::TokenFiles;
 
 use crate::cli::{Checks, Proxy, Resume, StateFile, Supervise, Supervision};
 use crate::clients::{CommandLine, GENERIC_NAME};
@@ -39,6 +41,8 @@ const LONGEST_JITTER_MS: u64 = 400;
 pub(crate) struct Config {
     /// One ring of tokens per provider, and where to ask about it; or one ring over all.
     pub(crate) rings: Vec<Ring>,
+    /// Where tokens can be looked for again.
+    pub(crate) token_files: TokenFiles,
     /// Whether the user has named the providers.
     pub(crate) named: bool,
     pub(crate) rules: Rules,
@@ -87,6 +91,8 @@ pub(crate) enum Road {
 pub(crate) struct GatewayConfig {
     /// The tokens of each provider, and where to ask about them.
     pub(crate) rings: Vec<(TokenPool, Endpoint)>,
+    /// Where tokens can be looked for again.
+    pub(crate) token_files: TokenFiles,
     pub(crate) rules: Rules,
     /// Where to keep what is learned of tokens, if anywhere.
     pub(crate) state: Option<PathBuf>,
@@ -114,7 +120,7 @@ pub(crate) fn rules(checks: &Checks) -> Rules {
 /// The first thing that it could not start with.
 pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<GatewayConfig, Error> {
     let texts = readable(environment);
-    let (rings, mut notices) = rings(&args.checks, &texts)?;
+    let (rings, mut notices, token_files) = rings(&args.checks, &texts)?;
     notices.extend(rings.iter().flat_map(|ring| unwatched(ring, Road::Proxied)));
     let folder = state_folder(environment);
     notices.extend(without_state(&args.state, folder.as_deref()));
@@ -125,6 +131,7 @@ pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<Gateway
     };
     Ok(GatewayConfig {
         rings: by_provider(rings),
+        token_files,
         rules,
         state,
         notices,
@@ -294,6 +301,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
 
     Ok(Config {
         rings,
+        token_files: found.files,
         named: !checks.providers.is_empty(),
         state,
         rules: Rules {

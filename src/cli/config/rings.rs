@@ -1,28 +1,23 @@
 //! Tokens in rings, and where to ask about each.
 
 use super::environment::lookup;
+use super::token_files::TokenFiles;
 use crate::cli::{Checks, nearest};
 use crate::clients::CommandLine;
 use crate::common::error::Error;
 use crate::events::RunEvent;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::{PROVIDERS, Provider, by_name, tls};
-use crate::tokens::{
-    ONE_A_LINE, Ring, Source, Token, TokenFile, TokenPool, Unreadable, discover,
-    nearly_token_variable, resembles_token_variable,
-};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
-/// A token file larger than this is none.
-const LARGEST_TOKEN_FILE: u64 = 1 << 20;
+use crate::tokens::{Ring, Token, TokenPool, nearly_token_variable, resembles_token_variable};
+use std::path::PathBuf;
 
 /// The tokens that there are, and what is worth telling about where they were found.
 pub(super) struct Discovered {
     pub(super) providers: Vec<&'static Provider>,
     /// At least one.
     pub(super) tokens: Vec<Token>,
+    /// Where they can be looked for again.
+    pub(super) files: TokenFiles,
     pub(super) notices: Vec<RunEvent>,
 }
 
@@ -36,14 +31,15 @@ impl Discovered {
     }
 }
 
-/// Every token that there is, in rings, for a look without a command; and what is worth telling.
+/// Every token that there is, in rings, for those who start no command; what is worth telling; and where
+/// tokens can be looked for again.
 ///
 /// # Errors
 /// There are none, or something that names one cannot be used.
 pub(crate) fn rings(
     checks: &Checks,
     texts: &[(String, String)],
-) -> Result<(Vec<Ring>, Vec<RunEvent>), Error> {
+) -> Result<(Vec<Ring>, Vec<RunEvent>, TokenFiles), Error> {
     let found = find(checks, texts)?;
     let variable = |name: &str| lookup(texts, name);
     let command = CommandLine::new(Vec::new(), None);
@@ -52,20 +48,14 @@ pub(crate) fn rings(
         let tokens = found.of(provider).collect();
         rings.extend(ring(provider, tokens, checks, &command, &variable)?);
     }
-    Ok((rings, found.notices))
+    Ok((rings, found.notices, found.files))
 }
 
 pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discovered, Error> {
     let providers = named_providers(&checks.providers)?;
     let variable = |name: &str| lookup(texts, name);
 
-    let found = discover(
-        &providers,
-        &Source {
-            variables: texts,
-            read: &read_token_file,
-        },
-    )?;
+    let (found, files) = TokenFiles::read(&providers, texts)?;
     if found.tokens.is_empty() {
         return Err(Error::NoTokens {
             client: None,
@@ -124,6 +114,7 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
     Ok(Discovered {
         providers,
         tokens: found.tokens,
+        files,
         notices,
     })
 }
@@ -234,33 +225,4 @@ fn endpoint(
         is_url.then(own).flatten().or_else(|| variable(name))
     };
     Endpoint::find(provider, models, &with_own)
-}
-
-fn read_token_file(path: &Path) -> Result<TokenFile, Unreadable> {
-    let words = |error: std::io::Error| Unreadable {
-        why: error.to_string(),
-        hint: match error.kind() {
-            ErrorKind::NotFound => "check the path; the file holds one token a line",
-            ErrorKind::PermissionDenied => {
-                "make it readable for the user that runs ddollar: chown, chmod 600"
-            }
-            _ => ONE_A_LINE,
-        },
-    };
-    let file = std::fs::File::open(path).map_err(words)?;
-    let mode = file.metadata().map_err(words)?.permissions().mode();
-    let mut text = Vec::new();
-    file.take(LARGEST_TOKEN_FILE + 1)
-        .read_to_end(&mut text)
-        .map_err(words)?;
-    if text.len() as u64 > LARGEST_TOKEN_FILE {
-        return Err(Unreadable {
-            why: "it is larger than 1 MiB".into(),
-            hint: ONE_A_LINE,
-        });
-    }
-    Ok(TokenFile {
-        text,
-        exposed: mode & 0o066 != 0,
-    })
 }

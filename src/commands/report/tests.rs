@@ -127,6 +127,16 @@ fn drawn(night: &Timeline, width: usize) -> String {
 }
 
 #[test]
+fn a_token_that_was_added_during_the_run_has_a_lane_of_its_own() {
+    let mut records = night();
+    records[0].1 = head(1);
+    let night = Timeline::read(&lines(&records), None).unwrap();
+    records[0].1 = head(2);
+    let known_from_the_start = Timeline::read(&lines(&records), None).unwrap();
+    assert_eq!(drawn(&night, 80), drawn(&known_from_the_start, 80));
+}
+
+#[test]
 fn a_night_is_told_on_one_screen() {
     let night = Timeline::read(&lines(&night()), None).unwrap();
     assert_eq!(

@@ -206,6 +206,17 @@ impl Timeline {
 }
 
 impl Track {
+    fn new(who: Who) -> Track {
+        Track {
+            who,
+            group: None,
+            steps: Vec::new(),
+            windows: Vec::new(),
+            open: false,
+            reset: None,
+        }
+    }
+
     /// Begins a step: a token in use counts as full as when it was last seen.
     fn go_on(&mut self, at: Millis) {
         if let (true, Some(last)) = (self.open, self.steps.last()) {
@@ -242,16 +253,11 @@ impl Builder {
             .providers
             .iter()
             .flat_map(|ring| {
-                (1..=ring.tokens).map(|token| Track {
-                    who: Who {
+                (1..=ring.tokens).map(|token| {
+                    Track::new(Who {
                         provider: ring.name.clone(),
                         token,
-                    },
-                    group: None,
-                    steps: Vec::new(),
-                    windows: Vec::new(),
-                    open: false,
-                    reset: None,
+                    })
                 })
             })
             .take(MOST_TRACKS)
@@ -332,6 +338,7 @@ impl Builder {
                 self.timeline.story.push((at, chapter));
             }
             Record::Rotate { who, from } => {
+                self.know(&who);
                 self.timeline.rotations += 1;
                 if self.doing == Activity::Restarting {
                     self.rotated.push((who, from));
@@ -390,6 +397,26 @@ impl Builder {
                 self.timeline.damaged = self.timeline.damaged.saturating_add(lines)
             }
             Record::End(ending) => self.ended = Some(ending),
+        }
+    }
+
+    /// A token may have been added to its file during the run.
+    fn know(&mut self, who: &Who) {
+        let timeline = &mut self.timeline;
+        let mut rings = timeline.run.providers.iter_mut();
+        let Some(ring) = rings.find(|ring| ring.name == who.provider) else {
+            return;
+        };
+        let tracks = &mut timeline.tracks;
+        if who.token > ring.tokens && tracks.len() < MOST_TRACKS {
+            ring.tokens = who.token;
+            let last = tracks
+                .iter()
+                .rposition(|track| track.who.provider == who.provider);
+            tracks.insert(
+                last.map_or(tracks.len(), |last| last + 1),
+                Track::new(who.clone()),
+            );
         }
     }
 
@@ -454,6 +481,7 @@ impl Builder {
         group: Option<String>,
         windows: Vec<Level>,
     ) {
+        self.know(who);
         let timeline = &mut self.timeline;
         timeline.checks += usize::from(finding != Verdict::Seen);
         timeline.unanswered += usize::from(finding == Verdict::Silent);

@@ -231,6 +231,7 @@ impl Row<'_> {
                 (Colour::Bad, format!("spend cap reached{until}"))
             }
             Condition::Rejected => (Colour::Bad, "rejected".into()),
+            Condition::Removed => (Colour::Bad, "removed".into()),
             Condition::Unknown => {
                 let silence = self.silence.map_or("unknown", |silence| match silence {
                     ProbeFailure::Overloaded => "its provider is overloaded",

@@ -19,9 +19,9 @@ use crate::supervisor::event::{Action, Event, Outcome};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
 use crate::tokens::condition::{Condition, ProbeFailure, Trouble};
-use crate::tokens::ledger::{Ledger, Place};
+use crate::tokens::ledger::{Ledger, Outlook, Place};
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
-use crate::tokens::{TokenId, TokenPool};
+use crate::tokens::{Renewal, TokenId, TokenPool};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant, SystemTime};
 use waiting::{Held, Question, Reported, Waiting};
@@ -53,6 +53,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const RECOVERED: Duration = Duration::from_secs(120);
 /// Checks take at most a hundredth of a limit for hours or days, and of one per minute a request or two.
 const MORE_THAN_CHECKS: f64 = 0.1;
+/// Token files are looked at no more often than this: in a wait as often as the loop wakes up anyway.
+const BETWEEN_READS: Duration = Duration::from_secs(1);
 /// Longest sleep while waiting for a wall-clock time, so that suspend costs no more than this.
 const SLICE: Duration = Duration::from_secs(15);
 
@@ -126,7 +128,7 @@ impl Ring {
         let current = self.pool.state(self.pool.current_index());
         matches!(
             current.condition(now),
-            Condition::Rejected | Condition::SpendCapped { .. }
+            Condition::Rejected | Condition::SpendCapped { .. } | Condition::Removed
         )
     }
 
@@ -184,6 +186,10 @@ pub(crate) struct Session {
     end_signal_at: Option<Instant>,
     /// When a pause for a limit last ended, until the child's next end.
     resumed: Option<Instant>,
+    /// Whether tokens came from files, which may be changed.
+    has_token_files: bool,
+    /// When they were last read again.
+    reread: Option<Instant>,
     /// Whether there may be something new to keep of the tokens.
     has_news: bool,
     /// What is to be said once the start under way has come about.
@@ -235,6 +241,8 @@ impl Session {
             failing_since: None,
             end_signal_at: None,
             resumed: None,
+            has_token_files: false,
+            reread: None,
             has_news: false,
             on_start: None,
         }
@@ -246,6 +254,11 @@ impl Session {
         for ring in &mut self.rings {
             ring.in_use = !several || is_used(ring.pool.current().provider);
         }
+    }
+
+    /// Tokens came from files, which are read again when no token is good.
+    pub(crate) fn rereads_token_files(&mut self) {
+        self.has_token_files = true;
     }
 
     /// From now on the child's requests go through a proxy, which holds one for so long: the child is not
@@ -369,7 +382,8 @@ impl Session {
                 self.apply_decision(now)
                     .and_say_first(RunEvent::MonitorLost)
             }
-            Event::Proxy(notice) => Turn::nothing().and_say(notice),
+            Event::Proxy(notice) => self.on_notice(notice, now),
+            Event::Tokens(renewals) => self.on_tokens(&renewals, now),
             Event::Exhausted => self.apply_decision(now),
             Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
             Event::Line(line) => self.on_line(&line, now),
@@ -663,6 +677,51 @@ impl Session {
         }
     }
 
+    /// The proxy has something to say. When it has no good token for a request, there may be a new one.
+    fn on_notice(&mut self, notice: RunEvent, now: Now) -> Turn {
+        let turn = match self.has_token_files && notice.lacks_token() {
+            true => self.apply_decision(now),
+            false => Turn::nothing(),
+        };
+        turn.and_say_first(notice)
+    }
+
+    /// Whether the proxy holds what the child asks for, because no token is good for it.
+    fn is_short_of_tokens(&self, now: Now) -> bool {
+        let ledger = self
+            .proxied
+            .as_ref()
+            .and_then(|proxied| proxied.ledger.as_ref());
+        let mut rings = 0..ledger.map_or(0, Ledger::len);
+        rings.any(|ring| ledger.is_some_and(|known| known.outlook(ring, now) != Outlook::Usable))
+    }
+
+    /// What goes before a wait or an end for want of a good token: a look at the token files, unless they were
+    /// just looked at.
+    fn reread_first(&self, now: Now) -> Option<Turn> {
+        let ago = self.reread.map(|at| now.tick.saturating_duration_since(at));
+        let is_due = ago.is_none_or(|ago| ago >= BETWEEN_READS);
+        (self.has_token_files && is_due).then(|| Turn::action(Action::Reread))
+    }
+
+    /// The token files were read again.
+    fn on_tokens(&mut self, renewals: &[(usize, Renewal)], now: Now) -> Turn {
+        self.reread = Some(now.tick);
+        // The proxy has taken it in already.
+        if self.proxied.is_none() {
+            for (ring, renewal) in renewals {
+                if let Some(ring) = self.rings.get_mut(*ring) {
+                    ring.pool.renew(renewal);
+                }
+            }
+        }
+        let pool = |ring: usize| self.rings.get(ring).map(|ring| &ring.pool);
+        let news = RunEvent::tokens_changed(renewals, pool, self.rings.len() > 1);
+        let mut turn = self.apply_decision(now);
+        turn.events.splice(..0, news);
+        turn
+    }
+
     /// Says once that a ring is out of the question, if the child is not to end for it.
     fn set_aside(&mut self, ring: usize, now: Now) -> Vec<RunEvent> {
         if self.may_live_on(ring, now) {
@@ -802,6 +861,7 @@ impl Session {
         };
         match due {
             Some(at) if at.is_over(now) || self.is_look_due(now) => self.apply_decision(now),
+            Some(_) if !self.is_running() => self.reread_first(now).unwrap_or_else(Turn::nothing),
             _ => Turn::nothing(),
         }
     }
@@ -991,6 +1051,14 @@ impl Session {
             until: condition.until().map(|until| until.wall),
         }
     }
+}
+
+/// Whether nothing goes on because no token is good.
+fn is_for_want_of_a_token(decision: Decision) -> bool {
+    matches!(
+        decision,
+        Decision::Wait { .. } | Decision::ExceedsMaxWait { .. } | Decision::NoUsableToken
+    )
 }
 
 /// Which of several rings' decisions goes first. A running child is stopped before anything is

@@ -8,8 +8,18 @@ impl Session {
             return self.end_idle(since, trouble, now);
         }
         let (ring, decision) = self.consult(Suspension::No, now);
+        if let (true, Some(turn)) = (is_for_want_of_a_token(decision), self.reread_first(now)) {
+            return turn;
+        }
         let mut again_at = None;
         let turn = match decision {
+            Decision::Keep if self.has_token_files && self.is_short_of_tokens(now) => {
+                if let Some(turn) = self.reread_first(now) {
+                    return turn;
+                }
+                again_at = Some(Until::after(SLICE, now));
+                self.probe_unknown_token(now)
+            }
             Decision::Keep => self.probe_unknown_token(now),
             Decision::KeepUntil { retry } => {
                 again_at = Some(retry);

@@ -154,6 +154,9 @@ impl Session {
             return Turn::nothing();
         }
         let (ring, decision) = self.consult(waiting.suspension(), now);
+        if let (true, Some(turn)) = (is_for_want_of_a_token(decision), self.reread_first(now)) {
+            return turn;
+        }
         match self.as_the_user_wants(waiting, ring, decision, now) {
             Decision::Keep | Decision::KeepUntil { .. } => self.go_on(waiting, now),
             Decision::Probe { index } => self.probe(TokenId { ring, index }, now),

@@ -129,7 +129,7 @@ impl StoredToken {
     /// holds.
     pub(crate) fn of(standing: &TokenState, now: Now) -> Option<StoredToken> {
         let verdict = match standing.condition(now) {
-            Condition::Unknown => return None,
+            Condition::Unknown | Condition::Removed => return None,
             Condition::Usable => Verdict::Usable,
             Condition::NearLimit { until } => Verdict::NearLimit {
                 used: rounded(standing.used().unwrap_or(1.0)),

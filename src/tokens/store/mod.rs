@@ -54,6 +54,8 @@ pub(crate) struct Store {
     state: Option<State>,
     memory: Option<StoredTokens>,
     rings: Vec<Vec<Name>>,
+    /// Where the tokens of each ring are asked about.
+    endpoints: Vec<Vec<Endpoint>>,
     /// Says to other runs which tokens this one holds.
     hold: Option<Hold>,
 }
@@ -78,26 +80,34 @@ impl Store {
             state,
             memory,
             rings: Vec::new(),
+            endpoints: Vec::new(),
             hold: None,
         }
     }
 
     /// Names the tokens of the next ring, whose providers are asked at `endpoints`.
     pub(crate) fn know(&mut self, pool: &TokenPool, endpoints: &[Endpoint]) {
-        let named = |token: &Token| {
-            let own = |endpoint: &&Endpoint| std::ptr::eq(endpoint.provider, token.provider);
-            let own = endpoints.iter().find(own);
-            // Limits are those of a token at one address.
-            let address = own.map_or("", |endpoint| &*endpoint.base_url);
-            let models = own.map_or(&[][..], |endpoint| &endpoint.models);
-            let model = models.first().map_or("", String::as_str);
-            Name {
-                fingerprint: token.secret.fingerprint(&[address]),
-                old: token.secret.fingerprint(&[address, &models.join(" ")]),
-                checked: Scope::of_model(token.provider, model),
-            }
+        self.rings.push(names(pool, endpoints));
+        self.endpoints.push(endpoints.to_vec());
+    }
+
+    /// Names tokens that come to this ring, and tells them what is known of them.
+    pub(crate) fn recall_more(
+        &mut self,
+        ring: usize,
+        added: &mut TokenPool,
+        threshold: f64,
+        now: Now,
+    ) {
+        let (Some(known), Some(endpoints)) = (self.rings.get_mut(ring), self.endpoints.get(ring))
+        else {
+            return;
         };
-        self.rings.push(pool.tokens().map(named).collect());
+        let names = names(added, endpoints);
+        if let Some(memory) = &self.memory {
+            recall(memory, added, &names, threshold, now);
+        }
+        known.extend(names);
     }
 
     /// The same, and tells these tokens what is known of them.
@@ -113,12 +123,7 @@ impl Store {
             return;
         };
         if let Some(memory) = &self.memory {
-            let old: Vec<String> = names.iter().map(|name| name.old.clone()).collect();
-            let in_scope = |name: &Name| format::in_scope(&name.fingerprint, &name.checked);
-            let checked: Vec<String> = names.iter().map(in_scope).collect();
-            for keys in [&old, &checked, &fingerprints(names)] {
-                memory.recall(pool, keys, threshold, now);
-            }
+            recall(memory, pool, names, threshold, now);
         }
         if let (Some(state), true) = (&self.state, pool.len() > 1) {
             let hold = self.hold.get_or_insert_with(|| Hold::new(&state.path));
@@ -201,6 +206,34 @@ impl Store {
     pub(crate) fn close(&mut self) {
         self.state = None;
         self.hold = None;
+    }
+}
+
+/// The names of these tokens, whose providers are asked at `endpoints`.
+fn names(pool: &TokenPool, endpoints: &[Endpoint]) -> Vec<Name> {
+    let named = |token: &Token| {
+        let own = |endpoint: &&Endpoint| std::ptr::eq(endpoint.provider, token.provider);
+        let own = endpoints.iter().find(own);
+        // Limits are those of a token at one address.
+        let address = own.map_or("", |endpoint| &*endpoint.base_url);
+        let models = own.map_or(&[][..], |endpoint| &endpoint.models);
+        let model = models.first().map_or("", String::as_str);
+        Name {
+            fingerprint: token.secret.fingerprint(&[address]),
+            old: token.secret.fingerprint(&[address, &models.join(" ")]),
+            checked: Scope::of_model(token.provider, model),
+        }
+    };
+    pool.tokens().map(named).collect()
+}
+
+/// Tells these tokens what is known of them in the scope of their checks, and in all.
+fn recall(memory: &StoredTokens, pool: &mut TokenPool, names: &[Name], threshold: f64, now: Now) {
+    let old: Vec<String> = names.iter().map(|name| name.old.clone()).collect();
+    let in_scope = |name: &Name| format::in_scope(&name.fingerprint, &name.checked);
+    let checked: Vec<String> = names.iter().map(in_scope).collect();
+    for keys in [&old, &checked, &fingerprints(names)] {
+        memory.recall(pool, keys, threshold, now);
     }
 }
 

@@ -1,0 +1,242 @@
+//! Tokens that come and go: a token file is read again when no token is good.
+
+use crate::support::gateway::{Gateway, Wire, message};
+use crate::support::{Desk, Provider, Supervise, eventually, spent_at};
+use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
+
+/// Three tokens, of which the first is the only one in the file; nothing but the file names any.
+fn with_a_file(provider: &Provider) -> (Supervise, PathBuf) {
+    let run = Supervise::with(provider)
+        .without("ANTHROPIC_API_KEY")
+        .without("ANTHROPIC_API_KEY_2")
+        .without("ANTHROPIC_API_KEYS");
+    let file = run.desk().write("tokens", "");
+    write(&file, &[provider.token(1)]);
+    (run.env("ANTHROPIC_API_KEYS_FILE", &file), file)
+}
+
+fn write(file: &PathBuf, tokens: &[&str]) {
+    fs::write(file, tokens.join("\n")).unwrap();
+}
+
+/// Tokens of which the state in this home knows the quota group.
+fn known_groups(desk: &Desk) -> usize {
+    let path = desk.join(".local/state/ddollar/state.json");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    (1..=3)
+        .filter(|n| text.contains(&format!("id-of-org-{n}")))
+        .count()
+}
+
+#[test]
+fn a_token_that_was_added_is_used_before_a_wait() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    let state = run.desk().join("state.json");
+    let mut run = run
+        .options(&[
+            "--no-proxy",
+            "--state",
+            state.to_str().unwrap(),
+            "--journal",
+            "journal",
+        ])
+        .agent();
+    run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#1");
+    write(&file, &[provider.token(1), provider.token(3)]);
+    provider.control(spent_at("org-1", "2h"));
+    run.wait_ready_with(3);
+    // It is one of them in all that is told: its number, its name, the state, the journal.
+    let journal = fs::read_to_string(run.desk.join("journal")).unwrap();
+    assert!(journal.contains("new: token 2/2"), "{journal}");
+    let token = provider.token(3).to_owned();
+    run.tell(&format!("exec ddollar-is-not-there {token}"));
+    run.tell("exit 0");
+    let ended = run.end();
+    assert!(!ended.stderr.contains(&token), "{}", ended.stderr);
+    ended
+        .says_once("The token file has changed; new: token 2/2 …9c-3, tokens:2")
+        .never_says("All tokens exhausted")
+        .says(&["changed", "Switched to token 2/2", "Launching"]);
+}
+
+#[test]
+fn a_token_that_is_added_in_a_wait_ends_it() {
+    let provider = Provider::anthropic(&[1.0, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    let mut run = run.options(&["--no-proxy"]).agent();
+    run.stderr.wait("Pausing");
+    write(&file, &[provider.token(2), provider.token(1)]);
+    run.stderr.wait("Switched to token 2/2");
+    run.wait_ready_at_last_with(2);
+    run.finish()
+        .says_once("new: token 2/2 …9c-2, tokens:1")
+        .says(&[
+            "Pausing",
+            "changed",
+            "Auto-rotating",
+            "Switched to token 2/2",
+        ]);
+}
+
+#[test]
+fn a_token_that_was_removed_is_left() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    write(&file, &[provider.token(1), provider.token(2)]);
+    let mut run = run.options(&["--no-proxy"]).agent();
+    run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#2");
+    write(&file, &[provider.token(3)]);
+    provider.control(json!([spent_at("org-1", "3s"), spent_at("org-2", "3s")]));
+    run.wait_ready_with(3);
+    provider.control(spent_at("org-3", "8s"));
+    run.stderr.wait("Pausing");
+    // By then the others are good again, and are not asked.
+    run.stderr.wait("Session continued");
+    provider.served();
+    let ended = run.finish();
+    ended
+        .says_once("new: token 3/3 …9c-3, tokens:1; gone: token 1/3")
+        .says(&[
+            "gone: token 1/3",
+            "; gone: token 2/3",
+            "Switched to token 3/3",
+        ]);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_any_more_changes_nothing_and_is_said_once() {
+    let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    for spoilt in [None, Some("# none\n"), Some("made-up \"quoted\"\n")] {
+        let (run, file) = with_a_file(&provider);
+        let mut run = run.options(&["--no-proxy"]).agent();
+        run.wait_ready_with(1);
+        match spoilt {
+            None => fs::remove_file(&file).unwrap(),
+            Some(text) => fs::write(&file, text).unwrap(),
+        }
+        provider.control(spent_at("org-1", "2s"));
+        run.stderr.wait("Session continued");
+        provider.control(spent_at("org-1", "2s"));
+        run.stderr.wait("Session continued");
+        run.finish()
+            .says_once("The tokens stay as they are: ")
+            .never_says("has changed");
+    }
+}
+
+/// `NAME=<(pass show ...)`: a second look would find nothing, or wait for ever.
+#[test]
+fn a_pipe_is_read_once() {
+    let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    for path in ["/dev/fd/3", "pipe"] {
+        let (run, _) = with_a_file(&provider);
+        let token = provider.token(1);
+        let script = match path {
+            "pipe" => format!("mkfifo pipe; echo {token} > pipe & true"),
+            // A pipe without a name, as a shell makes it for `<(...)`, too.
+            _ => format!("exec 3<<END\n{token}\nEND\ntrue"),
+        };
+        let mut run = run
+            .after(&script)
+            .env("ANTHROPIC_API_KEYS_FILE", path)
+            .options(&["--no-proxy", "-v"])
+            .agent();
+        run.wait_ready_with(1);
+        provider.control(spent_at("org-1", "2s"));
+        run.stderr.wait("Session continued");
+        provider.control(spent_at("org-1", "2s"));
+        run.stderr.wait("Session continued");
+        run.finish()
+            .says_once("is no regular file, and is not read again")
+            .never_says("stay as they are");
+    }
+}
+
+/// Posts a message, with this credential.
+fn ask(address: &str, secret: &str) -> Wire {
+    let body = message(json!({}));
+    let mut wire = Wire::to(address);
+    wire.send(format!(
+        "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    wire
+}
+
+#[test]
+fn a_request_that_is_held_goes_out_with_a_token_that_was_added() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    let mut run = run.options(&["--proxy"]).agent();
+    run.wait_ready();
+    run.tell("echo \"URL $ANTHROPIC_BASE_URL $ANTHROPIC_API_KEY\"");
+    let line = run.stdout.wait("URL http://");
+    let mut words = line.split(' ').skip(1);
+    let address = words.next().unwrap().split('/').nth(2).unwrap().to_owned();
+    let secret = words.next().unwrap().to_owned();
+    provider.control(spent_at("org-1", "5m"));
+    let mut held = ask(&address, &secret);
+    run.stderr.wait("Waiting for limits");
+    write(&file, &[provider.token(3)]);
+    assert_eq!(held.answer().status, 200);
+    provider.wait_for("a request with the third token", |line| {
+        line["who"] == "other" && line["status"] == 200 && line["token_label"] == "anthropic#3"
+    });
+    let mut wire = Wire::to(&address);
+    wire.send(format!(
+        "GET /ddollar/status HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\n\r\n"
+    ));
+    let status = wire.answer().json();
+    assert_eq!(status["tokens"][0]["condition"], "removed", "{status}");
+    assert_eq!(status["tokens"][1]["of"], 2, "{status}");
+    eventually("the state knows both", || {
+        (known_groups(&run.desk) == 2).then_some(())
+    });
+    run.finish()
+        .says_once("new: token 2/2 …9c-3, tokens:1; gone: token 1/2")
+        .says_once("Launching")
+        .says(&["Waiting for limits", "changed", "Switched to token 2/2"]);
+}
+
+/// Its command has it in its own environment, and sends it to the proxy.
+#[test]
+fn a_token_that_was_added_opens_the_proxy_that_was_offered() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    let mut run = run.agent();
+    run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#1");
+    write(&file, &[provider.token(1), provider.token(2)]);
+    provider.control(spent_at("org-1", "2h"));
+    run.wait_ready_with(2);
+    run.tell("echo \"URL $ANTHROPIC_BASE_URL\"");
+    let line = run.stdout.wait("URL http://");
+    let address = line.split('/').nth(2).unwrap().to_owned();
+    assert_ne!(format!("http://{address}"), provider.url);
+    assert_eq!(ask(&address, provider.token(2)).answer().status, 200);
+    run.stderr.wait("no restart for a limit");
+    run.finish().never_says("a credential of its own");
+}
+
+#[test]
+fn a_proxy_for_many_takes_in_a_token_that_was_added() {
+    let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let (run, file) = with_a_file(&provider);
+    let gateway = Gateway::start(run, &[]);
+    gateway.eventually_status(|status| status["tokens"][0]["group"].is_string());
+    write(&file, &[provider.token(2)]);
+    provider.control(spent_at("org-1", "5m"));
+    assert_eq!(gateway.post(json!({})).status, 200);
+    gateway.eventually_status(|status| status["tokens"][0]["condition"] == "removed");
+    // None is good for what was asked: the file is looked at now and then.
+    provider.control(spent_at("org-2", "5m"));
+    let mut wire = ask(&gateway.address, &gateway.secret);
+    gateway.eventually_status(|status| status["tokens"][1]["condition"] == "limited");
+    write(&file, &[provider.token(2), provider.token(3)]);
+    assert_eq!(wire.answer().status, 200);
+}

@@ -177,6 +177,20 @@ fn a_bad_option_or_value_is_named_with_a_hint_and_125() {
             "option '--grace' does not take",
         ),
         (&["--max-wait", "-1s", "--", "true"], "--max-wait"),
+        (&["--max-tokens", "-1", "--", "true"], "--max-tokens"),
+        (&["--max-tokens"], "--max-tokens"),
+        (
+            &["--max-tokens", "0", "--", "true"],
+            "option '--max-tokens' does not take '0'",
+        ),
+        (
+            &["--max-tokens=20X", "--", "true"],
+            "option '--max-tokens' does not take '20X'",
+        ),
+        (
+            &["--max-tokens", "99999999999G", "--", "true"],
+            "option '--max-tokens' does not take '99999999999G'",
+        ),
         (
             &["--retries", "many", "--", "true"],
             "option '--retries' does not take 'many'",

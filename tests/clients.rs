@@ -130,6 +130,19 @@ fn the_token_goes_through_the_helper_and_a_rotation_resumes_the_session() {
     ]);
 }
 
+#[test]
+fn a_budget_that_starts_anew_at_each_restart_is_told_of_at_the_start() {
+    let provider = Provider::anthropic(&[0.1]);
+    let words = ["-p", "--max-budget-usd", "5", "do it"];
+    let mut run = claude(by_restart(&provider), &words);
+    ready(&mut run);
+    let said = "claude: --max-budget-usd starts anew at each restart\n";
+    run.finish().says(&[said, "Launching"]);
+    let mut run = claude(Supervise::with(&provider), &words);
+    ready(&mut run);
+    run.finish().never_says("starts anew");
+}
+
 /// As after an upgrade in the middle of the night.
 #[test]
 #[cfg_attr(

@@ -185,6 +185,7 @@ fn rules() -> Rules {
         interactive: false,
         grace: Duration::from_secs(10),
         jitter: Duration::ZERO,
+        max_tokens: None,
     }
 }
 

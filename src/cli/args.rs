@@ -48,6 +48,8 @@ pub(crate) struct Supervision {
     /// The client that the command is, whatever it looks like.
     pub(crate) client: Option<String>,
     pub(crate) max_wait: Option<Duration>,
+    /// LLM tokens that the command may cost, at least 1.
+    pub(crate) max_tokens: Option<u64>,
     /// Starts after failures that neither a limit nor an outage explains.
     pub(crate) retries: u32,
     /// Through a proxy of the run's own, or not; `None`: as suits the command.
@@ -235,6 +237,7 @@ impl Default for Values {
                 mixed: false,
                 client: None,
                 max_wait: None,
+                max_tokens: None,
                 retries: 0,
                 proxy: None,
                 journal: None,

@@ -47,6 +47,9 @@ fn every_error_and_its_hint_are_one_line_without_a_period() {
             near: Some("huggingface"),
         },
         Error::NoTerminal,
+        Error::NeedsProxy {
+            flag: "--max-tokens",
+        },
         Error::NoTokens {
             client: None,
             variables: known(),

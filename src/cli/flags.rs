@@ -259,6 +259,22 @@ pub(super) static FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        long: "max-tokens",
+        short: None,
+        value: Some("N"),
+        default: None,
+        commands: BOTH,
+        about: "exit with 75 once so many LLM tokens were used, such as 20M",
+        details: "All that the answers say they have read and written counts, what comes from a cache \
+                  or goes there, too. The answer under way still ends; then the command is stopped in \
+                  order. Only what comes through the proxy is counted.",
+        set: |values, value| {
+            let wants = "a number of LLM tokens from 1, such as 20M or 500k";
+            values.supervision.max_tokens = Some(text(value).and_then(count).ok_or(wants)?);
+            Ok(())
+        },
+    },
+    Flag {
         long: "retries",
         short: None,
         value: Some("N"),
@@ -561,6 +577,21 @@ fn text(value: &OsStr) -> Option<&str> {
     value.to_str()
 }
 
+/// A number as people write it: `500k`, `1.5M`; from 1 to 10^12.
+fn count(text: &str) -> Option<u64> {
+    let (number, unit) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 1e3),
+        (at, 'm' | 'M') => (&text[..at], 1e6),
+        (at, 'g' | 'G') => (&text[..at], 1e9),
+        _ => (text, 1.0),
+    };
+    let is_plain = number
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let count = number.parse::<f64>().ok().filter(|_| is_plain)? * unit;
+    (1.0..=1e12).contains(&count).then_some(count as u64)
+}
+
 fn duration(value: &OsStr) -> Option<Duration> {
     duration::parse(text(value)?)
 }
@@ -619,6 +650,27 @@ mod tests {
             values.supervision.grace,
             Values::default().supervision.grace
         );
+    }
+
+    #[test]
+    fn a_number_of_llm_tokens_may_have_a_unit() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("500k", Some(500_000)),
+            ("20M", Some(20_000_000)),
+            ("1.5m", Some(1_500_000)),
+            ("2G", Some(2_000_000_000)),
+            ("999.9G", Some(999_900_000_000)),
+        ] {
+            assert_eq!(count(text), expected, "{text}");
+        }
+        for text in [
+            "", "0", "0.5", "-1", "20X", "M", ".", "1e6", "inf", "NaN", "1 M", "20MM", "1001G",
+            "1,5M", "5é",
+        ] {
+            assert_eq!(count(text), None, "{text}");
+        }
+        assert_eq!(count(&"9".repeat(400)), None);
     }
 
     #[test]

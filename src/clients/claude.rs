@@ -32,6 +32,10 @@ pub(super) const CLIENT: Client = Client {
             .join("projects");
         start.id_if_in_any(Some(projects), &format!("{}.jsonl", start.id?))
     },
+    cannot: |parts| {
+        has_any(parts, &["--max-budget-usd"])
+            .then_some("--max-budget-usd starts anew at each restart")
+    },
     resume,
     ..GENERIC
 };

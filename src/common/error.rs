@@ -52,6 +52,8 @@ pub(crate) enum Error {
         problem: &'static str,
         command: &'static str,
     },
+    /// An option that works in the proxy alone, where there is none.
+    NeedsProxy { flag: &'static str },
     /// A value that the option does not take.
     BadValue {
         flag: String,
@@ -194,6 +196,9 @@ impl Error {
             Error::ExtraWord { command, .. }
             | Error::NeedsValue { command, .. }
             | Error::FlagUsage { command, .. } => format!("see 'ddollar help {command}'"),
+            Error::NeedsProxy { .. } => {
+                "give --proxy, without --no-proxy and --mixed: only there requests are seen".into()
+            }
             Error::BadValue { wants, value, .. } if is_key(value) => {
                 format!("that is a token, which belongs into a variable; give {wants}")
             }
@@ -314,6 +319,7 @@ impl Error {
             | Error::ExtraWord { .. }
             | Error::NeedsValue { .. }
             | Error::FlagUsage { .. }
+            | Error::NeedsProxy { .. }
             | Error::BadValue { .. }
             | Error::NoCommand { .. }
             | Error::UnknownProvider { .. }
@@ -353,6 +359,7 @@ impl fmt::Display for Error {
             }
             Error::NeedsValue { flag, .. } => write!(f, "option '{flag}' needs a value"),
             Error::FlagUsage { flag, problem, .. } => write!(f, "option '{flag}' {problem}"),
+            Error::NeedsProxy { flag } => write!(f, "option '{flag}' works in the proxy alone"),
             Error::BadValue { flag, value, .. } => {
                 write!(f, "option '{flag}' does not take '{value}'")
             }

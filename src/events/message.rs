@@ -75,6 +75,7 @@ impl RunEvent {
             // Other events tell people as much, in their own place.
             RunEvent::Launched { .. }
             | RunEvent::Seen { .. }
+            | RunEvent::Spent { .. }
             | RunEvent::Checked {
                 reading: Err(_), ..
             }
@@ -431,6 +432,14 @@ impl RunEvent {
                     ),
                 )
             }
+            RunEvent::MaxTokens { spent, most } => (
+                Mark::Failure,
+                format!(
+                    "--max-tokens {} is reached: {} LLM tokens used; run it again to go on",
+                    short(*most),
+                    short(*spent)
+                ),
+            ),
             RunEvent::Silent {
                 provider,
                 silence,
@@ -613,6 +622,21 @@ impl ProbeFailure {
                 "rejects a token, perhaps for trouble of its own; asking again"
             }
         }
+    }
+}
+
+/// A number of LLM tokens: `950`, `12.3k`, `1.2M`. Cut off and not rounded, so that a sum does not look
+/// reached before it is.
+pub(crate) fn short(count: u64) -> String {
+    let (step, unit) = match count {
+        0..1_000 => return count.to_string(),
+        1_000..1_000_000 => (1_000, 'k'),
+        1_000_000..1_000_000_000 => (1_000_000, 'M'),
+        _ => (1_000_000_000, 'G'),
+    };
+    match (count / step, count % step * 10 / step) {
+        (whole, 0) => format!("{whole}{unit}"),
+        (whole, tenth) => format!("{whole}.{tenth}{unit}"),
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod schema;
 pub(crate) mod systemd;
 pub(crate) mod token_status;
 
+use crate::providers::meter::Spent;
 use crate::providers::usage::Usage;
 use crate::providers::{Provider, Reading};
 use crate::system::exit_status::ExitStatus;
@@ -78,6 +79,12 @@ pub(crate) enum RunEvent {
     Seen {
         token: TokenRef,
         usage: Usage,
+    },
+    /// What answers with a token have cost by now.
+    Spent {
+        token: TokenRef,
+        model: String,
+        spent: Spent,
     },
     /// Why the token in use will not do.
     Limit {
@@ -279,6 +286,11 @@ pub(crate) enum RunEvent {
         at: SystemTime,
         now: SystemTime,
     },
+    /// The command has cost so many LLM tokens, which is what it may.
+    MaxTokens {
+        spent: u64,
+        most: u64,
+    },
     /// The provider gives no answer that tells anything about a token.
     Silent {
         provider: &'static Provider,
@@ -458,6 +470,7 @@ impl RunEvent {
         match self {
             RunEvent::Checked { .. }
             | RunEvent::Seen { .. }
+            | RunEvent::Spent { .. }
             | RunEvent::Launched { .. }
             | RunEvent::Paused
             | RunEvent::Resumed
@@ -530,6 +543,7 @@ impl RunEvent {
             | RunEvent::NoneLeft { .. }
             | RunEvent::ModelSpent { .. }
             | RunEvent::TooLong { .. }
+            | RunEvent::MaxTokens { .. }
             | RunEvent::Silent { .. }
             | RunEvent::Unclear { .. }
             | RunEvent::Quotas { .. }

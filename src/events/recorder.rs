@@ -24,6 +24,8 @@ pub(crate) struct Recorder {
     in_use: Vec<TokenRef>,
     /// What was last seen in the command's traffic.
     seen: Vec<(TokenId, Vec<Level>)>,
+    /// What was last told of what was spent.
+    spent: Vec<Record>,
 }
 
 impl Recorder {
@@ -37,6 +39,7 @@ impl Recorder {
             rings: pools.iter().map(ring).collect(),
             in_use: in_use.collect(),
             seen: Vec::new(),
+            spent: Vec::new(),
         }
     }
 
@@ -105,6 +108,24 @@ impl Recorder {
                     group: None,
                     windows,
                 })
+            }
+            RunEvent::Spent {
+                token,
+                model,
+                spent,
+            } => {
+                let who = self.who(*token)?;
+                let record = Record::Spent {
+                    who,
+                    model: model.clone(),
+                    spent: *spent,
+                };
+                if self.spent.contains(&record) {
+                    return None;
+                }
+                self.spent.retain(|last| !last.is_of_same(&record));
+                self.spent.push(record.clone());
+                silent(record)
             }
             RunEvent::Limit {
                 token,

@@ -15,6 +15,7 @@
 //! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many) |
 //! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
 //! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets` |
+//! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
 //! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until` |
 //! | `rotate` | `provider`, `from`, `token` |
 //! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
@@ -29,6 +30,7 @@
 use crate::common::error::{OWN_FAILURE, TRY_AGAIN_LATER};
 use crate::common::json::{Object, list};
 use crate::common::visible::visible;
+use crate::providers::meter::{LlmTokens, Spent};
 use crate::providers::usage::Window;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
@@ -59,6 +61,12 @@ pub(crate) enum Record {
         why: Option<String>,
         group: Option<String>,
         windows: Vec<Level>,
+    },
+    /// What a token has cost for a model by now.
+    Spent {
+        who: Who,
+        model: String,
+        spent: Spent,
     },
     /// The token in use will not do.
     Limit {
@@ -241,12 +249,28 @@ pub(crate) fn stamp(at: Millis) -> String {
 // ---- writing ----
 
 impl Record {
+    /// Whether it is a later sum of what that one was.
+    pub(crate) fn is_of_same(&self, other: &Record) -> bool {
+        match (self, other) {
+            (
+                Record::Spent { who, model, .. },
+                Record::Spent {
+                    who: other,
+                    model: others,
+                    ..
+                },
+            ) => who == other && model == others,
+            _ => false,
+        }
+    }
+
     /// Its `event` in the journal.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Record::Run(_) => "run",
             Record::Launch { .. } => "launch",
             Record::Usage { .. } => "usage",
+            Record::Spent { .. } => "spent",
             Record::Limit { .. } => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Wait { .. } => "wait",
@@ -304,6 +328,11 @@ impl Record {
                     object.text("group", group)
                 })
                 .raw("windows", list(windows.iter().map(Level::json))),
+            Record::Spent {
+                who: token,
+                model,
+                spent,
+            } => spent_json(who(object, token), model, spent),
             Record::Limit {
                 who: token,
                 cause,
@@ -332,6 +361,16 @@ impl Record {
         }
         .end()
     }
+}
+
+/// Adds what was spent on a model.
+pub(crate) fn spent_json(object: Object, model: &str, spent: &Spent) -> Object {
+    let counts = LlmTokens::NAMES.iter().zip(spent.tokens.0);
+    let object = object
+        .text("model", model)
+        .raw("answers", spent.answers)
+        .raw("counted", spent.counted);
+    counts.fold(object, |object, (name, count)| object.raw(name, count))
 }
 
 impl Level {
@@ -406,8 +445,8 @@ pub(crate) fn read(line: &str) -> Result<(Millis, Record), Unread> {
     let at = line.time("at").ok_or(Unread::Damaged)?;
     let event = line.str("event").ok_or(Unread::Damaged)?;
     let known = [
-        "run", "launch", "usage", "limit", "rotate", "wait", "release", "pause", "resume", "stop",
-        "exit", "note", "lost", "end",
+        "run", "launch", "usage", "spent", "limit", "rotate", "wait", "release", "pause", "resume",
+        "stop", "exit", "note", "lost", "end",
     ];
     if !known.contains(&event) {
         return Err(Unread::Unknown);
@@ -460,6 +499,15 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
                     })
                 })
                 .collect::<Option<_>>()?,
+        },
+        "spent" => Record::Spent {
+            who: line.who()?,
+            model: line.text("model")?,
+            spent: Spent {
+                answers: line.number("answers")?,
+                counted: line.number("counted")?,
+                tokens: LlmTokens(LlmTokens::NAMES.map(|name| line.number(name).unwrap_or(0))),
+            },
         },
         "limit" => Record::Limit {
             who: line.who()?,

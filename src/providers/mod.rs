@@ -13,6 +13,7 @@ mod account; // free endpoints: is the token accepted, what is left of the money
 mod anthropic;
 pub(crate) mod endpoint;
 mod gemini;
+pub(crate) mod meter; // LLM tokens that an answer has cost
 pub(crate) mod monitor;
 mod openai; // and all that speak like it
 pub(crate) mod schedule;

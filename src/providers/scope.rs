@@ -32,6 +32,12 @@ pub(crate) struct Scope {
 }
 
 impl EndpointKind {
+    /// Whether a model answers. That the size of a prompt or a list of models is still told is no help to
+    /// somebody whose models are refused.
+    pub(crate) fn is_work(self) -> bool {
+        matches!(self, EndpointKind::Generate | EndpointKind::Embed)
+    }
+
     /// Its word in the state file.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -57,12 +63,6 @@ impl Scope {
             kind: EndpointKind::Generate,
             class: provider.model_class(model),
         }
-    }
-
-    /// Whether a model answers here. That the size of a prompt or a list of models is still told is no
-    /// help to somebody whose models are refused.
-    pub(crate) fn is_work(&self) -> bool {
-        matches!(self.kind, EndpointKind::Generate | EndpointKind::Embed)
     }
 
     /// The scope of a request to `path`, which begins below the provider's base URL.

@@ -10,6 +10,7 @@
 use crate::common::time::{Now, Until};
 use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::Answer;
+use crate::providers::meter::Spent;
 use crate::providers::scope::Scope;
 use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading, Testimony};
@@ -52,6 +53,11 @@ pub(crate) struct Balancer {
     rings: Vec<Ring>,
     rules: Rules,
     strategy: Strategy,
+    /// The LLM tokens of all answers.
+    spent: u64,
+    /// What was said of them.
+    said_spent: bool,
+    said_uncounted: bool,
 }
 
 /// The tokens of one provider.
@@ -130,6 +136,7 @@ struct TokenLoad {
     /// When a request was last let through all the same, to see.
     looked: Option<Instant>,
     usage: Usage,
+    spent: Spent,
 }
 
 /// One token, for those who ask how things stand.
@@ -185,6 +192,9 @@ impl Balancer {
             rings,
             rules,
             strategy,
+            spent: 0,
+            said_spent: false,
+            said_uncounted: false,
         }
     }
 
@@ -521,6 +531,66 @@ impl Balancer {
             // Whether one of the new ones will do is news.
             lane.said_exhausted &= renewal.here.is_empty();
         }
+    }
+
+    /// An answer with this token begins, or says that it has cost so much more.
+    pub(crate) fn spend(&mut self, place: Place, index: usize, more: Spent) {
+        self.spent = more
+            .tokens
+            .0
+            .into_iter()
+            .fold(self.spent, u64::wrapping_add);
+        let ring = self.rings.get_mut(place.ring);
+        if let Some(load) = ring.and_then(|ring| ring.load(place, index)) {
+            load.spent.answers += more.answers;
+            load.spent.counted += more.counted;
+            load.spent.tokens.add(more.tokens);
+        }
+    }
+
+    /// An answer is over, for better or worse, and has said what it cost, or not.
+    pub(crate) fn is_over(&mut self, counted: bool) -> Option<RunEvent> {
+        let most = self.rules.max_tokens?;
+        if self.spent >= most && !std::mem::replace(&mut self.said_spent, true) {
+            let spent = self.spent;
+            return Some(RunEvent::MaxTokens { spent, most });
+        }
+        let is_news = !counted && !std::mem::replace(&mut self.said_uncounted, true);
+        is_news.then(|| RunEvent::Warning {
+            what: "An answer did not say what it cost: it is not counted for --max-tokens".into(),
+        })
+    }
+
+    /// Whether there is a number of LLM tokens that ends the run.
+    pub(crate) fn counts(&self) -> bool {
+        self.rules.max_tokens.is_some()
+    }
+
+    /// Whether nothing more may be spent.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.said_spent
+    }
+
+    /// What was spent with each token on each model.
+    pub(crate) fn spendings(&self) -> impl Iterator<Item = RunEvent> {
+        let lanes = self.rings.iter().enumerate().flat_map(|(ring, own)| {
+            let lanes = own.lanes.iter().enumerate();
+            lanes.map(move |(scope, lane)| (Place { ring, scope }, lane))
+        });
+        lanes.flat_map(|(place, lane)| {
+            let named = self.named(place.ring);
+            let known = self.ledger.pool(place).zip(self.ledger.name(place));
+            let loads = lane.loads.iter().enumerate();
+            let loads = loads.filter(|(_, load)| load.spent.answers > 0);
+            loads.filter_map(move |(index, load)| {
+                let (pool, model) = known?;
+                Some(RunEvent::Spent {
+                    token: named.token(pool, index),
+                    model: model.to_owned(),
+                    spent: load.spent,
+                })
+            })
+        })
     }
 
     /// All that is known of the tokens.

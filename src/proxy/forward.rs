@@ -23,6 +23,7 @@ use crate::common::http::response::LAST_CHUNK;
 use crate::common::http::stream::is_late;
 use crate::events::RunEvent;
 use crate::providers::Answer;
+use crate::providers::meter::{Meter, Spent};
 use crate::providers::scope::{EndpointKind, Scope};
 use crate::providers::{Dialect, ProbeTarget, Reading, Reply, Testimony};
 use crate::tokens::ledger::{Outlook, Place};
@@ -203,6 +204,14 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             if is_first && shared.key.takes_tokens() {
                 shared.say(vec![RunEvent::InPlace]);
             }
+            let is_spent = !is_foreign && shared.balancer().is_spent();
+            if is_spent {
+                // The command is being ended. Clients do not ask again after this one.
+                let why = "--max-tokens is reached";
+                let dialect = Some(upstream.provider.dialect);
+                let own = LocalResponse::error(dialect, 403, "permission_error", why);
+                return refuse(client, own);
+            }
             let scope = Scope::of_request(upstream.provider, request.method(), &path, &body);
             let Some(place) = shared.balancer().enter(ring, &scope, now()) else {
                 return Err(Gone);
@@ -347,6 +356,41 @@ impl Drop for Ticket<'_> {
             self.shared.balancer().gave_up(self.place, self.index);
             self.shared.wake();
         }
+    }
+}
+
+/// Counts what an answer costs, on its way to the client. Dropped, the answer is over.
+pub(super) struct Counter<'a> {
+    shared: &'a Shared,
+    place: Place,
+    index: usize,
+    meter: Meter,
+}
+
+impl Counter<'_> {
+    /// Reads the next piece of the answer.
+    pub(super) fn read(&mut self, piece: &[u8]) {
+        let first = !self.meter.has_counted();
+        if let Some(tokens) = self.meter.read(piece) {
+            self.spend(Spent {
+                answers: 0,
+                counted: first.into(),
+                tokens,
+            });
+        }
+    }
+
+    fn spend(&self, more: Spent) {
+        self.shared.balancer().spend(self.place, self.index, more);
+    }
+}
+
+impl Drop for Counter<'_> {
+    fn drop(&mut self) {
+        let counted = self.meter.has_counted();
+        let mut balancer = self.shared.balancer();
+        let say = balancer.is_over(counted);
+        self.shared.say(say.into_iter().collect());
     }
 }
 
@@ -1008,8 +1052,9 @@ impl<'a> Exchange<'a> {
                         let wanted = self.request.keep_alive
                             && self.large.is_none()
                             && !self.shared.is_stopping();
+                        let counter = self.counter(&came.response, index);
                         let modern = self.request.modern;
-                        relay::relay(self.client, upstream, came, mask, modern, wanted)?
+                        relay::relay(self.client, upstream, came, mask, counter, modern, wanted)?
                     }
                 };
                 Ok(Sent::Answer(kept))
@@ -1030,6 +1075,24 @@ impl<'a> Exchange<'a> {
                 )))
             }
         }
+    }
+
+    /// What counts the cost of this answer, if a model has given it, and with one of our tokens.
+    fn counter(&self, response: &Response, index: usize) -> Option<Counter<'a>> {
+        if self.is_foreign || !self.kind.is_work() || response.status >= 300 {
+            return None;
+        }
+        let counter = Counter {
+            shared: self.shared,
+            place: self.place,
+            index,
+            meter: Meter::new(response.is_stream()),
+        };
+        counter.spend(Spent {
+            answers: 1,
+            ..Spent::default()
+        });
+        Some(counter)
     }
 
     /// The body will not be sent again.

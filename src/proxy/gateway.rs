@@ -92,6 +92,11 @@ impl Gateway {
         self.proxy.shared.counters.carries.load(Relaxed)
     }
 
+    /// Whether LLM tokens were to be counted, and none could be.
+    pub(crate) fn counted_nothing(&self) -> bool {
+        !self.carries() && self.proxy.shared.balancer().counts()
+    }
+
     /// How long it holds a request.
     pub(crate) fn hold(&self) -> Duration {
         self.proxy.shared.hold
@@ -224,14 +229,14 @@ impl Gateway {
         self.proxy.shared.balancer().ledger().clone()
     }
 
-    /// How full each real token is by now.
+    /// How full each real token is by now, and what was spent with it.
     pub(crate) fn levels(&self, now: Now) -> Vec<RunEvent> {
         let balancer = self.proxy.shared.balancer();
         let levels = balancer.report(now).map(|report| RunEvent::Seen {
             token: report.token,
             usage: report.usage.clone(),
         });
-        levels.collect()
+        levels.chain(balancer.spendings()).collect()
     }
 
     /// Keeps what is known of the real tokens.

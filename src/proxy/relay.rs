@@ -5,7 +5,7 @@
 //! own thread.
 
 use super::client::{Client, Gone, ReadResult};
-use super::forward::UpstreamResponse;
+use super::forward::{Counter, UpstreamResponse};
 use super::redact::Redactor;
 use super::response::Framing;
 use super::upstream::Upstream;
@@ -41,6 +41,7 @@ pub(super) fn relay(
     upstream: &Upstream,
     mut came: UpstreamResponse,
     mut mask: Redactor<'_>,
+    mut counter: Option<Counter<'_>>,
     modern: bool,
     keep_alive: bool,
 ) -> Result<bool, Gone> {
@@ -62,13 +63,14 @@ pub(super) fn relay(
     came.response
         .put_client(&mut out, framing, keep_alive, &mask);
     let held = std::mem::take(&mut came.held);
-    put(&mut out, &held, framing, &mut mask);
+    put(&mut out, &held, framing, &mut mask, &mut counter);
     drop(held);
     let mut whole = came.whole;
     while !whole && !came.broken {
         let has_more = match came.link.piece(&mut came.rest) {
             Ok(BodyPart::Data(count)) => {
-                put(&mut out, &came.link.buffered()[..count], framing, &mut mask);
+                let piece = &came.link.buffered()[..count];
+                put(&mut out, piece, framing, &mut mask, &mut counter);
                 came.link.consume(count);
                 if out.len() < GATHERED {
                     continue;
@@ -115,8 +117,18 @@ pub(super) fn relay(
     Ok(keep_alive && whole)
 }
 
-/// Puts a piece of a body onto what goes to the client, without the token.
-fn put(out: &mut Vec<u8>, piece: &[u8], framing: Framing, mask: &mut Redactor<'_>) {
+/// Puts a piece of a body onto what goes to the client, without the token. What it says of its cost is
+/// counted before the client has it: a command may end with its last answer.
+fn put(
+    out: &mut Vec<u8>,
+    piece: &[u8],
+    framing: Framing,
+    mask: &mut Redactor<'_>,
+    counter: &mut Option<Counter<'_>>,
+) {
+    if let Some(counter) = counter {
+        counter.read(piece);
+    }
     match mask.piece(piece) {
         None => put_raw(out, piece, framing),
         Some(masked) => put_raw(out, &masked, framing),

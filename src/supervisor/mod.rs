@@ -244,6 +244,7 @@ impl<'a> Supervisor<'a> {
                     offered = Some(environment);
                     gateway = Some(opened);
                 }
+                Err(error) if config.rules.max_tokens.is_some() => return Err(error),
                 Err(error) => console.say(&RunEvent::Warning {
                     what: format!("No proxy, so tokens change by restart: {error}"),
                 }),
@@ -445,6 +446,12 @@ impl<'a> Supervisor<'a> {
     }
 
     fn close(&mut self, outcome: Outcome) -> Outcome {
+        if self.gateway.as_ref().is_some_and(Gateway::counted_nothing) {
+            let what = "No request came through the proxy: --max-tokens has counted nothing";
+            let warning = RunEvent::Warning { what: what.into() };
+            self.report(std::slice::from_ref(&warning), now());
+            self.console.say(&warning);
+        }
         // The next run may begin right after this one.
         self.store.close();
         say_warnings(&self.sources.warnings, self.console);

@@ -228,7 +228,7 @@ impl Ledger {
             ago.is_some_and(|ago| ago < LATELY)
         };
         let recent = || books.iter().filter(is_recent);
-        let works = |book: &&Book| book.scope.is_work();
+        let works = |book: &&Book| book.scope.kind.is_work();
         let mut used: Vec<&Book> = recent().filter(works).collect();
         if used.is_empty() {
             used = recent().collect();
@@ -324,7 +324,7 @@ impl Ledger {
         let books = self.rings.get(ring).into_iter().flatten();
         let asked = books.filter(|book| book.used.is_some_and(|used| used + SHORTLY >= then));
         asked
-            .filter(|book| book.scope.is_work() && book.is_refused(now))
+            .filter(|book| book.scope.kind.is_work() && book.is_refused(now))
             .filter_map(|book| first_reset(&book.pool, now))
             .min_by_key(|(until, _)| until.wall)
     }

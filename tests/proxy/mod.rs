@@ -7,4 +7,5 @@ mod matrix; // what a provider answers, and what the application gets
 mod roads; // other ways: base URLs, large bodies, WebSockets
 mod scopes; // what an answer says of other models, other tokens and other things
 mod security; // who is refused, and where no token is
+mod spending; // what answers cost, and an end for it
 mod supervised; // rotation without a restart

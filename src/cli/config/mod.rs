@@ -111,6 +111,7 @@ pub(crate) fn rules(checks: &Checks) -> Rules {
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
+        max_tokens: None,
     }
 }
 
@@ -278,6 +279,19 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             false => line,
         });
     }
+    match road {
+        _ if supervision.max_tokens.is_none() => {}
+        Road::Direct => {
+            return Err(Error::NeedsProxy {
+                flag: "--max-tokens",
+            });
+        }
+        Road::Offered => notices.push(RunEvent::Warning {
+            what: "Only requests through the proxy count for --max-tokens; --proxy leaves no other way"
+                .into(),
+        }),
+        Road::Proxied => {}
+    }
     if supervision.mixed && proxied {
         return Err(Error::FlagUsage {
             flag: "--mixed".into(),
@@ -306,6 +320,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         state,
         rules: Rules {
             max_wait: supervision.max_wait,
+            max_tokens: supervision.max_tokens,
             retries: supervision.retries,
             checks_exit_zero: command.client().may_exit_zero_on_failure,
             interactive: supervision.interactive,

@@ -85,7 +85,8 @@ pub(crate) fn play(
         NIGHT_UNITS.to_string().into(),
     ];
     // A rehearsal shows restarts, unless the proxy is asked for.
-    run.supervision.proxy.get_or_insert(false);
+    let needs_proxy = run.supervision.max_tokens.is_some();
+    run.supervision.proxy.get_or_insert(needs_proxy);
     let mut options = config::resolve(run, environment)?;
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;

@@ -5,8 +5,9 @@
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
 use crate::common::duration::spaced;
 use crate::common::style::Colour;
-use crate::events::message::how_it_ended;
+use crate::events::message::{how_it_ended, short};
 use crate::events::schema::{Cause, Ending, Millis, Who};
+use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -410,6 +411,46 @@ impl<'t> Words<'_, 't> {
         }
     }
 
+    /// What the run has cost, and then each token for each model, the most first.
+    fn spent(&self) -> Vec<String> {
+        let mut rows: Vec<_> = self.timeline.spent.iter().collect();
+        rows.sort_by_key(|(_, _, spent)| std::cmp::Reverse(spent.tokens.sum()));
+        let sum = |count: fn(&Spent) -> u64| {
+            let counts = rows.iter().map(|(_, _, spent)| count(spent));
+            counts.fold(0, u64::saturating_add)
+        };
+        let mut lines = Vec::new();
+        if !rows.is_empty() {
+            let uncounted = match sum(|spent| spent.answers.saturating_sub(spent.counted)) {
+                0 => String::new(),
+                some => format!(", {some} more without a count"),
+            };
+            lines.push(format!(
+                "{} LLM tokens in {} answers{uncounted}",
+                short(sum(|spent| spent.tokens.sum())),
+                sum(|spent| spent.counted),
+            ));
+        }
+        for (who, model, spent) in rows.iter().take(MOST_LANES) {
+            let words = ["in", "out", "from cache", "to cache"];
+            let counts = spent.tokens.0.iter().zip(words);
+            let counts = counts.filter(|(count, _)| **count > 0);
+            let counts: Vec<String> = counts
+                .map(|(count, word)| format!("{} {word}", short(*count)))
+                .collect();
+            lines.push(format!(
+                "  {} {model}: {}",
+                self.who(who),
+                counts.join(", ")
+            ));
+        }
+        let beyond = rows.len().saturating_sub(MOST_LANES);
+        if beyond > 0 {
+            lines.push(format!("  ... {beyond} more; --json has all"));
+        }
+        lines
+    }
+
     fn totals(&self) -> Vec<String> {
         let timeline = self.timeline;
         let times = [
@@ -444,6 +485,7 @@ impl<'t> Words<'_, 't> {
                 long(timeline.saved)
             ));
         }
+        lines.extend(self.spent());
         let beyond = timeline.tracks.len().saturating_sub(MOST_LANES);
         if beyond > 0 {
             lines.push(format!("{} not shown", several(beyond, "more token")));

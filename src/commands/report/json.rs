@@ -2,7 +2,8 @@
 
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
 use crate::common::json::{Object, list};
-use crate::events::schema::{Ending, Level, Millis, stamp, time};
+use crate::events::schema::{Ending, Level, Millis, Who, spent_json, stamp, time};
+use crate::providers::meter::Spent;
 
 /// One object. `report` is the version of this schema; `seconds` holds the durations, in seconds.
 pub(crate) fn json(timeline: &Timeline) -> String {
@@ -36,6 +37,7 @@ pub(crate) fn json(timeline: &Timeline) -> String {
         .raw("unanswered", timeline.unanswered)
         .raw("tokens", list(timeline.tracks.iter().map(track)))
         .raw("command_was", list(timeline.spans.iter().map(span)))
+        .raw("spent", list(timeline.spent.iter().map(spent)))
         .raw("waits", list(timeline.waits.iter().map(wait)))
         .raw(
             "story",
@@ -60,6 +62,11 @@ fn track(track: &Track) -> String {
         .raw("used", list(track.steps.iter().map(step)))
         .raw("windows", list(track.windows.iter().map(Level::json)))
         .end()
+}
+
+fn spent((who, model, spent): &(Who, String, Spent)) -> String {
+    let object = Object::new().text("provider", &who.provider);
+    spent_json(object.raw("token", who.token), model, spent).end()
 }
 
 fn step(step: &Step) -> String {

@@ -8,6 +8,7 @@
 use crate::events::schema::{
     Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
+use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
 
 /// Tokens that are shown at most: ten times as many as anyone has. A journal's head may claim any
@@ -27,6 +28,8 @@ pub(crate) struct Timeline {
     /// What the command was doing; without gaps, in order.
     pub(crate) spans: Vec<Span>,
     pub(crate) waits: Vec<Wait>,
+    /// What each token has cost for each model.
+    pub(crate) spent: Vec<(Who, String, Spent)>,
     pub(crate) story: Vec<(Millis, Entry)>,
     pub(crate) starts: usize,
     pub(crate) rotations: usize,
@@ -271,6 +274,7 @@ impl Builder {
                 tracks,
                 spans: Vec::new(),
                 waits: Vec::new(),
+                spent: Vec::new(),
                 story: Vec::new(),
                 starts: 0,
                 rotations: 0,
@@ -308,6 +312,13 @@ impl Builder {
                 windows,
                 ..
             } => self.usage(at, &who, finding, group, windows),
+            Record::Spent { who, model, spent } => {
+                let sums = &mut self.timeline.spent;
+                sums.retain(|sum| sum.0 != who || sum.1 != model);
+                if sums.len() < MOST_TRACKS {
+                    sums.push((who, model, spent));
+                }
+            }
             Record::Limit {
                 who,
                 cause,

@@ -247,6 +247,10 @@ fn every_sentence_fits_a_line_of_80_columns() {
             at,
             now,
         });
+        all.push(RunEvent::MaxTokens {
+            spent: 1_999_999_999_999,
+            most: 999_900_000_000,
+        });
         all.push(RunEvent::TooLong {
             index: Some(11),
             at,

@@ -79,6 +79,19 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
                 windows,
             }
         ),
+        (who(), text(), any::<[u64; 6]>()).prop_map(|(who, model, counts)| {
+            let [answers, counted, tokens @ ..] = counts;
+            let tokens = LlmTokens(tokens);
+            Record::Spent {
+                who,
+                model,
+                spent: Spent {
+                    answers,
+                    counted,
+                    tokens,
+                },
+            }
+        }),
         (who(), cause, of(fraction()), of(at())).prop_map(|(who, cause, used, until)| {
             Record::Limit {
                 who,

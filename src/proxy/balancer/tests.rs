@@ -23,6 +23,7 @@ fn night(strategy: Strategy, tokens: &[&str]) -> Night {
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
+        max_tokens: None,
     };
     let now = Now {
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),

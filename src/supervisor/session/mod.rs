@@ -382,6 +382,9 @@ impl Session {
                 self.apply_decision(now)
                     .and_say_first(RunEvent::MonitorLost)
             }
+            Event::Proxy(notice @ RunEvent::MaxTokens { .. }) => {
+                self.stop_for_later().and_say_first(notice)
+            }
             Event::Proxy(notice) => self.on_notice(notice, now),
             Event::Tokens(renewals) => self.on_tokens(&renewals, now),
             Event::Exhausted => self.apply_decision(now),
@@ -924,6 +927,12 @@ impl Session {
     /// Ends the run before the command has finished.
     fn stop_for_later(&mut self) -> Turn {
         match self.phase {
+            Phase::Stopping { ref mut then, .. } => {
+                if let AfterStop::Restart | AfterStop::Recover = then {
+                    *then = AfterStop::End(Outcome::TryAgainLater);
+                }
+                Turn::nothing()
+            }
             Phase::Waiting(waiting) if !waiting.is_paused() => {
                 Turn::action(Action::Exit(Outcome::TryAgainLater))
             }

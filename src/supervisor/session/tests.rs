@@ -31,6 +31,7 @@ impl Night {
             interactive: false,
             grace: seconds(10),
             jitter: Duration::ZERO,
+            max_tokens: None,
         };
         change(&mut rules);
         let mut session = Session::new(vec![pool_of(tokens)], rules, None, now);
@@ -1635,4 +1636,30 @@ fn the_countdown_is_to_the_time_that_was_promised() {
     assert_eq!(night.event(stopped()).action, Action::Nothing);
     night.pass(20);
     assert_eq!(night.session.timeout(night.now), Some(jitter));
+}
+
+/// Whatever it is doing, the command is ended in order, and not started again.
+#[test]
+fn so_many_llm_tokens_end_the_run() {
+    let spent = || Event::Proxy(RunEvent::MaxTokens { spent: 7, most: 5 });
+    let later = Action::Exit(Outcome::TryAgainLater);
+    for mut night in [Night::of(&["a"]), Night::paused(900)] {
+        let turn = night.event(spent());
+        assert_eq!(turn.action, Action::Stop(Signal::SIGTERM));
+        assert!(words(&turn).starts_with("--max-tokens 5 is reached"));
+        assert_eq!(night.ends(ExitStatus::Code(0), true).action, later);
+    }
+    let mut night = Night::rotating();
+    assert_eq!(night.event(spent()).action, Action::Nothing);
+    assert_eq!(night.ends(ExitStatus::Code(1), true).action, later);
+    let mut night = Night::with(&["a"], |rules| rules.retries = 1);
+    night.pass(60);
+    let _ = night.ends(ExitStatus::Code(1), false);
+    assert_eq!(night.event(spent()).action, later);
+    // A signal of the user's has the last word.
+    let mut night = Night::of(&["a"]);
+    assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+    assert_eq!(night.event(spent()).action, Action::Nothing);
+    let how = ExitStatus::Code(143);
+    assert_eq!(night.ends(how, true).action, as_child(how));
 }

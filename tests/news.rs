@@ -1,5 +1,6 @@
 //! Who is told what happens while it happens: a command of the user's, and the service manager.
 
+use crate::support::canned::Canned;
 use crate::support::pty::{Setup, any_provider};
 use crate::support::{Desk, Provider, Supervise, eventually, proc, spent_at};
 use nix::sys::signal::Signal;
@@ -28,7 +29,8 @@ fn lines(file: &PathBuf, many: usize) -> Vec<String> {
 fn a_command_is_told_of_limit_rotation_wait_resume_and_exit() {
     let provider = Provider::anthropic(&[0.1, 0.1]);
     let desk = Desk::new();
-    let notify = format!("cd {}; {TELL}", desk.path().display());
+    let names = "echo \"$DDOLLAR_EVENT|$DDOLLAR_TOKEN_NAME|$DDOLLAR_WINDOW\" >>names";
+    let notify = format!("cd {}; {TELL}; {names}", desk.path().display());
     let mut run = Supervise::with(&provider)
         .options(&["--patience", "0s", "--notify", &notify])
         .agent();
@@ -45,18 +47,19 @@ fn a_command_is_told_of_limit_rotation_wait_resume_and_exit() {
     // They are waited for, but each has its own time.
     let mut news = lines(&desk.join("news"), 6);
     news.sort();
-    let named = |number: usize| {
+    let name = |number: usize| {
         let token = provider.token(number);
         let ending = &token[token.len() - 4..];
         let more = if number == 1 { "" } else { "_2" };
-        format!("token {number}/2 …{ending}, ANTHROPIC_API_KEY{more}")
+        format!("…{ending}, ANTHROPIC_API_KEY{more}")
     };
+    let named = |number: usize| format!("token {number}/2 {}", name(number));
     let near = format!(
-        "limit|anthropic|1|near||Token limit approaching (96% used) ({})",
+        "limit|anthropic|1|near||Token limit approaching (96% used) ({}; requests, 96% used)",
         named(1)
     );
     let reached = format!(
-        "limit|anthropic|2|reached||Token limit reached ({})",
+        "limit|anthropic|2|reached||Token limit reached ({}; requests, 100% used)",
         named(2)
     );
     let rotate = format!("rotate|anthropic|2|||Switched to Anthropic {}", named(2));
@@ -72,6 +75,19 @@ fn a_command_is_told_of_limit_rotation_wait_resume_and_exit() {
         ]
     );
     assert!(news[5].starts_with("wait|anthropic|2|||Waiting for limits to reset ("));
+    let mut names = lines(&desk.join("names"), 6);
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "exit||".to_owned(),
+            format!("limit|{}|requests", name(1)),
+            format!("limit|{}|requests", name(2)),
+            "resume||".to_owned(),
+            format!("rotate|{}|", name(2)),
+            format!("wait|{}|", name(2)),
+        ]
+    );
     for line in lines(&desk.join("facts"), 6) {
         let fact: Value = serde_json::from_str(&line).unwrap();
         assert!(
@@ -79,6 +95,42 @@ fn a_command_is_told_of_limit_rotation_wait_resume_and_exit() {
             "{line}"
         );
     }
+}
+
+/// What a provider says is a stranger's text, and may hold the token that it was sent.
+#[test]
+fn why_a_token_is_refused_is_told_in_the_providers_words_short_and_without_the_token() {
+    let provider = Canned::start(|asked| match asked.token.as_str() {
+        "sk-made-up-of-this-test-1" => {
+            let long = "x".repeat(500);
+            let body = format!(
+                r#"{{"error":{{"message":"no \u001b[2J {} here\n{long} {long}"}}}}"#,
+                asked.token
+            );
+            (401, "", body.leak())
+        }
+        _ => (200, "", "{}"),
+    });
+    let desk = Desk::new();
+    let notify = format!("cd {}; echo \"$DDOLLAR_WHY\" >>why", desk.path().display());
+    let journal = desk.join("journal");
+    let mut run = Supervise::bare()
+        .env("ANTHROPIC_BASE_URL", &provider.url)
+        .env(
+            "ANTHROPIC_API_KEYS",
+            "sk-made-up-of-this-test-1,sk-made-up-of-this-test-2",
+        )
+        .options(&["--notify", &notify, "--journal", journal.to_str().unwrap()])
+        .agent();
+    run.wait_ready_at_last_with(2);
+    let why = "no \u{fffd}[2J (token) here";
+    run.finish().says_once(&format!(
+        "Anthropic rejected token 1/2 …st-1 from ANTHROPIC_API_KEYS (number 1): {why}\n"
+    ));
+    assert_eq!(lines(&desk.join("why"), 1)[0], why);
+    let journal = fs::read_to_string(journal).unwrap();
+    assert!(journal.contains(&format!("\"why\":\"{why}\"")), "{journal}");
+    assert!(!journal.contains("of-this-test-1"), "{journal}");
 }
 
 #[test]

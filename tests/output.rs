@@ -125,7 +125,7 @@ fn marks_are_ascii_where_the_locale_is_not_utf_8() {
         "* Loaded 2 token(s) across 1 provider(s)\n",
         "> Launching: ",
         "! Token limit approaching (96% used)\n   token 1/2 ...",
-        ", ANTHROPIC_API_KEY; until ",
+        ", ANTHROPIC_API_KEY; requests, 96% used, resets ",
         "\n> Auto-rotating",
         "> Switched to token 2/2\n",
         "* Restarted with token 2/2, the same command\n",
@@ -310,7 +310,7 @@ fn a_token_is_named_by_its_end_and_where_it_was_found() {
         &format!(
             "\n   Anthropic: 1 …{one_ends}, ANTHROPIC_API_KEY; 2 …{two_ends}, tokens:2; found twice: tokens:3\n"
         ),
-        &format!("(96% used)\n   token 1/2 …{one_ends}, ANTHROPIC_API_KEY; until "),
+        &format!("(96% used)\n   token 1/2 …{one_ends}, ANTHROPIC_API_KEY; requests, 96% used, resets "),
     ]);
 }
 

@@ -66,7 +66,7 @@ fn without_a_model_only_the_token_is_checked_and_the_user_is_told() {
     run.wait_ready_with(2);
     run.finish().says(&[
         "Groq: its limits are not watched; name the model with --model",
-        "Token 1 was rejected",
+        "Groq rejected token 1/2 from GROQ_API_KEY\n",
     ]);
     let seen = provider.seen();
     assert!(

@@ -182,10 +182,30 @@ fn a_rejected_token_gives_way_to_the_next() {
     let mut run = Supervise::with(&provider).agent();
     run.wait_ready_at_last_with(2);
     run.finish().says(&[
-        "⚠️  Token 1 was rejected by its provider",
+        "⚠️  Anthropic rejected token 1/2 …9c-1 from ANTHROPIC_API_KEY: invalid x-api-key\n",
         "Auto-rotating to next token...",
         "Switched to token 2/2",
     ]);
+}
+
+#[test]
+fn a_rejected_token_that_is_not_in_use_is_named_once_and_changes_nothing() {
+    let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    provider.control(json!({"answer": {"token": "anthropic#2", "fault": "401"}}));
+    let mut run = Supervise::with(&provider).agent();
+    run.wait_ready_with(1);
+    let said =
+        "⚠️  Anthropic rejected token 2/3 …9c-2 from ANTHROPIC_API_KEY_2: invalid x-api-key\n";
+    run.stderr.wait(said.trim_end());
+    // It is asked again before a wait, and is as it was.
+    provider.control(json!([spent_at("org-1", "9m"), spent_at("org-3", "9m")]));
+    run.stderr.wait("Pausing subprocess");
+    run.signal(Signal::SIGTERM);
+    let ended = run.end();
+    ended
+        .says(&["All tokens exhausted!", "token 1/3 at "])
+        .says_once(said)
+        .says_once("rejected");
 }
 
 #[test]
@@ -209,7 +229,7 @@ fn every_token_rejected_stops_the_child_and_ends_with_75() {
     run.end()
         .expect(75)
         .says(&[
-            "⚠️  Token 1 was rejected by its provider",
+            "⚠️  Anthropic rejected token 1/2 …9c-1 from ANTHROPIC_API_KEY: invalid x-api-key\n",
             "✗ No Anthropic token is left that can recover",
         ])
         .never_says("Auto-rotating");
@@ -414,7 +434,7 @@ fn a_provider_that_is_out_of_the_question_beside_another_is_told_once() {
     run.stderr.wait("The command goes on without Anthropic");
     run.stderr.wait("Monitor: OpenAI - Requests: ");
     run.finish()
-        .says_once("Anthropic: Token 1 was rejected")
+        .says_once("Anthropic rejected token 1/1 from ANTHROPIC_API_KEY: invalid x-api-key")
         .says_once("goes on without")
         .says_once("Launching")
         .never_says("no limits advertised");

@@ -319,7 +319,9 @@ fn a_rejection_is_asked_about_before_it_is_believed() {
     let provider = Provider::anthropic(&[0.1]);
     provider.fault("401");
     let run = shelf.run(&provider).start(&["sleep", "60"]);
-    run.end().expect(75).says(&["Launching", "was rejected"]);
+    run.end()
+        .expect(75)
+        .says(&["Launching", " rejected token "]);
     let run = shelf.run(&provider).start(&["sleep", "60"]);
     run.end()
         .expect(75)

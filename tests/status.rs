@@ -61,7 +61,7 @@ fn every_token_is_shown_with_its_windows_and_what_would_be_done() {
                 ending(3)
             ),
             &format!(
-                "Anthropic token 4/4 …{}, ANTHROPIC_API_KEYS (number 2): rejected\n",
+                "Anthropic token 4/4 …{}, ANTHROPIC_API_KEYS (number 2): rejected\n    invalid x-api-key\n",
                 ending(4)
             ),
             "\nAnthropic: ddollar would use token 2/4\n",

@@ -388,8 +388,9 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: BOTH,
         about: "run this with sh on limit, rotate, wait, resume and exit",
         details: "It finds the facts in DDOLLAR_EVENT, DDOLLAR_MESSAGE, DDOLLAR_PROVIDER, \
-                  DDOLLAR_TOKEN, DDOLLAR_CAUSE, DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, \
-                  DDOLLAR_FACT. It has no terminal and 30 seconds.",
+                  DDOLLAR_TOKEN, DDOLLAR_TOKEN_NAME, DDOLLAR_CAUSE, DDOLLAR_WINDOW, DDOLLAR_WHY, \
+                  DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, DDOLLAR_FACT. It has no terminal and \
+                  30 seconds.",
         set: |values, value| {
             if value.is_empty() {
                 return Err(

@@ -3,6 +3,8 @@
 //! It promises plain ASCII where UTF-8 is not wanted, no colour where it is not, and lines no longer
 //! than the width. Pure: what a terminal can do is found out by `console.rs`.
 
+use std::borrow::Cow;
+
 /// What the reader's terminal, or file, can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Style {
@@ -79,6 +81,10 @@ impl Style {
             indent
         } else {
             0
+        };
+        let text = match self.utf8 {
+            true => Cow::Borrowed(text),
+            false => text.replace('…', "...").into(),
         };
         let mut lines = String::new();
         let mut column = 0;

@@ -109,16 +109,7 @@ impl RunEvent {
                 names,
                 duplicates,
             } => {
-                let mut text = format!("   {}:", provider.label);
-                for (index, name) in names.iter().enumerate() {
-                    // Writing to a String cannot fail.
-                    let _ = write!(
-                        text,
-                        "{} {} {name}",
-                        if index > 0 { ";" } else { "" },
-                        index + 1
-                    );
-                }
+                let mut text = format!("   {}", token_names(provider.label, names));
                 if !duplicates.is_empty() {
                     let _ = write!(text, "; found twice: {}", duplicates.join(", "));
                 }
@@ -211,6 +202,29 @@ impl RunEvent {
                 Mark::Warning,
                 "Standard input is a pipe: a second start finds only what is left in it".into(),
             ),
+            RunEvent::Limit {
+                token,
+                limit: Limit::Rejected,
+                said,
+                ..
+            }
+            | RunEvent::Rejected { token, said } => {
+                let origin = token.name.split_once(", ");
+                let (end, origin) = origin.unwrap_or(("", token.name));
+                let mut text = format!(
+                    "{} rejected token {}/{} {end}",
+                    token.provider.label,
+                    token.number(),
+                    token.of
+                );
+                let from = if end.is_empty() { "from" } else { " from" };
+                // Writing to a String cannot fail.
+                let _ = write!(text, "{from} {origin}");
+                if let Some(said) = said {
+                    let _ = write!(text, ": {said}");
+                }
+                (Mark::Warning, text)
+            }
             RunEvent::Limit { token, limit, .. } => (
                 Mark::Warning,
                 format!("{}{}", prefix(*token), limit.words(token.number())),
@@ -560,13 +574,34 @@ impl RunEvent {
     /// Which token it is about, for those who have several: a line of its own below the message. `now`:
     /// with the time at which it is usable again, if that is known.
     pub(crate) fn detail(&self, now: Option<SystemTime>) -> Option<String> {
-        let RunEvent::Limit { token, until, .. } = self else {
+        let RunEvent::Limit {
+            token,
+            limit,
+            until,
+            window,
+            said,
+        } = self
+        else {
             return None;
         };
-        let until = until.zip(now).map_or(String::new(), |(at, now)| {
-            format!("; until {}", local(at, now))
-        });
-        Some(format!("{}{until}", token.words()))
+        if *limit == Limit::Rejected {
+            return None;
+        }
+        let mut line = token.and_why(said.as_deref());
+        // Writing to a String cannot fail.
+        let mut ends = "; until";
+        if let Some(Window {
+            name, utilization, ..
+        }) = window
+        {
+            let (what, percent) = (window_words(name), percent(*utilization));
+            let _ = write!(line, "; {what}, {percent}% used");
+            ends = ", resets";
+        }
+        if let (Some(at), Some(now)) = (until, now) {
+            let _ = write!(line, "{ends} {}", local(*at, now));
+        }
+        Some(line)
     }
 }
 
@@ -575,6 +610,14 @@ impl TokenRef {
     pub(crate) fn words(self) -> String {
         let line = format!("token {}/{} {}", self.number(), self.of, self.name);
         line.trim_end().to_owned()
+    }
+
+    /// The same with a reason behind it, if there is one.
+    pub(crate) fn and_why(self, why: Option<&str>) -> String {
+        match why {
+            Some(why) => format!("{}: {why}", self.words()),
+            None => self.words(),
+        }
     }
 
     /// `token 2/3`, or `Anthropic 2/3` where there are several providers.
@@ -600,17 +643,38 @@ impl Limit {
     /// The words for it; tokens are counted from 1.
     fn words(self, token: usize) -> String {
         match self {
-            // Rounded down: a limit that is near never reads as "100%".
-            Limit::Near { used } => format!(
-                "Token limit approaching ({:.0}% used)",
-                (used * 100.0 + 1e-9).floor()
-            ),
+            Limit::Near { used } => {
+                format!("Token limit approaching ({}% used)", percent(used))
+            }
             Limit::Reached => "Token limit reached".into(),
             Limit::SpendCap => format!("Spend cap of token {token} reached"),
-            Limit::Rejected => format!("Token {token} was rejected by its provider"),
+            Limit::Rejected => format!("Token {token} rejected"),
             Limit::Removed => format!("Token {token} is no longer in its file"),
         }
     }
+}
+
+/// The tokens of a provider: `Anthropic: 1 …k7Qw, ANTHROPIC_API_KEY; 2 …x2Lp, tokens:3`.
+pub(crate) fn token_names(label: &str, names: &[impl AsRef<str>]) -> String {
+    let each = names.iter().enumerate();
+    let each = each.map(|(index, name)| format!("{} {}", index + 1, name.as_ref()));
+    format!("{label}: {}", each.collect::<Vec<_>>().join("; "))
+}
+
+/// A utilization in per cent, rounded down: a limit that is near never reads as "100%".
+pub(crate) fn percent(used: f64) -> String {
+    format!("{:.0}", (used * 100.0 + 1e-9).floor())
+}
+
+/// A window's name as people read it. What a model reads and writes are "LLM tokens".
+pub(crate) fn window_words(name: &str) -> String {
+    let (what, period) = match name.rsplit_once('-') {
+        Some((what, period @ ("second" | "minute" | "day" | "month"))) => (what, period),
+        _ => (name, ""),
+    };
+    let llm = if what.ends_with("tokens") { "LLM " } else { "" };
+    let each = if period.is_empty() { "" } else { " a " };
+    format!("{llm}{}{each}{period}", what.replace('-', " "))
 }
 
 impl ProbeFailure {

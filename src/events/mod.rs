@@ -16,10 +16,10 @@ pub(crate) mod systemd;
 pub(crate) mod token_status;
 
 use crate::providers::meter::Spent;
-use crate::providers::usage::Usage;
+use crate::providers::usage::{Usage, Window};
 use crate::providers::{Provider, Reading};
 use crate::system::exit_status::ExitStatus;
-use crate::tokens::condition::{Condition, ProbeFailure};
+use crate::tokens::condition::{Condition, ProbeFailure, TokenState};
 use crate::tokens::{Renewal, TokenId, TokenPool};
 use std::time::{Duration, SystemTime};
 
@@ -92,6 +92,15 @@ pub(crate) enum RunEvent {
         limit: Limit,
         /// When it is usable again, if that is known.
         until: Option<SystemTime>,
+        /// The window that is full, if one is.
+        window: Option<Window>,
+        /// What the provider says of it.
+        said: Option<String>,
+    },
+    /// The provider does not accept this token, which is not the one in use.
+    Rejected {
+        token: TokenRef,
+        said: Option<String>,
     },
     /// The command goes on with this token.
     Switched {
@@ -295,7 +304,7 @@ pub(crate) enum RunEvent {
     Silent {
         provider: &'static Provider,
         silence: ProbeFailure,
-        /// What the connection said, if that is what failed.
+        /// What the connection said, or which token is rejected and why.
         why: Option<String>,
     },
     AnswersAgain {
@@ -420,6 +429,48 @@ pub(crate) enum Severity {
 }
 
 impl RunEvent {
+    /// Why the token in `state` will not do before `until`.
+    pub(crate) fn limit(
+        token: TokenRef,
+        limit: Limit,
+        state: &TokenState,
+        until: Option<SystemTime>,
+    ) -> RunEvent {
+        let is_cause = |window: &&Window| match limit {
+            // A failure is also blamed on a window that was fuller before.
+            Limit::Near { used } => window.utilization == used,
+            Limit::Reached => window.utilization >= 1.0,
+            Limit::SpendCap | Limit::Rejected | Limit::Removed => false,
+        };
+        RunEvent::Limit {
+            token,
+            limit,
+            until,
+            window: state.fullest().filter(is_cause).cloned(),
+            said: state.said().map(str::to_owned),
+        }
+    }
+
+    /// The question about this token got no verdict.
+    pub(crate) fn silent(
+        token: TokenRef,
+        silence: ProbeFailure,
+        reading: &Result<Reading, String>,
+    ) -> RunEvent {
+        let why = match reading {
+            Err(why) => Some(why.clone()),
+            Ok(reading) if silence == ProbeFailure::Doubtful => {
+                Some(token.and_why(reading.said.as_deref()))
+            }
+            Ok(_) => None,
+        };
+        RunEvent::Silent {
+            provider: token.provider,
+            silence,
+            why,
+        }
+    }
+
     /// Says once how many quotas a ring really has, as soon as every token's group is known, and if
     /// they are fewer than its tokens. `said` keeps that it was looked at.
     pub(crate) fn quotas(pool: &TokenPool, said: &mut bool) -> Option<RunEvent> {
@@ -524,6 +575,7 @@ impl RunEvent {
             | RunEvent::ProxyStopping { .. }
             | RunEvent::ProxyStopped => Severity::Story,
             RunEvent::Limit { .. }
+            | RunEvent::Rejected { .. }
             | RunEvent::SetAside { .. }
             | RunEvent::UnreadVariable { .. }
             | RunEvent::ExposedFile { .. }

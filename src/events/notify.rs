@@ -7,7 +7,7 @@
 //! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;
-use crate::events::schema::{Cause, Ending, Millis, Record, stamp};
+use crate::events::schema::{Cause, Ending, Millis, Record, Ring, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
 use crate::system::signals::{self, Inherited, Limits};
@@ -43,6 +43,8 @@ pub(crate) struct Notifier {
     environment: Vec<(OsString, OsString)>,
     /// One end of a pipe for each running helper, which holds the other.
     running: Vec<PipeReader>,
+    /// The tokens of the run.
+    rings: Vec<Ring>,
     /// Whether the run is waiting, so that its next start is the end of the wait.
     waiting: bool,
 }
@@ -59,6 +61,7 @@ impl Notifier {
             limits: inherited.limits,
             environment,
             running: Vec::new(),
+            rings: Vec::new(),
             waiting: false,
         }
     }
@@ -67,6 +70,10 @@ impl Notifier {
     /// new process.
     pub(crate) fn tell(&mut self, record: &Record, at: Millis, words: &str) -> Option<Pid> {
         let event = match record {
+            Record::Run(run) => {
+                self.rings.clone_from(&run.providers);
+                return None;
+            }
             Record::Limit { .. } => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Wait { .. } => {
@@ -116,7 +123,7 @@ impl Notifier {
             .env("DDOLLAR_EVENT", event)
             .env("DDOLLAR_MESSAGE", &*masked(words))
             .env("DDOLLAR_FACT", &*masked(&record.json(at)))
-            .envs(details(record))
+            .envs(details(record, &self.rings))
             .stdin(Stdio::null())
             .stdout(holder)
             .stderr(Stdio::null())
@@ -142,8 +149,8 @@ impl Notifier {
     }
 }
 
-/// The fields of a record that shell scripts want, as variables.
-fn details(record: &Record) -> Vec<(&'static str, String)> {
+/// The fields of a record that shell scripts want, as variables; `rings` are the tokens of the run.
+fn details(record: &Record, rings: &[Ring]) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
     let (provider, token, until) = match record {
@@ -158,11 +165,22 @@ fn details(record: &Record) -> Vec<(&'static str, String)> {
         Record::Release { provider, token } => (Some(provider), *token, None),
         _ => (None, None, None),
     };
+    let ring = rings.iter().find(|ring| Some(&ring.name) == provider);
+    let name = ring
+        .zip(token)
+        .and_then(|(ring, token)| ring.names.get(token.checked_sub(1)?));
     add("DDOLLAR_PROVIDER", provider.cloned());
     add("DDOLLAR_TOKEN", token.map(|token| token.to_string()));
+    add("DDOLLAR_TOKEN_NAME", name.cloned());
     add("DDOLLAR_UNTIL", until.map(stamp));
     match record {
-        Record::Limit { cause, .. } => add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into())),
+        Record::Limit {
+            cause, window, why, ..
+        } => {
+            add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into()));
+            add("DDOLLAR_WINDOW", window.clone());
+            add("DDOLLAR_WHY", why.clone());
+        }
         Record::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
         _ => {}
     }

@@ -131,6 +131,8 @@ impl Recorder {
                 token,
                 limit,
                 until,
+                window,
+                said,
             } => {
                 let (cause, used) = match limit {
                     Limit::Near { used } => (Cause::Near, Some(*used)),
@@ -145,8 +147,11 @@ impl Recorder {
                     cause,
                     used,
                     until: until.map(millis),
+                    window: window.as_ref().map(|window| window.name.clone()),
+                    why: said.clone(),
                 };
-                let words = format!("{} ({})", words(), token.words());
+                let detail = event.detail(None);
+                let words = words() + &detail.map_or(String::new(), |told| format!(" ({told})"));
                 News { record, words }
             }
             RunEvent::WaitingForReset {
@@ -236,6 +241,7 @@ fn ring(pool: &TokenPool) -> Ring {
         name: name.into(),
         label: label.into(),
         tokens: pool.len(),
+        names: pool.tokens().map(|token| token.name.to_owned()).collect(),
     }
 }
 
@@ -245,8 +251,8 @@ fn checked(who: Who, reading: &Result<Reading, String>) -> Record {
         Ok(reading) => match &reading.finding {
             Finding::Served => (Verdict::Served, None),
             Finding::Limited { .. } => (Verdict::Limited, None),
-            Finding::SpendCapped { .. } => (Verdict::SpendCapped, None),
-            Finding::Rejected => (Verdict::Rejected, None),
+            Finding::SpendCapped { .. } => (Verdict::SpendCapped, reading.said.clone()),
+            Finding::Rejected => (Verdict::Rejected, reading.said.clone()),
             Finding::Overloaded { .. } => (Verdict::Overloaded, None),
             Finding::Unclear { why } => (Verdict::Unclear, Some(why.to_string())),
         },

@@ -12,11 +12,11 @@
 //!
 //! | event | fields |
 //! | --- | --- |
-//! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many) |
+//! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each) |
 //! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
 //! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets` |
 //! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
-//! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until` |
+//! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until`, `window` (the one that is full), `why` (the provider's words) |
 //! | `rotate` | `provider`, `from`, `token` |
 //! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
 //! | `release` | requests are held no longer: `provider`, `token` that they go out with (none: nobody waits for an answer any more) |
@@ -74,6 +74,10 @@ pub(crate) enum Record {
         cause: Cause,
         used: Option<f64>,
         until: Option<Millis>,
+        /// The window that is full.
+        window: Option<String>,
+        /// What the provider says of it.
+        why: Option<String>,
     },
     /// The command goes on with another token than `from`.
     Rotate { who: Who, from: usize },
@@ -123,6 +127,8 @@ pub(crate) struct Ring {
     pub(crate) name: String,
     pub(crate) label: String,
     pub(crate) tokens: usize,
+    /// By what their owner knows them, in order; empty in the journal of an earlier ddollar.
+    pub(crate) names: Vec<String>,
 }
 
 /// A token: the name of its ring, and its number there, from 1.
@@ -302,7 +308,12 @@ impl Record {
                 let providers = run.providers.iter().map(|ring| {
                     let object = Object::new().text("name", &ring.name);
                     let object = object.text("label", &ring.label);
-                    object.raw("tokens", ring.tokens).end()
+                    let names = ring
+                        .names
+                        .iter()
+                        .map(|name| Value::from(&**name).to_string());
+                    let object = object.raw("tokens", ring.tokens);
+                    object.raw("names", list(names)).end()
                 });
                 object
                     .raw("journal", run.schema)
@@ -338,10 +349,16 @@ impl Record {
                 cause,
                 used,
                 until,
+                window,
+                why,
             } => who(object, token)
                 .text("cause", cause.word())
                 .maybe(*used, |object, used| object.fraction("used", used))
-                .maybe(*until, |object, until| time(object, "until", until)),
+                .maybe(*until, |object, until| time(object, "until", until))
+                .maybe(window.as_deref(), |object, name| {
+                    object.text("window", name)
+                })
+                .maybe(why.as_deref(), |object, why| object.text("why", why)),
             Record::Rotate { who: token, from } => who(object, token).raw("from", from),
             Record::Wait {
                 provider,
@@ -471,6 +488,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
                         name: ring.text("name")?,
                         label: ring.text("label")?,
                         tokens: ring.count("tokens")?,
+                        names: ring.texts("names"),
                     })
                 })
                 .collect::<Option<_>>()?,
@@ -514,6 +532,8 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
             cause: value(CAUSES, line.str("cause")?)?,
             used: line.fraction("used"),
             until: line.time("until"),
+            window: line.text("window"),
+            why: line.text("why"),
         },
         "rotate" => Record::Rotate {
             who: line.who()?,
@@ -553,6 +573,12 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
     })
 }
 
+/// A text of a journal as it can be shown.
+fn safe(text: &str) -> String {
+    let text: String = text.chars().take(LONGEST_TEXT).collect();
+    visible(&text).into_owned()
+}
+
 /// Reads the fields of one object.
 struct Fields<'v>(&'v Value);
 
@@ -562,8 +588,12 @@ impl<'v> Fields<'v> {
     }
 
     fn text(&self, key: &str) -> Option<String> {
-        let text: String = self.str(key)?.chars().take(LONGEST_TEXT).collect();
-        Some(visible(&text).into_owned())
+        self.str(key).map(safe)
+    }
+
+    fn texts(&self, key: &str) -> Vec<String> {
+        let texts = self.items(key);
+        texts.filter_map(|item| item.0.as_str().map(safe)).collect()
     }
 
     fn number(&self, key: &str) -> Option<u64> {

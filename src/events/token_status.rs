@@ -16,6 +16,8 @@ pub(crate) struct TokenStatus<'a> {
     pub(crate) of: usize,
     /// The last characters of its text, by which its owner knows it.
     pub(crate) ending: Option<&'a str>,
+    /// The same, and where it was found.
+    pub(crate) name: &'a str,
     /// Its quota group, as its provider names it.
     pub(crate) group: Option<&'a str>,
     pub(crate) condition: Condition,
@@ -34,6 +36,7 @@ impl TokenStatus<'_> {
             .raw("token", self.number)
             .raw("of", self.of)
             .maybe(self.ending, |object, ending| object.text("ending", ending))
+            .text("name", self.name)
             .maybe(self.group, |object, group| object.text("group", group))
             .text("condition", self.condition.name())
             .maybe(self.condition.until(), |object, until| {

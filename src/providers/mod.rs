@@ -5,7 +5,8 @@
 //! Promises: pure; the same reply and `now` give the same reading. No reply makes it panic. The
 //! cause of a failure is read from the status and machine-readable fields, and from the three
 //! message prefixes that the vendor documents, never from other prose. Nothing of a body or of an
-//! unknown header gets into a reason: a provider may echo a token.
+//! unknown header gets into a reading, as a provider may echo a token; what it says of a refusal is for
+//! people alone, and passes the mask first.
 //! Does not: send anything, see a token, know a clock, or decide what follows from a reading (see
 //! `policy`).
 
@@ -27,6 +28,8 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::common::http::headers::Headers;
+use crate::common::mask::masked;
+use crate::common::visible::visible;
 use http::Method;
 use miniz_oxide::inflate::{decompress_to_vec_with_limit, decompress_to_vec_zlib_with_limit};
 use serde_json::Value;
@@ -277,6 +280,8 @@ pub(crate) struct Reading {
     /// Tokens with the same group draw on the same bucket; visible ASCII. `None` when the reply
     /// does not name one.
     pub(crate) quota_group: Option<String>,
+    /// Why the token is refused, in the provider's own words ([`Provider::refusal`]).
+    pub(crate) said: Option<String>,
 }
 
 /// What became of a request, as far as it concerns the token.
@@ -340,6 +345,7 @@ impl Reading {
             usage: self.usage,
             finding: second.finding,
             quota_group: self.quota_group.or(second.quota_group),
+            said: self.said.or(second.said),
         }
     }
 
@@ -349,6 +355,7 @@ impl Reading {
             usage: Usage::default(),
             finding: Finding::Unclear { why },
             quota_group: None,
+            said: None,
         }
     }
 }
@@ -505,6 +512,7 @@ impl Provider {
             usage,
             finding,
             quota_group,
+            said: None,
         }
     }
 }
@@ -549,6 +557,22 @@ impl Provider {
         })
     }
 
+    /// Why a token is refused, in the provider's own words: one line, masked, of at most
+    /// [`LONGEST_WORDS`] characters. `None`: it says nothing, or refuses no token.
+    pub(crate) fn refusal(&self, reply: &Reply, finding: &Finding) -> Option<String> {
+        if !matches!(finding, Finding::Rejected | Finding::SpendCapped { .. }) {
+            return None;
+        }
+        let body = ErrorBody::of_failure(reply)?;
+        let places = ["/error/message", "/message", "/detail", "/error"];
+        let said = places.map(|place| body.text(place).trim());
+        let said = said.into_iter().find(|said| !said.is_empty())?;
+        let said = masked(said);
+        let line = said.lines().next().unwrap_or_default();
+        let line: String = line.chars().take(LONGEST_WORDS).collect();
+        Some(visible(line.trim_end_matches('.')).into_owned())
+    }
+
     /// Whether the head of a reply holds what only the provider puts there: limits, the organization,
     /// the request's number.
     fn has_signed(&self, reply: &Reply) -> bool {
@@ -567,6 +591,9 @@ impl Provider {
         })
     }
 }
+
+/// Characters of a refusal that people are shown. OpenAI's longest has 130.
+const LONGEST_WORDS: usize = 200;
 
 /// The largest error text that is looked at, in bytes: compressed ones may promise gigabytes.
 const TEXT_MAX: usize = 64 * 1024;
@@ -1013,6 +1040,7 @@ mod tests {
                 usage: Usage { windows },
                 finding,
                 quota_group: group.map(str::to_owned),
+                said: None,
             };
         let first = reading(vec![window("credits", 0.5)], Finding::Served, None);
         let limited = Finding::Limited { retry_after: None };

@@ -444,6 +444,7 @@ impl Prober {
         reading.quota_group = reading
             .quota_group
             .filter(|group| !secret.is_echoed_in(group));
+        reading.said = self.provider.refusal(&reply, &reading.finding);
         log::debug!(
             "{}: status {}, {:?}",
             self.provider.label,

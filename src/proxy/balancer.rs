@@ -470,20 +470,14 @@ impl Balancer {
         let after = state.condition(now);
         // Above the threshold is no surprise for every request that still goes there.
         if before.is_good() && !after.is_good() {
-            say.push(RunEvent::Limit {
-                token,
-                limit: Limit::of(after, state.used()),
-                until: None,
-            });
+            let limit = Limit::of(after, state.used());
+            let until = after.until().map(|until| until.wall);
+            say.push(RunEvent::limit(token, limit, state, until));
         }
         match (state.silence(), ring.said_silent) {
             (Some((silence, _)), false) => {
                 ring.said_silent = true;
-                say.push(RunEvent::Silent {
-                    provider,
-                    silence,
-                    why: answer.reading.as_ref().err().cloned(),
-                });
+                say.push(RunEvent::silent(token, silence, &answer.reading));
             }
             (None, true) if answer.reading.is_ok() => {
                 ring.said_silent = false;

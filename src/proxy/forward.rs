@@ -1020,9 +1020,10 @@ impl<'a> Exchange<'a> {
 
     /// What the response says about the token.
     fn reading(&self, came: &UpstreamResponse) -> Reading {
-        self.upstream
-            .provider
-            .read(ProbeTarget::Traffic, &came.reply(), SystemTime::now())
+        let (provider, reply) = (self.upstream.provider, came.reply());
+        let mut reading = provider.read(ProbeTarget::Traffic, &reply, SystemTime::now());
+        reading.said = provider.refusal(&reply, &reading.finding);
+        reading
     }
 
     /// Keeps the connection of a response that is not passed on, if nothing is left on it.

@@ -123,6 +123,7 @@ pub(crate) fn status<'a>(
             number: report.token.number(),
             of: report.token.of,
             ending: report.ending,
+            name: report.token.name,
             group: report.group,
             condition: report.condition,
             why: None,

@@ -6,7 +6,7 @@
 
 use crate::common::time::{Now, SHORTEST_REST, Until};
 use crate::providers::schedule::{LONGEST_BACKOFF, backoff};
-use crate::providers::usage::Usage;
+use crate::providers::usage::{Usage, Window};
 use crate::providers::{Answer, Finding};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -232,6 +232,10 @@ pub(crate) struct TokenState {
     pub(super) seen: Option<SystemTime>,
     /// Utilization of its fullest window at the last answer; 1.0 is spent.
     pub(super) used: Option<f64>,
+    /// That window, if this run has seen it.
+    fullest: Option<Window>,
+    /// Why its provider refuses it, in the provider's own words.
+    said: Option<String>,
     /// The same of the windows of a minute alone.
     used_of_minute: Option<f64>,
     pub(super) last: Last,
@@ -264,6 +268,8 @@ impl TokenState {
             found: None,
             seen: None,
             used: None,
+            fullest: None,
+            said: None,
             used_of_minute: None,
             last: Last::Never,
             bad_since: None,
@@ -296,6 +302,21 @@ impl TokenState {
     /// Utilization of its fullest window at the last answer.
     pub(crate) fn used(&self) -> Option<f64> {
         self.used
+    }
+
+    /// Whether it was rejected since it was last accepted.
+    pub(crate) fn was_rejected(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// Its fullest window at the last answer of this run.
+    pub(crate) fn fullest(&self) -> Option<&Window> {
+        self.fullest.as_ref()
+    }
+
+    /// Why its provider refuses it, in the provider's own words.
+    pub(crate) fn said(&self) -> Option<&str> {
+        self.said.as_deref()
     }
 
     /// Utilization of its fullest window of a minute at the last answer of this run.
@@ -353,6 +374,7 @@ impl TokenState {
             Condition::Rejected | Condition::SpendCapped { .. }
         );
         if holds_here {
+            self.said.clone_from(&other.said);
             self.condition = other.condition;
             self.found = other.found;
             self.seen = other.seen;
@@ -488,7 +510,9 @@ impl TokenState {
             let until = told.until;
             condition == Condition::Usable || condition == Condition::Limited { until }
         });
-        self.used = reading.usage.binding().map(|window| window.utilization);
+        self.fullest = reading.usage.binding().cloned();
+        self.used = self.fullest.as_ref().map(|window| window.utilization);
+        self.said.clone_from(&reading.said);
         self.used_of_minute = reading.usage.of_a_minute(now.wall);
         self.last = Last::Verdict(answer.asked);
         self.take_on(condition, answer.asked, now);

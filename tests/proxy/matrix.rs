@@ -262,9 +262,9 @@ fn a_rejected_token_is_left() {
     let from = provider.served().len();
     assert_eq!(gateway.post(json!({})).status, 200);
     assert_eq!(used(&mut provider, from), ["2 200"]);
-    gateway
-        .stop()
-        .says_once("Token 1 was rejected by its provider");
+    gateway.stop().says_once(
+        "⚠️  Anthropic rejected token 1/2 …9c-1 from ANTHROPIC_API_KEY: invalid x-api-key\n",
+    );
 }
 
 #[test]

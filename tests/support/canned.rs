@@ -84,7 +84,7 @@ fn serve(
         };
         match name.to_ascii_lowercase().as_str() {
             "authorization" => token = value.strip_prefix("Bearer ")?.to_owned(),
-            "x-goog-api-key" | "api-key" => token = value.to_owned(),
+            "x-api-key" | "x-goog-api-key" | "api-key" => token = value.to_owned(),
             "user-agent" => is_check = value.starts_with("ddollar"),
             "content-length" => length = value.parse().ok()?,
             _ => {}

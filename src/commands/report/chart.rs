@@ -5,7 +5,7 @@
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
 use crate::common::duration::spaced;
 use crate::common::style::Colour;
-use crate::events::message::{how_it_ended, short};
+use crate::events::message::{how_it_ended, percent, short, token_names, window_words};
 use crate::events::schema::{Cause, Ending, Millis, Who};
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
@@ -328,7 +328,18 @@ impl<'t> Words<'_, 't> {
                 cause,
                 used,
                 until,
-            } => (LIMIT, self.limit(who, *cause, *used, *until)),
+                window,
+                why,
+            } => {
+                let until = until.map(|until| format!("resets {}", self.clock.time(until)));
+                let window = window.as_deref().map(window_words);
+                let (what, used) = limit(*cause, *used);
+                let parts = [why.clone(), window, used, until];
+                let parts: Vec<String> = parts.into_iter().flatten().collect();
+                let colon = if parts.is_empty() { "" } else { ": " };
+                let who = capital(&self.who(who));
+                (LIMIT, format!("{who} {what}{colon}{}", parts.join(", ")))
+            }
             Entry::Rotated { who, took, .. } => {
                 let took = took.map_or(String::new(), |took| {
                     format!(" (the restart took {})", long(took.max(1)))
@@ -353,27 +364,6 @@ impl<'t> Words<'_, 't> {
                 capital(&end_words(ending)),
             ),
         }
-    }
-
-    fn limit(&self, who: &Who, cause: Cause, used: Option<f64>, until: Option<Millis>) -> String {
-        let who = capital(&self.who(who));
-        let what = match cause {
-            // Nothing was left; an earlier ddollar called that near.
-            Cause::Near if used.is_some_and(|used| used >= 1.0) => "has reached its limit".into(),
-            Cause::Near => {
-                let percent = used.map_or(String::new(), |used| {
-                    format!(": {:.0}% used", (used * 100.0 + 1e-9).floor())
-                });
-                format!("is near its limit{percent}")
-            }
-            Cause::Reached => "has reached its limit".into(),
-            Cause::SpendCap => "has reached its spend cap".into(),
-            Cause::Rejected => "was rejected by its provider".into(),
-        };
-        let until = until.map_or(String::new(), |until| {
-            format!(", resets {}", self.clock.time(until))
-        });
-        format!("{who} {what}{until}")
     }
 
     fn wait(&self, wait: &Wait) -> String {
@@ -486,6 +476,14 @@ impl<'t> Words<'_, 't> {
             ));
         }
         lines.extend(self.spent());
+        for ring in timeline
+            .run
+            .providers
+            .iter()
+            .filter(|ring| !ring.names.is_empty())
+        {
+            lines.push(token_names(&ring.label, &ring.names));
+        }
         let beyond = timeline.tracks.len().saturating_sub(MOST_LANES);
         if beyond > 0 {
             lines.push(format!("{} not shown", several(beyond, "more token")));
@@ -503,6 +501,21 @@ impl<'t> Words<'_, 't> {
             ));
         }
         lines
+    }
+}
+
+/// What a token met, and how much of it was used then.
+fn limit(cause: Cause, used: Option<f64>) -> (&'static str, Option<String>) {
+    match cause {
+        // Nothing was left; an earlier ddollar called that near.
+        Cause::Near if used.is_some_and(|used| used >= 1.0) => ("has reached its limit", None),
+        Cause::Near => {
+            let used = used.map(|used| format!("{}% used", percent(used)));
+            ("is near its limit", used)
+        }
+        Cause::Reached => ("has reached its limit", None),
+        Cause::SpendCap => ("has reached its spend cap", None),
+        Cause::Rejected => ("was rejected", None),
     }
 }
 

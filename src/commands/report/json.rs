@@ -56,6 +56,9 @@ fn track(track: &Track) -> String {
     Object::new()
         .text("provider", &track.who.provider)
         .raw("token", track.who.token)
+        .maybe(track.name.as_deref(), |object, name| {
+            object.text("name", name)
+        })
         .maybe(track.group.as_deref(), |object, group| {
             object.text("group", group)
         })
@@ -108,12 +111,18 @@ fn story(at: Millis, entry: &Entry) -> String {
             cause,
             used,
             until,
+            window,
+            why,
         } => object("limit")
             .text("provider", &who.provider)
             .raw("token", who.token)
             .text("cause", cause.word())
             .maybe(*used, |object, used| object.fraction("used", used))
-            .maybe(*until, |object, at| time(object, "until", at)),
+            .maybe(*until, |object, at| time(object, "until", at))
+            .maybe(window.as_deref(), |object, name| {
+                object.text("window", name)
+            })
+            .maybe(why.as_deref(), |object, why| object.text("why", why)),
         Entry::Rotated { who, from, took } => object("rotate")
             .text("provider", &who.provider)
             .raw("token", who.token)

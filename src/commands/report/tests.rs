@@ -35,6 +35,9 @@ fn head(tokens: usize) -> Record {
             name: "anthropic".into(),
             label: "Anthropic".into(),
             tokens,
+            names: ["…k7Qw, ANTHROPIC_API_KEY", "…x2Lp, tokens:1"]
+                .map(String::from)
+                .into(),
         }],
     })
 }
@@ -61,6 +64,8 @@ fn near(token: usize, minute: Millis) -> Record {
         cause: crate::events::schema::Cause::Near,
         used: Some(0.96),
         until: Some(EVENING + minute * MINUTE),
+        window: Some("input-tokens".into()),
+        why: None,
     }
 }
 
@@ -152,9 +157,11 @@ command    =====================-R===================............==========
            0 to 9, #: tenths used  = works  . waits  R next token
 
 22:00:00  > Started with token 1/2
-23:00:00  ! Token 1/2 is near its limit: 96% used, resets 03:00:00
+23:00:00  ! Token 1/2 is near its limit: LLM input tokens, 96% used, resets
+            03:00:00
 23:02:00  R Rotated to token 2/2 (the restart took 2m)
-00:00:00  ! Token 2/2 is near its limit: 96% used, resets 00:30:00
+00:00:00  ! Token 2/2 is near its limit: LLM input tokens, 96% used, resets
+            00:30:00
 00:00:00  W Waited 31m for token 2/2: promised 00:30:00, usable 00:31:00 (+1m)
 01:00:00  * Finished
 
@@ -162,6 +169,7 @@ Worked 2h 27m, waited 31m, restarting 2m
 2 starts, 1 rotation, 1 wait; 6 checks
 Without ddollar it would have met its first limit at 23:00:00
 Saved about 3h 58m: until the tokens that it left were good again
+Anthropic: 1 ...k7Qw, ANTHROPIC_API_KEY; 2 ...x2Lp, tokens:1
 "
     );
 }
@@ -346,6 +354,8 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         cause: crate::events::schema::Cause::Near,
         used: Some(0.96),
         until: None,
+        window: None,
+        why: None,
     };
     let rotate = Record::Rotate {
         who: who(2),

@@ -62,6 +62,8 @@ pub(crate) enum End {
 #[derive(Debug)]
 pub(crate) struct Track {
     pub(crate) who: Who,
+    /// By what its owner knows it.
+    pub(crate) name: Option<String>,
     pub(crate) group: Option<String>,
     /// Utilization of its fullest window, from each check to the next, while it was in use.
     pub(crate) steps: Vec<Step>,
@@ -130,6 +132,8 @@ pub(crate) enum Entry {
         cause: Cause,
         used: Option<f64>,
         until: Option<Millis>,
+        window: Option<String>,
+        why: Option<String>,
     },
     /// `took`: milliseconds from the order to end until the new start.
     Rotated {
@@ -209,9 +213,10 @@ impl Timeline {
 }
 
 impl Track {
-    fn new(who: Who) -> Track {
+    fn new(who: Who, name: Option<&String>) -> Track {
         Track {
             who,
+            name: name.cloned(),
             group: None,
             steps: Vec::new(),
             windows: Vec::new(),
@@ -257,10 +262,8 @@ impl Builder {
             .iter()
             .flat_map(|ring| {
                 (1..=ring.tokens).map(|token| {
-                    Track::new(Who {
-                        provider: ring.name.clone(),
-                        token,
-                    })
+                    let provider = ring.name.clone();
+                    Track::new(Who { provider, token }, ring.names.get(token - 1))
                 })
             })
             .take(MOST_TRACKS)
@@ -324,6 +327,8 @@ impl Builder {
                 cause,
                 used,
                 until,
+                window,
+                why,
             } => {
                 self.timeline.first_limit.get_or_insert(at);
                 // A proxy records the reset with the windows.
@@ -345,6 +350,8 @@ impl Builder {
                     cause,
                     used,
                     until,
+                    window,
+                    why,
                 };
                 self.timeline.story.push((at, chapter));
             }
@@ -426,7 +433,7 @@ impl Builder {
                 .rposition(|track| track.who.provider == who.provider);
             tracks.insert(
                 last.map_or(tracks.len(), |last| last + 1),
-                Track::new(who.clone()),
+                Track::new(who.clone(), None),
             );
         }
     }

@@ -4,7 +4,7 @@ use crate::common::duration::spaced;
 use crate::common::json::{Object, list};
 use crate::common::style::{Colour, Style, ascii};
 use crate::common::time::{Now, Until};
-use crate::events::message::local;
+use crate::events::message::{local, window_words};
 use crate::events::schema::{millis, time};
 use crate::events::token_status::TokenStatus;
 use crate::providers::usage::Usage;
@@ -59,7 +59,7 @@ impl<'r> RingView<'r> {
                 Some(Ok(reading)) => {
                     let why = match &reading.finding {
                         Finding::Unclear { why } => Some(format!("tells no limits: {why}")),
-                        _ => None,
+                        _ => reading.said.clone(),
                     };
                     (reading.usage.clone(), why)
                 }
@@ -134,6 +134,9 @@ impl View<'_> {
         for ring in &self.rings {
             for (index, row) in ring.rows.iter().enumerate() {
                 line(row.heading(index, ring.rows.len(), ring.quota(row), now, style));
+                if let (false, Some(why)) = (row.condition == Condition::Unknown, &row.why) {
+                    line(style.wrap(&format!("    {why}"), 4));
+                }
                 for window in row.windows(now, cells, style) {
                     line(style.wrap(&window, 4));
                 }
@@ -207,8 +210,7 @@ impl Row<'_> {
         style: Style,
     ) -> String {
         let (colour, words) = self.condition_words(now);
-        let dots = if style.utf8 { "…" } else { "..." };
-        let name = self.token.name.replace('…', dots);
+        let name = self.token.name;
         let quota = quota.map_or(String::new(), |quota| format!(", quota {quota}"));
         let label = self.token.provider.label;
         let line = format!("{label} token {}/{len} {name}: {words}{quota}", index + 1);
@@ -247,7 +249,9 @@ impl Row<'_> {
     /// A line for each window, with a bar of so many cells.
     fn windows(&self, now: SystemTime, cells: usize, style: Style) -> Vec<String> {
         let windows = &self.usage.windows;
-        let names = windows.iter().map(|window| window.name.chars().count());
+        let names = windows
+            .iter()
+            .map(|window| window_words(&window.name).chars().count());
         let widest = names.max().unwrap_or(0);
         windows
             .iter()
@@ -267,7 +271,7 @@ impl Row<'_> {
                     let left = at.duration_since(now).unwrap_or_default();
                     format!("  resets {} ({})", local(at, now), spaced(left))
                 });
-                let name = &window.name;
+                let name = window_words(&window.name);
                 format!("    {name:widest$}  {bar}{percent:5.1}%{amount}{resets}")
             })
             .collect()
@@ -279,6 +283,7 @@ impl Row<'_> {
             number: index + 1,
             of: len,
             ending: self.token.secret.ending(),
+            name: self.token.name,
             group: self.group.as_deref(),
             condition: self.condition,
             why: self.why.as_deref(),

@@ -197,6 +197,8 @@ fn every_sentence_fits_a_line_of_80_columns() {
             token: token(azure, true),
             limit,
             until: None,
+            window: None,
+            said: None,
         });
     }
     for abandoned in [false, true] {
@@ -297,6 +299,7 @@ fn the_monitor_line_reads_as_in_the_transcript() {
             usage,
             finding: Finding::Served,
             quota_group: None,
+            said: None,
         }),
     };
     assert_eq!(

@@ -42,7 +42,8 @@ fn level() -> impl Strategy<Value = Level> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    let rings = proptest::collection::vec((text(), text(), 0..100usize), 0..4);
+    let names = proptest::collection::vec(text(), 0..4);
+    let rings = proptest::collection::vec((text(), text(), 0..100usize, names), 0..4);
     (any::<u32>(), text(), text(), fraction(), rings).prop_map(
         |(pid, version, command, threshold, rings)| Run {
             schema: u64::from(pid),
@@ -52,10 +53,11 @@ fn run() -> impl Strategy<Value = Run> {
             threshold,
             providers: rings
                 .into_iter()
-                .map(|(name, label, tokens)| Ring {
+                .map(|(name, label, tokens, names)| Ring {
                     name,
                     label,
                     tokens,
+                    names,
                 })
                 .collect(),
         },
@@ -92,14 +94,24 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
                 },
             }
         }),
-        (who(), cause, of(fraction()), of(at())).prop_map(|(who, cause, used, until)| {
-            Record::Limit {
-                who,
-                cause,
-                used,
-                until,
-            }
-        }),
+        (
+            who(),
+            cause,
+            of(fraction()),
+            of(at()),
+            of(text()),
+            of(text())
+        )
+            .prop_map(|(who, cause, used, until, window, why)| {
+                Record::Limit {
+                    who,
+                    cause,
+                    used,
+                    until,
+                    window,
+                    why,
+                }
+            }),
         (who(), 1..100usize).prop_map(|(who, from)| Record::Rotate { who, from }),
         (text(), of(1..100usize), at(), any::<bool>()).prop_map(
             |(provider, token, until, held)| Record::Wait {

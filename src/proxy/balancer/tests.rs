@@ -75,6 +75,7 @@ impl Night {
             usage: Usage::default(),
             finding,
             quota_group: group.map(str::to_owned),
+            said: None,
         };
         let answer = Answer {
             asked,
@@ -237,6 +238,7 @@ fn round_robin_and_headroom() {
         },
         finding: Finding::Served,
         quota_group: None,
+        said: None,
     };
     for (index, used, next) in [(0, 0.5, 1), (1, 0.4, 1), (1, 0.6, 0)] {
         let answer = Answer {
@@ -313,6 +315,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
                 usage: Usage::default(),
                 finding: Finding::Served,
                 quota_group: Some("org".into()),
+                said: None,
             }),
         };
         let said = night.balancer.probed(0, index, answer, night.now);
@@ -352,6 +355,7 @@ fn near_the_limit_another_is_taken_and_the_rest_is_used_before_anyone_waits() {
         },
         finding: Finding::Served,
         quota_group: None,
+        said: None,
     };
     for (index, used) in [(0, 0.96), (1, 0.97)] {
         let asked = night.goes_with(index);

@@ -597,6 +597,7 @@ impl Session {
         let Some(ring) = self.rings.get_mut(token.ring) else {
             return Turn::nothing();
         };
+        let is_first = !ring.pool.state(token.index).was_rejected();
         // The proxy has taken it in already.
         if self.proxied.is_none() {
             policy::record(&mut ring.pool, token.index, answer, &self.rules, now);
@@ -637,9 +638,10 @@ impl Session {
         }
 
         let mut say = Vec::new();
-        let provider = ring.pool.token(token.index).provider;
+        let name = TokenRef::new(&ring.pool, token, several);
+        let provider = name.provider;
         say.push(RunEvent::Checked {
-            token: TokenRef::new(&ring.pool, token, several),
+            token: name,
             reading: answer.reading.clone(),
         });
         let finding = answer.reading.as_ref().map(|reading| &reading.finding);
@@ -650,15 +652,14 @@ impl Session {
                 why: why.to_string(),
             });
         }
+        // Of the token in use it is said when it is left.
+        let is_rejected = matches!(finding, Ok(Finding::Rejected))
+            && self.proxied.is_none()
+            && !(is_current && ring.in_use);
         match (state.silence(), ring.said_silent) {
-            (Some((silence, _)), false) => {
+            (Some((silence, _)), false) if !is_rejected => {
                 ring.said_silent = true;
-                let why = answer.reading.as_ref().err().cloned();
-                say.push(RunEvent::Silent {
-                    provider,
-                    silence,
-                    why,
-                });
+                say.push(RunEvent::silent(name, silence, &answer.reading));
             }
             (None, true) => {
                 ring.said_silent = false;
@@ -674,6 +675,13 @@ impl Session {
         }
         let mut turn = self.apply_decision(now);
         say.append(&mut turn.events);
+        let is_told =
+            |event: &RunEvent| matches!(event, RunEvent::Limit { token: of, .. } if of.id == token);
+        if is_rejected && is_first && !say.iter().any(is_told) {
+            let reading = answer.reading.as_ref().ok();
+            let said = reading.and_then(|reading| reading.said.clone());
+            say.push(RunEvent::Rejected { token: name, said });
+        }
         Turn {
             events: say,
             ..turn
@@ -1054,11 +1062,8 @@ impl Session {
                 why: None,
             };
         }
-        RunEvent::Limit {
-            token,
-            limit,
-            until: condition.until().map(|until| until.wall),
-        }
+        let until = condition.until().map(|until| until.wall);
+        RunEvent::limit(token, limit, state, until)
     }
 }
 

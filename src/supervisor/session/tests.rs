@@ -53,10 +53,11 @@ impl Night {
 
     /// Takes in an event; what the child has started is gone whenever somebody looks.
     fn event(&mut self, event: Event) -> Turn {
-        let is_end = matches!(event, Event::Job(JobEvent::Exited { asked: true, .. }));
+        let mut is_end = matches!(event, Event::Job(JobEvent::Exited { asked: true, .. }));
         let mut turn = self.session.handle(event, self.now);
-        let clears = matches!(self.session.phase, Phase::Stopping { how: Some(_), .. });
-        if clears && (is_end || matches!(turn.action, Action::Stop(_))) {
+        while matches!(self.session.phase, Phase::Stopping { how: Some(_), .. })
+            && (std::mem::take(&mut is_end) || matches!(turn.action, Action::Stop(_)))
+        {
             let then = self.session.handle(Event::Job(JobEvent::Cleared), self.now);
             turn.events.extend(then.events);
             turn.action = then.action;
@@ -97,6 +98,7 @@ impl Night {
             },
             finding: Finding::Served,
             quota_group: None,
+            said: None,
         })
     }
 
@@ -143,6 +145,7 @@ fn found(finding: Finding) -> Result<Reading, String> {
         usage: Usage::default(),
         finding,
         quota_group: None,
+        said: None,
     })
 }
 

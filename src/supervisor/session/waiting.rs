@@ -259,13 +259,12 @@ impl Session {
             .tick
             .saturating_duration_since(self.last_start);
         policy::blame(&mut ring.pool, lived, used > ring.used_at_start, now);
-        let limit = RunEvent::Limit {
-            token,
-            limit: Limit::Near {
-                used: used.into_iter().chain(ring.used_at_end).fold(0.0, f64::max),
-            },
-            until: self.end_of_limit(place, now).map(|until| until.wall),
+        let limit = Limit::Near {
+            used: used.into_iter().chain(ring.used_at_end).fold(0.0, f64::max),
         };
+        let state = ring.pool.state(token.id.index);
+        let until = state.condition(now).until().map(|until| until.wall);
+        let limit = RunEvent::limit(token, limit, state, until);
         self.phase = Phase::Waiting(waiting.blamed(Reported::Cause));
         self.apply_decision(now)
             .and_say_all_first(vec![RunEvent::Failed { how }, limit])

@@ -67,6 +67,7 @@ fn says(ledger: &mut Ledger, place: Place, index: usize, finding: Finding, now: 
         usage: Usage::default(),
         finding,
         quota_group: Some(format!("org-{}", index / 2)),
+        said: None,
     };
     let answer = Answer {
         asked: now.tick,

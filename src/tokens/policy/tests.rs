@@ -60,6 +60,7 @@ fn reading(finding: Finding, usage: Usage) -> Result<Reading, String> {
         usage,
         finding,
         quota_group: None,
+        said: None,
     })
 }
 

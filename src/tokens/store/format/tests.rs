@@ -121,6 +121,7 @@ fn what_is_printed_is_read_to_the_last_bit() {
         },
         finding: Finding::Served,
         quota_group: None,
+        said: None,
     };
     let answer = Answer {
         asked: now.tick,

@@ -59,7 +59,7 @@ while read -r line; do eval "$line"; done
 "#;
 
 /// A run of that, and the id of its first session.
-fn without_hooks(supervise: Supervise, words: &[&str]) -> (Run, String) {
+pub(crate) fn without_hooks(supervise: Supervise, words: &[&str]) -> (Run, String) {
     let desk = supervise.desk();
     let program = desk.write("claude", format!("#!/bin/sh\n{WITHOUT_HOOKS}"));
     let mut run = supervise.start(&[&[program.to_str().unwrap()], words].concat());
@@ -88,7 +88,7 @@ fn hourly(provider: &Provider) -> Supervise {
 }
 
 /// A run whose requests are left alone.
-fn by_restart(provider: &Provider) -> Supervise {
+pub(crate) fn by_restart(provider: &Provider) -> Supervise {
     Supervise::with(provider).options(&["--no-proxy"])
 }
 

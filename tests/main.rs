@@ -34,6 +34,7 @@ mod report; // the journal of a run, and what is made of it
 mod rotation; // from one token to the next
 mod secrets; // no token anywhere
 mod slips; // what a first evening gets wrong
+mod stall; // a command that does nothing
 mod state; // what one run leaves for the next, and for those beside it
 mod status; // every token at once
 mod tls; // a private CA

@@ -50,6 +50,8 @@ pub(crate) struct Supervision {
     pub(crate) max_wait: Option<Duration>,
     /// LLM tokens that the command may cost, at least 1.
     pub(crate) max_tokens: Option<u64>,
+    /// A command that has done nothing for so long has stalled; from 30 s.
+    pub(crate) stall: Option<Duration>,
     /// Starts after failures that neither a limit nor an outage explains.
     pub(crate) retries: u32,
     /// Through a proxy of the run's own, or not; `None`: as suits the command.
@@ -238,6 +240,7 @@ impl Default for Values {
                 client: None,
                 max_wait: None,
                 max_tokens: None,
+                stall: None,
                 retries: 0,
                 proxy: None,
                 journal: None,

@@ -48,6 +48,9 @@ const ASKING: &[Command] = &[
 const RUNNING: &[Command] = &[Command::Supervise, Command::Proxy, Command::Rehearse];
 
 const A_DURATION: &str = "a duration such as 90s, 2m or 1h30m";
+/// A client that waits for one slow answer is not to be taken for one that has stalled.
+const SHORTEST_STALL: Duration = Duration::from_secs(30);
+const A_LONG_DURATION: &str = "a duration of at least 30s, such as 10m";
 const AN_INTERVAL: &str = "a duration from 100ms to 1 day, such as 60s or 2m";
 /// A probe more often than this would spend the limit that it watches.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -291,6 +294,22 @@ pub(super) static FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        long: "stall",
+        short: None,
+        value: Some("DURATION"),
+        default: None,
+        commands: BOTH,
+        about: "tell when the command does nothing for so long",
+        details: "Nothing: no request through the proxy, and no processor time worth speaking of in all of its \
+                  processes; without the proxy, the latter alone. A client whose session is known is then \
+                  ended and goes on with its session, three times in a row at most. From 30s.",
+        set: |values, value| {
+            let span = duration(value).filter(|span| *span >= SHORTEST_STALL);
+            values.supervision.stall = Some(span.ok_or(A_LONG_DURATION)?);
+            Ok(())
+        },
+    },
+    Flag {
         long: "state",
         short: None,
         value: Some("FILE"),
@@ -386,7 +405,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("COMMAND"),
         default: None,
         commands: BOTH,
-        about: "run this with sh on limit, rotate, wait, resume and exit",
+        about: "run this with sh on limit, rotate, wait, resume, stall and exit",
         details: "It finds the facts in DDOLLAR_EVENT, DDOLLAR_MESSAGE, DDOLLAR_PROVIDER, \
                   DDOLLAR_TOKEN, DDOLLAR_TOKEN_NAME, DDOLLAR_CAUSE, DDOLLAR_WINDOW, DDOLLAR_WHY, \
                   DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, DDOLLAR_FACT. It has no terminal and \

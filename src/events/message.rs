@@ -5,7 +5,7 @@
 //! their own words in `error.rs`.
 
 use crate::common::duration::{compact, spaced};
-use crate::events::{Limit, RunEvent, TokenRef};
+use crate::events::{AfterStall, Limit, RunEvent, TokenRef};
 use crate::providers::Finding;
 use crate::providers::usage::{Usage, Window};
 use crate::system::exit_status::ExitStatus;
@@ -229,6 +229,18 @@ impl RunEvent {
                 Mark::Warning,
                 format!("{}{}", prefix(*token), limit.words(token.number())),
             ),
+            RunEvent::Stalled {
+                span,
+                sees_requests,
+                ..
+            } => {
+                let requests = if *sees_requests { "no request, " } else { "" };
+                let span = spaced(*span);
+                (
+                    Mark::Warning,
+                    format!("The command has stalled: {requests}no processor time for {span}"),
+                )
+            }
             RunEvent::AutoRotating => (Mark::Next, "Auto-rotating to next token...".into()),
             RunEvent::Switched { token } => (
                 Mark::Next,
@@ -571,9 +583,12 @@ impl RunEvent {
 }
 
 impl RunEvent {
-    /// Which token it is about, for those who have several: a line of its own below the message. `now`:
-    /// with the time at which it is usable again, if that is known.
+    /// A line of its own below the message. Which token it is about, for those who have several, and with
+    /// `now` when it is usable again, if that is known; or what follows.
     pub(crate) fn detail(&self, now: Option<SystemTime>) -> Option<String> {
+        if let RunEvent::Stalled { then, .. } = self {
+            return Some(then.words());
+        }
         let RunEvent::Limit {
             token,
             limit,
@@ -602,6 +617,18 @@ impl RunEvent {
             let _ = write!(line, "{ends} {}", local(*at, now));
         }
         Some(line)
+    }
+}
+
+impl AfterStall {
+    fn words(self) -> String {
+        match self {
+            AfterStall::Restart { number, of } => {
+                format!("it is ended, and goes on with its session ({number} of {of})")
+            }
+            AfterStall::NoSession => "it is left alone: there is no session to go on with".into(),
+            AfterStall::GivenUp => "it is left alone: starting it again did not help".into(),
+        }
     }
 }
 

@@ -133,6 +133,13 @@ pub(crate) enum RunEvent {
     Paused,
     /// The paused command goes on.
     Resumed,
+    /// The command has done nothing for `span`.
+    Stalled {
+        span: Duration,
+        /// Whether requests would have been seen.
+        sees_requests: bool,
+        then: AfterStall,
+    },
     /// The command was told to end.
     Stopping,
     /// The command has ended; `asked`: ddollar had told it to.
@@ -385,6 +392,17 @@ pub(crate) enum RunEvent {
     },
 }
 
+/// What follows when the command has stalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterStall {
+    /// It is ended, and goes on with its session: for this time of so many in a row.
+    Restart { number: u32, of: u32 },
+    /// Nothing: no session is known to go on with.
+    NoSession,
+    /// Nothing: it has stalled again and again.
+    GivenUp,
+}
+
 /// Which limit a token ran into.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Limit {
@@ -576,6 +594,7 @@ impl RunEvent {
             | RunEvent::ProxyStopped => Severity::Story,
             RunEvent::Limit { .. }
             | RunEvent::Rejected { .. }
+            | RunEvent::Stalled { .. }
             | RunEvent::SetAside { .. }
             | RunEvent::UnreadVariable { .. }
             | RunEvent::ExposedFile { .. }

@@ -76,6 +76,7 @@ impl Notifier {
             }
             Record::Limit { .. } => "limit",
             Record::Rotate { .. } => "rotate",
+            Record::Stall { .. } => "stall",
             Record::Wait { .. } => {
                 self.waiting = true;
                 "wait"

@@ -4,7 +4,7 @@
 //! tokens in use at a start) is kept here, so that those who emit events need not know it. Pure.
 
 use super::schema::{Cause, Level, Record, Ring, Run, SCHEMA, Verdict, Who, level, millis};
-use super::{Limit, RunEvent, Severity, TokenRef};
+use super::{AfterStall, Limit, RunEvent, Severity, TokenRef};
 use crate::providers::{Finding, Reading};
 use crate::tokens::{TokenId, TokenPool};
 
@@ -182,6 +182,13 @@ impl Recorder {
             RunEvent::Resumed => News {
                 record: Record::Resume,
                 words: "Session continued".into(),
+            },
+            RunEvent::Stalled { span, then, .. } => News {
+                record: Record::Stall {
+                    seconds: span.as_secs(),
+                    restart: matches!(then, AfterStall::Restart { .. }),
+                },
+                words: format!("{}; {}", words(), event.detail(None).unwrap_or_default()),
             },
             RunEvent::Stopping => silent(Record::Stop),
             RunEvent::Exited { how, asked } => silent(Record::Exit {

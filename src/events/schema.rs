@@ -21,6 +21,7 @@
 //! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
 //! | `release` | requests are held no longer: `provider`, `token` that they go out with (none: nobody waits for an answer any more) |
 //! | `pause`, `resume` | the command was stopped, and goes on |
+//! | `stall` | the command has done nothing for `seconds`; `restart`: it is ended for that, and goes on with its session |
 //! | `stop` | the command was told to end |
 //! | `exit` | the command ended: `code` or `signal`, `asked` (ddollar had told it to), `out_of_memory` (`true`: the kernel ended a process for want of memory) |
 //! | `note` | `text`: anything else that was said as a warning |
@@ -98,6 +99,8 @@ pub(crate) enum Record {
     Pause,
     /// The paused command goes on.
     Resume,
+    /// The command has done nothing for so long; `restart`: it is ended for that.
+    Stall { seconds: u64, restart: bool },
     /// The command was told to end.
     Stop,
     /// The command ended; `asked`: it had been told to.
@@ -283,6 +286,7 @@ impl Record {
             Record::Release { .. } => "release",
             Record::Pause => "pause",
             Record::Resume => "resume",
+            Record::Stall { .. } => "stall",
             Record::Stop => "stop",
             Record::Exit { .. } => "exit",
             Record::Note { .. } => "note",
@@ -370,6 +374,9 @@ impl Record {
                     object.raw("held", held)
                 }),
             Record::Release { provider, token } => place(object, provider, *token),
+            Record::Stall { seconds, restart } => {
+                object.raw("seconds", seconds).raw("restart", restart)
+            }
             Record::Pause | Record::Resume | Record::Stop => object,
             Record::Exit { how, asked } => how_json(object, *how).raw("asked", asked),
             Record::Note { text } => object.text("text", text),
@@ -463,7 +470,7 @@ pub(crate) fn read(line: &str) -> Result<(Millis, Record), Unread> {
     let event = line.str("event").ok_or(Unread::Damaged)?;
     let known = [
         "run", "launch", "usage", "spent", "limit", "rotate", "wait", "release", "pause", "resume",
-        "stop", "exit", "note", "lost", "end",
+        "stall", "stop", "exit", "note", "lost", "end",
     ];
     if !known.contains(&event) {
         return Err(Unread::Unknown);
@@ -551,6 +558,10 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
         },
         "pause" => Record::Pause,
         "resume" => Record::Resume,
+        "stall" => Record::Stall {
+            seconds: line.number("seconds")?,
+            restart: line.0.get("restart")?.as_bool()?,
+        },
         "stop" => Record::Stop,
         "exit" => Record::Exit {
             how: line.how()?,

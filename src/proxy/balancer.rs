@@ -587,6 +587,12 @@ impl Balancer {
         })
     }
 
+    /// Whether a request waits for a reset.
+    pub(crate) fn is_holding(&self) -> bool {
+        let mut lanes = self.rings.iter().flat_map(|ring| &ring.lanes);
+        lanes.any(|lane| lane.held > 0)
+    }
+
     /// All that is known of the tokens.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -6,7 +6,7 @@
 //! everything that it uses is refused for longer than its requests are held. It decides nothing.
 
 use super::access_key::AccessKey;
-use super::{Exhausted, Proxy, Setup, listener};
+use super::{Exhausted, Proxy, Setup, listener, upstream};
 use crate::clients::{self, Client, CommandLine};
 use crate::common::Environment;
 use crate::common::error::Error;
@@ -95,6 +95,17 @@ impl Gateway {
     /// Whether LLM tokens were to be counted, and none could be.
     pub(crate) fn counted_nothing(&self) -> bool {
         !self.carries() && self.proxy.shared.balancer().counts()
+    }
+
+    /// How often a request has begun, or bytes of one have moved.
+    pub(crate) fn pulse(&self) -> u64 {
+        let begun = self.proxy.shared.counters.requests.load(Relaxed);
+        upstream::moved().wrapping_add(begun)
+    }
+
+    /// Whether a request waits for a reset.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.proxy.shared.balancer().is_holding()
     }
 
     /// How long it holds a request.

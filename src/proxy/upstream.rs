@@ -21,6 +21,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use ureq::{Proxy, ProxyProtocol};
@@ -35,6 +37,20 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Connections kept without a request. Providers close theirs after one to several minutes.
 const MOST_IDLE: usize = 64;
 const LONGEST_IDLE: Duration = Duration::from_secs(50);
+
+/// How often bytes have come from a provider or gone to one.
+static MOVED: AtomicU64 = AtomicU64::new(0);
+
+/// How often bytes have come from a provider or gone to one, in this process.
+pub(crate) fn moved() -> u64 {
+    MOVED.load(Relaxed)
+}
+
+/// Counts bytes that have moved.
+fn count(moved: usize) -> usize {
+    MOVED.fetch_add(u64::from(moved > 0), Relaxed);
+    moved
+}
 
 /// One provider, as far as connecting to it goes.
 pub(crate) struct Upstream {
@@ -313,7 +329,7 @@ impl AsFd for Socket {
 impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(stream) => stream.read(buffer),
+            Socket::Plain(stream) => stream.read(buffer).map(count),
             Socket::Tls(tls) => {
                 // Once, and not until there is plaintext as `StreamOwned` does: the session tickets
                 // of TLS 1.3 come ahead of an answer, and behind them a read would wait for it
@@ -336,7 +352,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Socket::Plain(stream) => stream.write(bytes),
+            Socket::Plain(stream) => stream.write(bytes).map(count),
             Socket::Tls(tls) => tls.write(bytes),
         }
     }

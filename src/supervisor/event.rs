@@ -10,6 +10,7 @@ use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
 use crate::tokens::{Renewal, TokenId};
 use nix::sys::signal::Signal;
+use std::time::Duration;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -38,6 +39,12 @@ pub(crate) enum Event {
     Warning(String),
     /// The user answered the prompt; the end of input is `END_OF_INPUT`.
     Line(String),
+    /// The child has done nothing for `span`. `resumable`: it has a session to go on with.
+    Stalled {
+        span: Duration,
+        sees_requests: bool,
+        resumable: bool,
+    },
     /// The time that the session named is up.
     Deadline,
 }

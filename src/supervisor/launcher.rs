@@ -206,6 +206,12 @@ impl Launcher {
         told.or_else(|| self.sessions.session(&self.command, &self.environment))
     }
 
+    /// Whether there is something to go on with: the client's session, or the user's own line.
+    pub(super) fn can_resume(&mut self) -> bool {
+        self.find_session();
+        self.again.is_some() || matches!(self.client_session(), Some((_, true)))
+    }
+
     /// Looks for the session of the running client when it is time to. Returns when it will again.
     pub(super) fn tick(&mut self, now: Now) -> Option<Duration> {
         self.sessions.tick(&self.command, &self.environment, now)

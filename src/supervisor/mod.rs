@@ -7,6 +7,7 @@
 pub(crate) mod event;
 mod launcher;
 pub(crate) mod session;
+mod stall;
 
 use crate::cli::config::{self, Config, Road, TokenFiles};
 use crate::clients::hook_server::HookEvent;
@@ -22,8 +23,10 @@ use crate::providers::schedule::ProbeSchedule;
 use crate::proxy::{Exhausted, Gateway};
 use crate::supervisor::event::{Action, Event, Outcome};
 use crate::supervisor::session::{Session, Turn};
+use crate::supervisor::stall::{Pulse, StallWatch};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::{Job, JobEvent};
+use crate::system::os;
 use crate::system::prompt::Prompt;
 use crate::system::signals::{self, Inherited};
 use crate::tokens::TokenId;
@@ -79,6 +82,8 @@ struct Supervisor<'a> {
     /// The proxy between the command and its providers, whether its requests come through or may yet.
     gateway: Option<Gateway>,
     samples: Samples,
+    /// Watches for a command that does nothing, where that was asked for.
+    stall: Option<StallWatch>,
     prompt: Option<Prompt>,
     sources: Sources,
     /// Where tokens can be looked for again.
@@ -162,7 +167,7 @@ impl<'a> Supervisor<'a> {
             recv(sources.exhausted) -> told => heard(told, &mut sources.exhausted, |()| Event::Exhausted),
             recv(sources.lines) -> line => heard(line, &mut sources.lines, Event::Line),
             recv(sources.warnings) -> what => heard(what, &mut sources.warnings, Event::Warning),
-            recv(deadline) -> _ => Event::Deadline,
+            recv(deadline) -> _ => self.deadline(now()),
         })
     }
 
@@ -195,6 +200,15 @@ impl<'a> Supervisor<'a> {
             console.say(notice);
         }
 
+        if config.stall.is_some() && os::processes().is_empty() {
+            let requests = match config.road {
+                Road::Direct => "sees nothing here",
+                _ => "goes by requests alone",
+            };
+            console.say(&RunEvent::Warning {
+                what: format!("Processor time cannot be read here, so --stall {requests}"),
+            });
+        }
         let mut store = Store::open(config.state.take(), &warning);
         say_warnings(&warnings, console);
         let mut monitors = Vec::new();
@@ -281,6 +295,9 @@ impl<'a> Supervisor<'a> {
                 each: FIRST_SAMPLE,
                 longest: config.interval,
             },
+            stall: config
+                .stall
+                .map(|limit| StallWatch::new(limit, Instant::now())),
             prompt: None,
             sources: Sources {
                 hooks,
@@ -477,8 +494,42 @@ impl<'a> Supervisor<'a> {
             self.reporter.tick(now),
             self.sample(now),
             self.launcher.tick(now),
+            self.next_look(now),
         ];
         times.into_iter().flatten().min()
+    }
+
+    /// When it is looked next whether the command has stalled. Only a command that is to run can.
+    fn next_look(&mut self, now: Now) -> Option<Duration> {
+        let watch = self.stall.as_mut()?;
+        if !self.session.is_running() {
+            watch.rest(now.tick);
+            return None;
+        }
+        Some(watch.due(now.tick))
+    }
+
+    /// A time that was waited for has come.
+    fn deadline(&mut self, now: Now) -> Event {
+        if self.next_look(now) != Some(Duration::ZERO) {
+            return Event::Deadline;
+        }
+        let gateway = self.in_use();
+        let doings = os::doings();
+        let pulse = Pulse {
+            requests: gateway.map(Gateway::pulse),
+            processor: doings.processor,
+            held: doings.stopped || gateway.is_some_and(Gateway::is_holding),
+        };
+        let watch = self.stall.as_mut();
+        match watch.and_then(|watch| watch.look(pulse, now.tick)) {
+            Some(span) => Event::Stalled {
+                span,
+                sees_requests: pulse.requests.is_some(),
+                resumable: self.launcher.can_resume(),
+            },
+            None => Event::Deadline,
+        }
     }
 
     /// Has the tokens in use watched as long as the child runs. Behind a proxy the command's own

@@ -202,6 +202,7 @@ fn noted(numbers: &str) -> Option<Process> {
         front: None,
         lives: true,
         stopped: false,
+        processor: Duration::ZERO,
     })
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) named: bool,
     pub(crate) rules: Rules,
     pub(crate) interval: Duration,
+    /// A command that has done nothing for so long has stalled.
+    pub(crate) stall: Option<Duration>,
     /// Where to keep what is learned of tokens, if anywhere.
     pub(crate) state: Option<PathBuf>,
     /// The command, which knows its line for the first start and for the others.
@@ -329,6 +331,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             ..rules(&checks)
         },
         interval: checks.interval,
+        stall: supervision.stall,
         environment: child_environment(environment, &command, again.as_ref()),
         passthrough,
         command,

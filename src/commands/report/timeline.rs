@@ -5,11 +5,13 @@
 //! events are counted and skipped, a time before the last one counts as the last one, and a run without
 //! an end is shown as far as it goes. Pure.
 
+use crate::common::duration::compact;
 use crate::events::schema::{
     Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
+use std::time::Duration;
 
 /// Tokens that are shown at most: ten times as many as anyone has. A journal's head may claim any
 /// number.
@@ -409,6 +411,11 @@ impl Builder {
                 if !asked {
                     self.timeline.story.push((at, Entry::Exited(how)));
                 }
+            }
+            Record::Stall { seconds, .. } => {
+                let span = compact(Duration::from_secs(seconds));
+                let text = format!("Stalled: nothing happened for {span}");
+                self.timeline.story.push((at, Entry::Note(text)));
             }
             Record::Note { text } => self.timeline.story.push((at, Entry::Note(text))),
             Record::Lost { lines } => {

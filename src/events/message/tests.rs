@@ -88,6 +88,11 @@ fn every_sentence_fits_a_line_of_80_columns() {
         },
         RunEvent::TurnFailed,
         RunEvent::NoNextToken,
+        RunEvent::Stalled {
+            span: Duration::from_secs(86_399),
+            sees_requests: true,
+            then: AfterStall::GivenUp,
+        },
         RunEvent::AllExhausted,
         RunEvent::WaitingForProvider {
             provider: azure,

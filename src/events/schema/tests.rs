@@ -124,6 +124,8 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
         (text(), of(1..100usize)).prop_map(|(provider, token)| Record::Release { provider, token }),
         Just(Record::Pause),
         Just(Record::Resume),
+        (any::<u64>(), any::<bool>())
+            .prop_map(|(seconds, restart)| Record::Stall { seconds, restart }),
         Just(Record::Stop),
         (how(), any::<bool>()).prop_map(|(how, asked)| Record::Exit { how, asked }),
         text().prop_map(|text| Record::Note { text }),

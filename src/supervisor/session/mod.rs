@@ -12,7 +12,7 @@ mod waiting;
 use crate::clients::hook_server::HookEvent;
 use crate::common::error::OWN_FAILURE;
 use crate::common::time::{Now, Until};
-use crate::events::{Limit, RunEvent, TokenRef};
+use crate::events::{AfterStall, Limit, RunEvent, TokenRef};
 use crate::providers::schedule::backoff;
 use crate::providers::{Answer, Finding, Provider, Reading};
 use crate::supervisor::event::{Action, Event, Outcome};
@@ -53,6 +53,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const RECOVERED: Duration = Duration::from_secs(120);
 /// Checks take at most a hundredth of a limit for hours or days, and of one per minute a request or two.
 const MORE_THAN_CHECKS: f64 = 0.1;
+/// So many starts in a row are made because the child has stalled. What does not go on then needs somebody.
+const MOST_STALLS: u32 = 3;
 /// Token files are looked at no more often than this: in a wait as often as the loop wakes up anyway.
 const BETWEEN_READS: Duration = Duration::from_secs(1);
 /// Longest sleep while waiting for a wall-clock time, so that suspend costs no more than this.
@@ -186,6 +188,8 @@ pub(crate) struct Session {
     end_signal_at: Option<Instant>,
     /// When a pause for a limit last ended, until the child's next end.
     resumed: Option<Instant>,
+    /// How often in a row the child was ended because it had stalled.
+    stalls: u32,
     /// Whether tokens came from files, which may be changed.
     has_token_files: bool,
     /// When they were last read again.
@@ -241,6 +245,7 @@ impl Session {
             failing_since: None,
             end_signal_at: None,
             resumed: None,
+            stalls: 0,
             has_token_files: false,
             reread: None,
             has_news: false,
@@ -388,6 +393,11 @@ impl Session {
             Event::Proxy(notice) => self.on_notice(notice, now),
             Event::Tokens(renewals) => self.on_tokens(&renewals, now),
             Event::Exhausted => self.apply_decision(now),
+            Event::Stalled {
+                span,
+                sees_requests,
+                resumable,
+            } => self.on_stall(span, sees_requests, resumable, now),
             Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
             Event::Line(line) => self.on_line(&line, now),
             Event::Deadline => self.on_deadline(now),
@@ -875,6 +885,38 @@ impl Session {
             Some(_) if !self.is_running() => self.reread_first(now).unwrap_or_else(Turn::nothing),
             _ => Turn::nothing(),
         }
+    }
+
+    /// The child has done nothing for `span`. One that has worked for as long before is no longer stuck on what
+    /// the last one was stuck on.
+    fn on_stall(&mut self, span: Duration, sees_requests: bool, resumable: bool, now: Now) -> Turn {
+        if !self.is_running() {
+            return Turn::nothing();
+        }
+        let lived = now.tick.saturating_duration_since(self.last_start);
+        if lived.saturating_sub(span) >= span {
+            self.stalls = 0;
+        }
+        let then = match resumable {
+            false => AfterStall::NoSession,
+            true if self.stalls >= MOST_STALLS => AfterStall::GivenUp,
+            true => {
+                self.stalls += 1;
+                AfterStall::Restart {
+                    number: self.stalls,
+                    of: MOST_STALLS,
+                }
+            }
+        };
+        let turn = match then {
+            AfterStall::Restart { .. } => self.stop(Signal::SIGTERM, AfterStop::Restart),
+            _ => Turn::nothing(),
+        };
+        turn.and_say_first(RunEvent::Stalled {
+            span,
+            sees_requests,
+            then,
+        })
     }
 
     // ---- ends and starts ----

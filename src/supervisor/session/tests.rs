@@ -890,6 +890,61 @@ proptest! {
     }
 }
 
+/// The child has done nothing for ten minutes; what follows.
+fn stalls(night: &mut Night, resumable: bool) -> (Action, AfterStall) {
+    let turn = night.event(Event::Stalled {
+        span: seconds(600),
+        sees_requests: true,
+        resumable,
+    });
+    let Some(RunEvent::Stalled { then, .. }) = turn.events.first() else {
+        panic!("{turn:?}");
+    };
+    (turn.action, *then)
+}
+
+#[test]
+fn a_client_that_stalls_is_ended_and_goes_on_three_times_in_a_row() {
+    let mut night = Night::of(&["a"]);
+    let restart = |number| AfterStall::Restart { number, of: 3 };
+    let ends = |night: &mut Night, number| {
+        let then = stalls(night, true);
+        assert_eq!(then, (Action::Stop(Signal::SIGTERM), restart(number)));
+        let turn = night.ends(ExitStatus::Signal(15), true);
+        assert_eq!(turn.action, Action::Launch { again: true });
+    };
+    for number in 1..=3 {
+        night.pass(700);
+        ends(&mut night, number);
+    }
+    night.pass(700);
+    assert_eq!(
+        stalls(&mut night, true),
+        (Action::Nothing, AfterStall::GivenUp)
+    );
+    // It has come to life after all, and worked for as long as a stall.
+    night.pass(1300);
+    ends(&mut night, 1);
+}
+
+#[test]
+fn a_command_without_a_session_is_only_told_of_when_it_stalls() {
+    let mut night = Night::of(&["a"]);
+    assert_eq!(
+        stalls(&mut night, false),
+        (Action::Nothing, AfterStall::NoSession)
+    );
+    // The order to end, or a pause, came first.
+    let mut night = Night::rotating();
+    let event = Event::Stalled {
+        span: seconds(600),
+        sees_requests: true,
+        resumable: true,
+    };
+    let turn = night.event(event);
+    assert_eq!((turn.action, turn.events.len()), (Action::Nothing, 0));
+}
+
 impl Night {
     /// The token files are read again: these tokens are in them now.
     fn reread(&mut self, tokens: &[&str]) -> Turn {

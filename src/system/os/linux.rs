@@ -20,6 +20,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// Whether a process is told when its parent dies ([`die_with_parent`]).
 pub(crate) const DEATH_IS_TOLD: bool = true;
@@ -31,7 +32,7 @@ pub(crate) const DESCRIPTORS: &str = "/proc/self/fd";
 
 /// The number of this process in /proc; `None` where /proc is not mounted, or is that of a PID
 /// namespace in which this process is not.
-fn own_number() -> Option<i32> {
+pub(super) fn own_number() -> Option<i32> {
     static NUMBER: OnceLock<Option<i32>> = OnceLock::new();
     *NUMBER.get_or_init(|| fs::read_link("/proc/self").ok()?.to_str()?.parse().ok())
 }
@@ -93,8 +94,17 @@ fn entry(number: i32) -> Option<Process> {
         front: (front > 0).then(|| Pid::from_raw(front)),
         lives: !matches!(state, "Z" | "X"),
         stopped: state == "T",
-        // Field 22; the eighth was the last one above.
-        started: fields.nth(13)?.parse().ok()?,
+        // Fields 14 to 17, in ticks of which there are a hundred a second (USER_HZ); the eighth was the last
+        // one above.
+        processor: {
+            let mut times = fields.by_ref().skip(5).take(4);
+            let sum = times.try_fold(0, |sum: u64, time| {
+                time.parse::<u64>().ok()?.checked_add(sum)
+            });
+            Duration::from_millis(sum?.saturating_mul(10))
+        },
+        // Field 22.
+        started: fields.nth(4)?.parse().ok()?,
     })
 }
 

@@ -21,6 +21,7 @@ pub(crate) use portable::*;
 use nix::unistd::{Pid, mkdtemp};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A process, as the system's list has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,9 @@ pub(crate) struct Process {
     pub(crate) stopped: bool,
     /// When it was started, in clock ticks since the machine was; 0 where the system does not tell.
     pub(crate) started: u64,
+    /// The processor time that it has taken, with that of its children which have ended, where the system
+    /// tells that.
+    pub(crate) processor: Duration,
 }
 
 impl Process {
@@ -71,6 +75,31 @@ pub(crate) fn with_descendants(
     }
     found.retain(|process| process.lives);
     found
+}
+
+/// What the processes below this one are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Doings {
+    /// The processor time that they have taken so far; `None` where the system does not tell. It can fall:
+    /// that of one which has ended is gone with it, unless its parent asks for its status.
+    pub(crate) processor: Option<Duration>,
+    /// Whether one that this process has started, or adopted, is stopped.
+    pub(crate) stopped: bool,
+}
+
+/// What the processes below this one are doing.
+pub(crate) fn doings() -> Doings {
+    let Some(own) = own_number().map(Pid::from_raw) else {
+        return Doings::default();
+    };
+    let mut found = with_descendants(&processes(), |process| process.pid == own);
+    found.retain(|process| process.pid != own);
+    Doings {
+        processor: (!found.is_empty()).then(|| found.iter().map(|one| one.processor).sum()),
+        stopped: found
+            .iter()
+            .any(|process| process.stopped && process.parent == own),
+    }
 }
 
 /// A folder in the temporary one that only this user can look into; gone with this value.

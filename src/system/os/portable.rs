@@ -15,6 +15,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Whether a process is told when its parent dies ([`die_with_parent`]).
 pub(crate) const DEATH_IS_TOLD: bool = false;
@@ -38,7 +39,7 @@ pub(crate) fn process(pid: Pid) -> Option<Process> {
 fn ps(which: &[&str]) -> Vec<Process> {
     let mut command = Command::new("/bin/ps");
     command.args(which);
-    for column in ["pid=", "ppid=", "pgid=", "tpgid=", "stat="] {
+    for column in ["pid=", "ppid=", "pgid=", "tpgid=", "stat=", "time="] {
         command.args(["-o", column]);
     }
     let said = said(&mut command);
@@ -58,7 +59,23 @@ fn parse(line: &str) -> Option<Process> {
         lives: !state.starts_with('Z'),
         stopped: state.starts_with('T'),
         started: 0,
+        processor: fields.next().and_then(time).unwrap_or_default(),
     })
+}
+
+/// Processor time as ps(1) has it: `[[DAYS-]HOURS:]MINUTES:SECONDS`, on macOS with hundredths.
+fn time(text: &str) -> Option<Duration> {
+    let units = text
+        .split(['-', ':'])
+        .rev()
+        .zip([1.0, 60.0, 3600.0, 86_400.0]);
+    let seconds = units.map(|(count, unit)| Some(count.parse::<f64>().ok()? * unit));
+    Duration::try_from_secs_f64(seconds.sum::<Option<f64>>()?).ok()
+}
+
+/// The number of this process in the list.
+pub(super) fn own_number() -> Option<i32> {
+    Some(Pid::this().as_raw())
 }
 
 /// What a command prints, out of reach of the terminal and of the caller's environment.

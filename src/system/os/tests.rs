@@ -5,6 +5,7 @@ use nix::unistd::{getpgrp, getpid, getppid, getuid};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 /// A process that ends when this value is dropped: its input is then at its end.
 fn waiting() -> Child {
@@ -23,6 +24,18 @@ fn this_process_is_in_the_list_with_its_parent_and_its_group() {
         let own = own.unwrap();
         let numbers = (own.pid, own.parent, own.group, own.lives);
         assert_eq!(numbers, (getpid(), getppid(), getpgrp(), true));
+    }
+}
+
+/// ps(1) counts whole seconds on Linux; the other tests take some of them.
+#[test]
+fn the_processor_time_that_a_process_takes_is_seen() {
+    let taken = || process(getpid()).unwrap().processor;
+    let before = taken();
+    let until = Instant::now() + Duration::from_secs(30);
+    while taken() < before + Duration::from_secs(1) {
+        assert!(Instant::now() < until, "{:?}", taken());
+        std::hint::black_box(vec![0_u8; 100_000]);
     }
 }
 
@@ -66,6 +79,7 @@ fn descendants_are_found_in_any_order_and_the_dead_only_pass_on() {
         lives,
         stopped: false,
         started: 0,
+        processor: Duration::ZERO,
     };
     let all = [
         one(9, 7, true),

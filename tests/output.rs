@@ -352,3 +352,22 @@ fn a_log_that_was_renamed_is_begun_anew_and_a_pipe_holds_nothing_up() {
     let run = run.options(&["--log", pipe.to_str().unwrap()]);
     run.start(&["true"]).end().expect(125).says(&["log file"]);
 }
+
+#[test]
+fn a_log_that_is_full_is_set_aside_and_the_old_one_goes() {
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider);
+    let log = run.desk().join("log");
+    let old = run.desk().join("log.old");
+    std::fs::write(&old, "older").unwrap();
+    std::fs::write(&log, "old\n").unwrap();
+    let full = std::fs::OpenOptions::new().write(true).open(&log).unwrap();
+    full.set_len(33 << 20).unwrap();
+    let run = run.options(&["-v", "--log", log.to_str().unwrap()]);
+    let mut run = run.agent();
+    run.stderr.wait("Monitor: ");
+    let size = |path| std::fs::metadata(path).unwrap().len();
+    assert_eq!(size(&old), 33 << 20, "{}", run.stderr.text());
+    assert!((1..10_000).contains(&size(&log)));
+    run.finish();
+}

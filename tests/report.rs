@@ -400,3 +400,52 @@ fn an_svg_takes_the_place_of_the_file_that_a_link_leads_to() {
     assert_eq!(mode & 0o777, 0o640);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), before);
 }
+
+/// Of 49 days with a check in each minute, which is more than 32 MiB, in little memory.
+#[test]
+fn a_run_of_many_weeks_is_told_to_its_end() {
+    let state = State::new();
+    let minutes = 49 * 24 * 60;
+    let at = |minute: i64| {
+        let at = jiff::Timestamp::from_second(1_800_000_000 + 60 * minute).unwrap();
+        format!("{{\"at\":\"{at:.3}\",\"event\":")
+    };
+    let mut text = at(0)
+        + "\"run\",\"journal\":1,\"ddollar\":\"0.3.0\",\"pid\":1,\"command\":\"agent\",\"threshold\":0.95,\
+           \"providers\":[{\"name\":\"anthropic\",\"label\":\"Anthropic\",\"tokens\":1}]}\n";
+    text += &(at(0) + "\"launch\",\"again\":false,\"tokens\":[1]}\n");
+    let window = |name| {
+        format!(
+            "{{\"name\":\"{name}\",\"used\":0.4375,\"limit\":1000,\"remaining\":562,\
+             \"resets\":\"2027-01-15T08:00:00.000Z\"}}"
+        )
+    };
+    let windows = ["requests", "tokens", "input-tokens", "output-tokens"].map(window);
+    let usage = format!(
+        "\"usage\",\"provider\":\"anthropic\",\"token\":1,\"finding\":\"served\",\"windows\":[{}]}}\n",
+        windows.join(",")
+    );
+    for minute in 1..minutes {
+        text.push_str(&at(minute));
+        text.push_str(&usage);
+    }
+    text += &(at(minutes) + "\"end\",\"outcome\":\"as-command\",\"code\":0}\n");
+    assert!(text.len() > 32 << 20, "{}", text.len());
+    fs::write(state.0.join("long.jsonl"), text).unwrap();
+    let script = "ulimit -v 100000; exec \"$0\" report long.jsonl";
+    let told = state
+        .0
+        .command("sh")
+        .args(["-c", script, PROGRAM])
+        .output()
+        .unwrap();
+    let (said, wrong) = (
+        String::from_utf8_lossy(&told.stdout),
+        String::from_utf8_lossy(&told.stderr),
+    );
+    assert!(said.contains("(1176h)"), "{said}{wrong}");
+    assert!(
+        said.contains("finished") && said.contains("70559 checks"),
+        "{said}"
+    );
+}

@@ -379,7 +379,7 @@ pub fn journal(bytes: &[u8]) {
         Some(0),
         Some(253_402_207_200_999),
     ] {
-        let Ok(night) = Timeline::read(&text, now) else {
+        let Ok(night) = Timeline::read(text.split_inclusive('\n'), now) else {
             continue;
         };
         for (width, utf8) in [(20, true), (20, false), (37, true), (80, false), (80, true)] {

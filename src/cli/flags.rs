@@ -492,7 +492,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: RUNNING,
         about: "append what happens, with times, to this file",
         details: "DDOLLAR_LOG sets how much: error, warn or info (the default); a debug build \
-                  also knows debug and trace. Tokens are never part of it.",
+                  also knows debug and trace. Tokens are never part of it. At 32 MiB the \
+                  file is renamed to FILE.old, and a new one is begun.",
         set: |values, value| {
             values.voice.log = Some(PathBuf::from(value));
             Ok(())

@@ -1,6 +1,6 @@
 //! The log file of `--log`.
 //!
-//! It promises lines with times, appended, and no token: nothing of ours that holds one can be
+//! It promises lines with times, appended, a bound on their size, and no token: nothing of ours that holds one can be
 //! formatted, and no other crate gets a word in (at trace ureq dumps the bytes of each request, the
 //! token among them, and at debug the headers of each response).
 //! Without `--log` nothing is logged at all, and stderr stays the console's.
@@ -17,6 +17,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// Bytes of a log after which a new one is begun. The old one is kept until that is full, too.
+const LARGEST: u64 = 32 << 20;
 
 /// Starts logging to `path`, at `level` (`DDOLLAR_LOG`) and above; one that is none says nothing.
 ///
@@ -79,14 +82,31 @@ impl LogFile {
     }
 }
 
+/// Where a full log goes: the name with `.old` at its end.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".old");
+    name.into()
+}
+
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
 impl Write for LogFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let is_here = std::fs::metadata(&self.path).is_ok_and(|now| identity(&now) == self.which);
-        if !is_here && let Ok(anew) = LogFile::open(&self.path) {
+        let here = std::fs::metadata(&self.path).ok();
+        let here = here.filter(|now| identity(now) == self.which);
+        let is_full = here
+            .as_ref()
+            .is_some_and(|now| now.is_file() && now.len() >= LARGEST);
+        if is_full {
+            // Where that is not possible, the log goes on as it is.
+            let _ = std::fs::rename(&self.path, beside(&self.path));
+        }
+        if (here.is_none() || is_full)
+            && let Ok(anew) = LogFile::open(&self.path)
+        {
             *self = anew;
         }
         self.file.write(line)

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,8 +31,10 @@ const QUIET_START: Duration = Duration::from_millis(20);
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// At its end a run waits this long for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
-/// Bytes of a journal that are read at most: a month of checks each minute.
-const LARGEST: u64 = 32 << 20;
+/// Bytes of lines that a run writes at most, beside its end: ten times what a month of checks comes to.
+const LARGEST: usize = 64 << 20;
+/// Bytes of a line that are read at most. The longest that is written has a few thousand.
+const LONGEST_LINE: usize = 64 << 10;
 /// The end of a journal's name, which begins with the time, so that names sort by age.
 const SUFFIX: &str = ".jsonl";
 
@@ -73,8 +75,10 @@ pub(crate) struct Journal {
     lines: Option<Sender<String>>,
     /// Disconnected when the last line is written.
     done: Receiver<()>,
-    /// Lines that were dropped because too many waited.
+    /// Lines that were dropped because too many waited, or the journal is full.
     lost: u64,
+    /// Bytes of the lines that were not dropped.
+    size: usize,
 }
 
 impl Journal {
@@ -101,11 +105,16 @@ impl Journal {
             lines: Some(lines),
             done,
             lost: 0,
+            size: 0,
         })
     }
 
     /// Adds a line.
     pub(crate) fn write(&mut self, at: Millis, record: &Record) {
+        if self.size >= LARGEST && !matches!(record, Record::End(_)) {
+            self.lost += 1;
+            return;
+        }
         if self.lost > 0 && self.send(&Record::Lost { lines: self.lost }, at) {
             self.lost = 0;
         }
@@ -115,11 +124,12 @@ impl Journal {
     }
 
     /// Whether there was room for it. A thread that is gone has warned already.
-    fn send(&self, record: &Record, at: Millis) -> bool {
+    fn send(&mut self, record: &Record, at: Millis) -> bool {
         let Some(lines) = &self.lines else {
             return true;
         };
         let line = masked(&record.json(at)).into_owned() + "\n";
+        self.size += line.len();
         !matches!(lines.try_send(line), Err(TrySendError::Full(_)))
     }
 }
@@ -230,16 +240,73 @@ fn all(folder: &Path) -> Vec<PathBuf> {
     journals
 }
 
-/// A journal as it was read.
+/// A journal to be read.
 #[derive(Debug)]
 pub(crate) struct Text {
     pub(crate) path: PathBuf,
-    pub(crate) lines: String,
+    file: BufReader<File>,
     /// Whether somebody is writing it.
     pub(crate) going_on: bool,
 }
 
-/// Finds and reads a journal. `run` is a path, or the name of a journal in the folder, with or without
+impl Text {
+    /// Its next line, with its end; of one that is too long, the beginning. `None` at the end of the file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn line(&mut self) -> io::Result<Option<String>> {
+        let mut line = Vec::new();
+        loop {
+            let mut piece = (&mut self.file).take(LONGEST_LINE as u64);
+            let mut more = Vec::new();
+            let read = piece.read_until(b'\n', &mut more)?;
+            let ends = read < LONGEST_LINE || more.last() == Some(&b'\n');
+            match line.is_empty() {
+                true => line = more,
+                // The line is damaged in any case; its end says that it has one.
+                false if ends => line.extend(more.last()),
+                false => {}
+            }
+            if ends {
+                let text = String::from_utf8_lossy(&line).into_owned();
+                return Ok((!text.is_empty()).then_some(text));
+            }
+        }
+    }
+
+    /// Reads it line by line.
+    ///
+    /// # Errors
+    /// It cannot be read, or what `read` makes of its lines.
+    pub(crate) fn read<T>(
+        mut self,
+        read: impl FnOnce(&mut dyn Iterator<Item = String>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut failed = None;
+        let mut lines = std::iter::from_fn(|| {
+            self.line().unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
+        });
+        let made = read(&mut lines);
+        match failed {
+            Some(error) => Err(unreadable(&self.path, &error)),
+            None => made,
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    Error::File {
+        what: "journal",
+        path: path.to_owned(),
+        why: error.to_string(),
+        hint: "'ddollar report' without a name shows the newest run",
+    }
+}
+
+/// Finds a journal. `run` is a path, or the name of a journal in the folder, with or without
 /// `.jsonl`; `None`: the newest in the folder.
 ///
 /// # Errors
@@ -258,30 +325,62 @@ pub(crate) fn find(run: Option<&Path>, folder: Option<&Path>) -> Result<Text, Er
             .and_then(|folder| all(folder).pop())
             .ok_or(Error::NoJournal)?,
     };
-    read(&path).map_err(|error| Error::File {
-        what: "journal",
-        path: path.clone(),
-        why: error.to_string(),
-        hint: "'ddollar report' without a name shows the newest run",
-    })
-}
-
-fn read(path: &Path) -> io::Result<Text> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)?;
-    let going_on = is_going_on(&file);
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
+        .open(&path)
+        .map_err(|error| unreadable(&path, &error))?;
     Ok(Text {
-        path: path.to_owned(),
-        lines: String::from_utf8_lossy(&bytes).into_owned(),
-        going_on,
+        going_on: is_going_on(&file),
+        file: BufReader::new(file),
+        path,
     })
 }
 
 /// Whether a run writes the file: then it holds a lock on it.
 fn is_going_on(file: &File) -> bool {
     matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::schema::{self, Ending};
+    use crossbeam_channel::unbounded;
+
+    #[test]
+    fn a_full_journal_still_tells_how_the_run_ended() {
+        let path = std::env::temp_dir().join(format!("ddollar-journal-{}", std::process::id()));
+        let place = open(&path).unwrap();
+        let mut journal = Journal::start(place, unbounded().0).unwrap();
+        let note = || Record::Note { text: "n".into() };
+        journal.write(0, &note());
+        journal.size = LARGEST;
+        journal.write(1, &note());
+        journal.write(2, &note());
+        journal.write(3, &Record::End(Ending::AgainLater));
+        drop(journal);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let records: Vec<Record> = text
+            .lines()
+            .map(|line| schema::read(line).unwrap().1)
+            .collect();
+        let end = Record::End(Ending::AgainLater);
+        assert_eq!(records, [note(), Record::Lost { lines: 2 }, end]);
+    }
+
+    #[test]
+    fn of_a_line_that_is_too_long_the_beginning_is_read() {
+        let path = std::env::temp_dir().join(format!("ddollar-lines-{}", std::process::id()));
+        let long = "x".repeat(5 * LONGEST_LINE + 7);
+        fs::write(&path, format!("one\n{long}\n\ntwo\nthree")).unwrap();
+        let text = find(Some(&path), None).unwrap();
+        let lines = text
+            .read(|lines| Ok(lines.collect::<Vec<String>>()))
+            .unwrap();
+        fs::remove_file(&path).unwrap();
+        let cut = format!("{}\n", &long[..LONGEST_LINE]);
+        assert_eq!(lines, ["one\n", &cut, "\n", "two\n", "three"]);
+    }
 }

@@ -7,6 +7,7 @@ use super::schema::{Cause, Level, Record, Ring, Run, SCHEMA, Verdict, Who, level
 use super::{AfterStall, Limit, RunEvent, Severity, TokenRef};
 use crate::providers::{Finding, Reading};
 use crate::tokens::{TokenId, TokenPool};
+use std::time::Instant;
 
 /// What a journal tells of one event: its line, and words for people who see nothing else of the
 /// run (empty: there are none).
@@ -22,11 +23,32 @@ pub(crate) struct Recorder {
     rings: Vec<Ring>,
     /// The token of each ring that is in use.
     in_use: Vec<TokenRef>,
-    /// What was last seen in the command's traffic.
-    seen: Vec<(TokenId, Vec<Level>)>,
+    /// When the run began, and above which utilization a token is left.
+    began: Option<(Instant, f64)>,
+    /// What was last recorded of each token.
+    recorded: Vec<Recorded>,
     /// What was last told of what was spent.
     spent: Vec<Record>,
 }
+
+/// The last line about what a check or the proxy has seen of a token.
+#[derive(Debug)]
+struct Recorded {
+    token: TokenId,
+    at: Instant,
+    finding: Verdict,
+    group: Option<String>,
+    windows: Vec<Level>,
+    /// Whether the token was used above the threshold.
+    is_near: bool,
+    /// Answers since then that are not recorded.
+    left_out: u64,
+}
+
+/// Lines about one token and one finding, over the whole run so far: each is so far from the next as the run
+/// is old by this. A picture shows no more, and a month has eleven times as many lines as a minute; every
+/// change of a finding has its line.
+const RESOLUTION: u32 = 2000;
 
 impl Recorder {
     /// Before the run: `pools` are all tokens that there are, also those behind a proxy.
@@ -38,13 +60,21 @@ impl Recorder {
         Recorder {
             rings: pools.iter().map(ring).collect(),
             in_use: in_use.collect(),
-            seen: Vec::new(),
+            began: None,
+            recorded: Vec::new(),
             spent: Vec::new(),
         }
     }
 
     /// The head of the journal of a run of `command`; `threshold` is 0.0 to 1.0.
-    pub(crate) fn head(&self, command: String, threshold: f64, pid: u32) -> Record {
+    pub(crate) fn head(
+        &mut self,
+        command: String,
+        threshold: f64,
+        pid: u32,
+        now: Instant,
+    ) -> Record {
+        self.began = Some((now, threshold));
         Record::Run(Run {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -55,8 +85,8 @@ impl Recorder {
         })
     }
 
-    /// What the journal tells of an event, if it does.
-    pub(crate) fn news(&mut self, event: &RunEvent) -> Option<News> {
+    /// What the journal tells of an event that happens `now`, if it does.
+    pub(crate) fn news(&mut self, event: &RunEvent, now: Instant) -> Option<News> {
         let words = || {
             event
                 .message()
@@ -95,19 +125,25 @@ impl Recorder {
                     words: format!("Running with {}", in_use.join(", ")),
                 }
             }
-            RunEvent::Checked { token, reading } => silent(checked(self.who(*token)?, reading)),
+            RunEvent::Checked { token, reading } => {
+                let record = checked(self.who(*token)?, reading);
+                silent(self.if_new(token.id, record, now)?)
+            }
             RunEvent::Seen { token, usage } => {
                 let windows: Vec<Level> = usage.windows.iter().map(level).collect();
-                if windows.is_empty() || !self.is_new(token.id, &windows) {
+                let last = self.last(token.id, Verdict::Seen);
+                if windows.is_empty() || last.is_some_and(|last| last.windows == windows) {
                     return None;
                 }
-                silent(Record::Usage {
+                let record = Record::Usage {
                     who: self.who(*token)?,
                     finding: Verdict::Seen,
                     why: None,
                     group: None,
                     windows,
-                })
+                    left_out: 0,
+                };
+                silent(self.if_new(token.id, record, now)?)
             }
             RunEvent::Spent {
                 token,
@@ -217,14 +253,51 @@ impl Recorder {
         })
     }
 
-    /// Whether these levels of a token are other ones than those that were last seen.
-    fn is_new(&mut self, token: TokenId, windows: &[Level]) -> bool {
-        match self.seen.iter_mut().find(|(known, _)| *known == token) {
-            Some((_, last)) if last == windows => return false,
-            Some((_, last)) => *last = windows.to_vec(),
-            None => self.seen.push((token, windows.to_vec())),
+    fn last(&mut self, token: TokenId, finding: Verdict) -> Option<&mut Recorded> {
+        let is_seen = |finding| finding == Verdict::Seen;
+        let mut recorded = self.recorded.iter_mut();
+        recorded.find(|last| last.token == token && is_seen(last.finding) == is_seen(finding))
+    }
+
+    /// What was seen of a token, unless the last line about it says the same and is too near.
+    fn if_new(&mut self, token: TokenId, mut record: Record, now: Instant) -> Option<Record> {
+        let Record::Usage {
+            finding,
+            group,
+            windows,
+            left_out,
+            ..
+        } = &mut record
+        else {
+            return None;
+        };
+        let (began, threshold) = self.began.unwrap_or((now, 1.0));
+        let apart = now.saturating_duration_since(began) / RESOLUTION;
+        let is_check = *finding != Verdict::Seen;
+        let mut next = Recorded {
+            token,
+            at: now,
+            finding: *finding,
+            group: group.clone(),
+            windows: windows.clone(),
+            is_near: windows.iter().any(|window| window.used > threshold),
+            left_out: 0,
+        };
+        match self.last(token, next.finding) {
+            Some(last) => {
+                let is_same = last.finding == next.finding
+                    && last.group == next.group
+                    && last.is_near == next.is_near;
+                if is_same && now.saturating_duration_since(last.at) < apart {
+                    last.left_out += u64::from(is_check);
+                    return None;
+                }
+                *left_out = last.left_out;
+                std::mem::swap(last, &mut next);
+            }
+            None => self.recorded.push(next),
         }
-        true
+        Some(record)
     }
 }
 
@@ -272,5 +345,9 @@ fn checked(who: Who, reading: &Result<Reading, String>) -> Record {
         why,
         group: reading.and_then(|reading| reading.quota_group.clone()),
         windows: windows.iter().map(level).collect(),
+        left_out: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,7 +115,9 @@ impl Reporter {
     /// A run of `command` begins; `threshold` is the utilization above which a token is left, 0.0 to
     /// 1.0.
     pub(crate) fn begin(&mut self, command: String, threshold: f64, now: Now) {
-        let record = self.recorder.head(command, threshold, std::process::id());
+        let record = self
+            .recorder
+            .head(command, threshold, std::process::id(), now.tick);
         let words = String::new();
         let _ = self.pass_on(&News { record, words }, now);
     }
@@ -131,7 +133,7 @@ impl Reporter {
             self.said = message.text;
         }
         let told = events.iter().filter_map(|event| {
-            let news = self.recorder.news(event)?;
+            let news = self.recorder.news(event, now.tick)?;
             self.pass_on(&news, now)
         });
         told.collect()

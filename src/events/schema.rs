@@ -14,7 +14,7 @@
 //! | --- | --- |
 //! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each) |
 //! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
-//! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets` |
+//! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets`; `left_out`: so many answers before it, since the last line of the token, are not recorded |
 //! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
 //! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until`, `window` (the one that is full), `why` (the provider's words) |
 //! | `rotate` | `provider`, `from`, `token` |
@@ -62,6 +62,8 @@ pub(crate) enum Record {
         why: Option<String>,
         group: Option<String>,
         windows: Vec<Level>,
+        /// So many answers since the last line about the token said the same.
+        left_out: u64,
     },
     /// What a token has cost for a model by now.
     Spent {
@@ -336,11 +338,15 @@ impl Record {
                 why,
                 group,
                 windows,
+                left_out,
             } => who(object, token)
                 .text("finding", finding.word())
                 .maybe(why.as_deref(), |object, why| object.text("why", why))
                 .maybe(group.as_deref(), |object, group| {
                     object.text("group", group)
+                })
+                .maybe((*left_out > 0).then_some(left_out), |object, count| {
+                    object.raw("left_out", count)
                 })
                 .raw("windows", list(windows.iter().map(Level::json))),
             Record::Spent {
@@ -524,6 +530,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
                     })
                 })
                 .collect::<Option<_>>()?,
+            left_out: line.number("left_out").unwrap_or(0),
         },
         "spent" => Record::Spent {
             who: line.who()?,

@@ -348,9 +348,9 @@ impl<'t> Words<'_, 't> {
             }
             Entry::Wait(number) => (
                 WAIT,
-                self.timeline
-                    .waits
-                    .get(*number)
+                number
+                    .checked_sub(self.timeline.waits.given_up())
+                    .and_then(|place| self.timeline.waits.get(place))
                     .map_or(String::new(), |wait| self.wait(wait)),
             ),
             Entry::Exited(ExitStatus::Code(0)) => (DONE, "The command finished".into()),
@@ -459,7 +459,7 @@ impl<'t> Words<'_, 't> {
                 "{}, {}, {}; {}{answered}",
                 several(timeline.starts, "start"),
                 several(timeline.rotations, "rotation"),
-                several(timeline.waits.len(), "wait"),
+                several(timeline.waits.count(), "wait"),
                 several(timeline.checks, "check"),
             ),
         ];
@@ -483,6 +483,10 @@ impl<'t> Words<'_, 't> {
             .filter(|ring| !ring.names.is_empty())
         {
             lines.push(token_names(&ring.label, &ring.names));
+        }
+        let earlier = timeline.story.given_up();
+        if earlier > 0 {
+            lines.push(format!("{} not shown", several(earlier, "earlier event")));
         }
         let beyond = timeline.tracks.len().saturating_sub(MOST_LANES);
         if beyond > 0 {

@@ -41,7 +41,12 @@ pub(crate) fn json(timeline: &Timeline) -> String {
         .raw("waits", list(timeline.waits.iter().map(wait)))
         .raw(
             "story",
-            list(timeline.story.iter().map(|(at, entry)| story(*at, entry))),
+            list(
+                timeline
+                    .story
+                    .iter()
+                    .map(|(at, entry)| story(*at, entry, timeline)),
+            ),
         )
         .raw("damaged_lines", timeline.damaged)
         .raw("unknown_events", timeline.unknown)
@@ -100,7 +105,7 @@ fn wait(wait: &Wait) -> String {
         .end()
 }
 
-fn story(at: Millis, entry: &Entry) -> String {
+fn story(at: Millis, entry: &Entry, timeline: &Timeline) -> String {
     let object = |event| time(Object::new(), "at", at).text("event", event);
     match entry {
         Entry::Started { again, tokens } => object("launch")
@@ -128,7 +133,10 @@ fn story(at: Millis, entry: &Entry) -> String {
             .raw("token", who.token)
             .raw("from", from)
             .maybe(*took, |object, took| object.raw("took", seconds(took))),
-        Entry::Wait(number) => object("wait").raw("wait", number),
+        Entry::Wait(number) => {
+            let place = number.checked_sub(timeline.waits.given_up());
+            object("wait").maybe(place, |object, place| object.raw("wait", place))
+        }
         Entry::Exited(how) => Ending::AsCommand(*how).json(object("exit")),
         Entry::Note(text) => object("note").text("text", text),
         Entry::End(ending) => ending.json(object("end")),

@@ -30,9 +30,12 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
     let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
     let journal = journal::find(args.run.as_deref(), folder.as_deref())?;
     let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
-    let timeline = Timeline::read(&journal.lines, now).map_err(|why| Error::NotAJournal {
-        path: journal.path,
-        empty: why == Unusable::Empty,
+    let path = journal.path.clone();
+    let timeline = journal.read(|lines| {
+        Timeline::read(lines, now).map_err(|why| Error::NotAJournal {
+            path,
+            empty: why == Unusable::Empty,
+        })
     })?;
     let zone = TimeZone::system();
     match &args.svg {

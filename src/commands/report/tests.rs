@@ -55,6 +55,7 @@ fn used(token: usize, used: f64) -> Record {
             remaining: None,
             resets: None,
         }],
+        left_out: 0,
     }
 }
 
@@ -127,6 +128,10 @@ fn lines(facts: &[(Millis, Record)]) -> String {
     facts.iter().map(line).collect()
 }
 
+fn read(text: &str, now: Option<Millis>) -> Result<Timeline, Unusable> {
+    Timeline::read(text.split_inclusive('\n'), now)
+}
+
 fn drawn(night: &Timeline, width: usize) -> String {
     text(night, TimeZone::UTC, Style { width, ..PLAIN })
 }
@@ -135,15 +140,15 @@ fn drawn(night: &Timeline, width: usize) -> String {
 fn a_token_that_was_added_during_the_run_has_a_lane_of_its_own() {
     let mut records = night();
     records[0].1 = head(1);
-    let night = Timeline::read(&lines(&records), None).unwrap();
+    let night = read(&lines(&records), None).unwrap();
     records[0].1 = head(2);
-    let known_from_the_start = Timeline::read(&lines(&records), None).unwrap();
+    let known_from_the_start = read(&lines(&records), None).unwrap();
     assert_eq!(drawn(&night, 80), drawn(&known_from_the_start, 80));
 }
 
 #[test]
 fn a_night_is_told_on_one_screen() {
-    let night = Timeline::read(&lines(&night()), None).unwrap();
+    let night = read(&lines(&night()), None).unwrap();
     assert_eq!(
         drawn(&night, 80),
         "\
@@ -176,7 +181,7 @@ Anthropic: 1 ...k7Qw, ANTHROPIC_API_KEY; 2 ...x2Lp, tokens:1
 
 #[test]
 fn times_are_those_of_the_zone() {
-    let night = Timeline::read(&lines(&night()), None).unwrap();
+    let night = read(&lines(&night()), None).unwrap();
     let zone = TimeZone::fixed(jiff::tz::offset(5));
     let text = text(&night, zone, PLAIN);
     assert!(
@@ -193,7 +198,7 @@ fn a_run_that_goes_on_is_told_until_now() {
     let now = Some(EVENING + 140 * MINUTE);
     // The last line is being written.
     let torn = lines(&facts) + "{\"at\":\"2026-01-02T00:1";
-    let night = Timeline::read(&torn, now).unwrap();
+    let night = read(&torn, now).unwrap();
     assert_eq!((night.end.clone(), night.damaged), (End::Open, 0));
     assert_eq!(night.time(Activity::Waiting), 20 * MINUTE);
     let text = drawn(&night, 80);
@@ -206,7 +211,7 @@ fn a_run_that_goes_on_is_told_until_now() {
         "{text}"
     );
 
-    let night = Timeline::read(&torn, None).unwrap();
+    let night = read(&torn, None).unwrap();
     assert_eq!((night.end.clone(), night.damaged), (End::CutOff, 1));
     let text = drawn(&night, 80);
     assert!(text.contains("(2h): cut off, no end is recorded"), "{text}");
@@ -223,7 +228,7 @@ fn what_is_not_known_is_counted_and_skipped() {
     let second = lines.find('\n').unwrap() + 1;
     lines.insert_str(second, later);
     let lines = lines.replacen("\"journal\":1", "\"journal\":9", 1);
-    let night = Timeline::read(&lines, None).unwrap();
+    let night = read(&lines, None).unwrap();
     assert_eq!((night.unknown, night.damaged, night.starts), (1, 0, 2));
     let text = drawn(&night, 80);
     assert!(text.contains("a later one: 1 event not shown"), "{text}");
@@ -233,13 +238,13 @@ fn what_is_not_known_is_counted_and_skipped() {
 fn the_last_run_of_a_file_counts() {
     let mut twice = lines(&night());
     twice.push_str(&lines(&night()[..2]));
-    let night = Timeline::read(&twice, None).unwrap();
+    let night = read(&twice, None).unwrap();
     assert_eq!((night.starts, night.end), (1, End::CutOff));
 }
 
 #[test]
 fn what_is_no_journal_is_said_to_be_none() {
-    let unusable = |text| Timeline::read(text, None).err();
+    let unusable = |text| read(text, None).err();
     assert_eq!(unusable(""), Some(Unusable::Empty));
     assert_eq!(unusable("\n \n"), Some(Unusable::Empty));
     for text in [
@@ -265,7 +270,7 @@ fn a_week_of_rotations_is_read_once() {
     }
     let lines = lines(&facts);
     let began = Instant::now();
-    let night = Timeline::read(&lines, None).unwrap();
+    let night = read(&lines, None).unwrap();
     assert!(began.elapsed() < Duration::from_secs(40));
     assert_eq!((night.rotations, night.saved), (49_999, 0));
 }
@@ -277,7 +282,7 @@ fn a_head_that_claims_more_tokens_than_anyone_has_costs_little() {
         unreachable!("a head is a run");
     };
     run.providers = vec![run.providers[0].clone(); 20];
-    let night = Timeline::read(&lines(&[(0, Record::Run(run))]), None).unwrap();
+    let night = read(&lines(&[(0, Record::Run(run))]), None).unwrap();
     assert_eq!(night.tracks.len(), 1000);
 }
 
@@ -315,7 +320,7 @@ fn a_child_that_fails_and_waits_is_not_said_to_work() {
         ),
         (20, Record::End(Ending::AgainLater)),
     ];
-    let night = Timeline::read(&lines(&facts), None).unwrap();
+    let night = read(&lines(&facts), None).unwrap();
     assert_eq!(night.time(Activity::Working), 15 * MINUTE);
     assert_eq!(night.time(Activity::Waiting), 5 * MINUTE);
     assert!(
@@ -345,6 +350,7 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
                 why,
                 group,
                 windows,
+                left_out: 0,
             }
         }
         other => other,
@@ -374,7 +380,7 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         (50, seen(2, 0.1)),
         (60, Record::End(Ending::AgainLater)),
     ];
-    let night = Timeline::read(&lines(&facts), None).unwrap();
+    let night = read(&lines(&facts), None).unwrap();
     assert_eq!((night.starts, night.rotations, night.checks), (1, 1, 0));
     assert_eq!(night.time(Activity::Working), 60 * MINUTE);
     assert_eq!(night.time(Activity::Restarting), 0);
@@ -403,7 +409,7 @@ fn holds(facts: &[(Millis, Record)]) -> Timeline {
     let mut all = vec![(0, head(1)), (0, launch)];
     all.extend_from_slice(facts);
     all.push((60, Record::End(Ending::AgainLater)));
-    Timeline::read(&lines(&all), None).unwrap()
+    read(&lines(&all), None).unwrap()
 }
 
 fn hold(until: Millis) -> Record {
@@ -502,14 +508,14 @@ fn the_journal_of_an_earlier_ddollar_reads_as_before() {
     ]) + &earlier
         + "\n"
         + &lines(&[(60, Record::End(Ending::AgainLater))]);
-    let night = Timeline::read(&text, None).unwrap();
+    let night = read(&text, None).unwrap();
     assert_eq!((night.waits.len(), night.unknown, night.damaged), (0, 0, 0));
     assert_eq!(night.time(Activity::Working), 60 * MINUTE);
 }
 
 #[test]
 fn the_json_names_what_the_text_tells() {
-    let night = Timeline::read(&lines(&night()), None).unwrap();
+    let night = read(&lines(&night()), None).unwrap();
     let value: serde_json::Value = serde_json::from_str(&json(&night)).unwrap();
     assert_eq!(value["end"]["outcome"], "as-command");
     assert_eq!(value["seconds"]["waited"], 31.0 * 60.0);
@@ -518,13 +524,78 @@ fn the_json_names_what_the_text_tells() {
     assert_eq!(value["tokens"][0]["used"].as_array().unwrap().len(), 2);
 }
 
+#[test]
+fn checks_that_have_no_line_are_counted() {
+    let mut check = used(1, 0.5);
+    if let Record::Usage { left_out, .. } = &mut check {
+        *left_out = 20;
+    }
+    let night = read(
+        &lines(&[(0, head(1)), (1, used(1, 0.4)), (22, check)]),
+        None,
+    )
+    .unwrap();
+    assert_eq!(night.checks, 22);
+}
+
+#[test]
+fn of_a_run_with_more_events_than_anybody_reads_the_newest_are_told_and_all_are_counted() {
+    let launch = |again| Record::Launch {
+        again,
+        tokens: vec![1],
+    };
+    let wait = |minute| Record::Wait {
+        provider: "anthropic".into(),
+        token: Some(1),
+        until: EVENING + minute * MINUTE,
+        held: false,
+    };
+    let waits = 2_400;
+    let text = (0..waits).map(|minute| {
+        lines(&[
+            (2 * minute, wait(2 * minute + 1)),
+            (2 * minute, Record::Pause),
+            (2 * minute + 1, Record::Resume),
+        ])
+    });
+    let first = lines(&[(0, head(1)), (0, launch(false))]);
+    let end = Ending::AsCommand(ExitStatus::Code(0));
+    let last = lines(&[(2 * waits, Record::End(end))]);
+    let night = Timeline::read(
+        std::iter::once(first)
+            .chain(text)
+            .chain([last])
+            .flat_map(|text| {
+                text.split_inclusive('\n')
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            }),
+        None,
+    )
+    .unwrap();
+    assert_eq!(night.time(Activity::Waiting), waits * MINUTE);
+    assert!(night.waits.len() <= 2_000 && night.story.len() <= 2_000);
+    let drawn = drawn(&night, 80);
+    assert!(
+        drawn.contains("finished") && drawn.contains("2400 waits"),
+        "{drawn}"
+    );
+    assert!(drawn.contains("1000 earlier events not shown"), "{drawn}");
+    // Each that is told has its wait.
+    let value: serde_json::Value = serde_json::from_str(&json(&night)).unwrap();
+    let told = value["story"].as_array().unwrap();
+    let waits = value["waits"].as_array().unwrap();
+    let number = told[told.len() - 2]["wait"].as_u64().unwrap();
+    assert_eq!(number, waits.len() as u64 - 1);
+}
+
 /// A picture without markup that the text has brought in.
 #[test]
 fn the_svg_escapes_what_it_quotes() {
     let mut facts = night();
     let text = "<script>&\"'\u{ffff}".to_owned();
     facts.insert(3, (1, Record::Note { text }));
-    let night = Timeline::read(&lines(&facts), None).unwrap();
+    let night = read(&lines(&facts), None).unwrap();
     let svg = svg(&night, TimeZone::UTC);
     assert!(
         svg.contains("&lt;script&gt;&amp;\"'\u{fffd}</text>"),
@@ -545,7 +616,7 @@ proptest! {
     ) {
         let mut text = lines(&[(0, head(tokens))]);
         text.push_str(&lines(&facts));
-        let night = Timeline::read(&text, going_on.then_some(EVENING)).unwrap();
+        let night = read(&text, going_on.then_some(EVENING)).unwrap();
         prop_assert!(night.to >= night.from);
         for spans in night.spans.windows(2) {
             prop_assert!(spans[0].from < spans[0].to && spans[0].to <= spans[1].from);
@@ -563,6 +634,6 @@ proptest! {
 
     #[test]
     fn any_text_is_a_night_or_none(text in "(\\PC|\n)*") {
-        let _ = Timeline::read(&text, None);
+        let _ = read(&text, None);
     }
 }

@@ -11,11 +11,64 @@ use crate::events::schema::{
 };
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 /// Tokens that are shown at most: ten times as many as anyone has. A journal's head may claim any
 /// number.
 const MOST_TRACKS: usize = 1000;
+
+/// Items of one kind that are kept at most, so that a journal of any length takes bounded memory: a check in
+/// each minute of two months, and more events than anybody reads.
+const MOST_KEPT: usize = if cfg!(test) { 2_000 } else { 100_000 };
+
+/// The newest items of a list: when it is full, its older half is given up.
+#[derive(Debug)]
+pub(crate) struct Newest<T> {
+    kept: Vec<T>,
+    given_up: usize,
+}
+
+impl<T> Newest<T> {
+    fn new() -> Newest<T> {
+        Newest {
+            kept: Vec::new(),
+            given_up: 0,
+        }
+    }
+
+    fn push(&mut self, item: T) {
+        if self.kept.len() == MOST_KEPT {
+            self.kept.drain(..MOST_KEPT / 2);
+            self.given_up += MOST_KEPT / 2;
+        }
+        self.kept.push(item);
+    }
+
+    /// How many items there have been.
+    pub(crate) fn count(&self) -> usize {
+        self.given_up + self.kept.len()
+    }
+
+    /// How many items are not kept any more.
+    pub(crate) fn given_up(&self) -> usize {
+        self.given_up
+    }
+}
+
+impl<T> Deref for Newest<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.kept
+    }
+}
+
+impl<T> DerefMut for Newest<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.kept
+    }
+}
 
 /// What happened in a run, as far as its journal says.
 #[derive(Debug)]
@@ -28,11 +81,13 @@ pub(crate) struct Timeline {
     /// In the order of providers and tokens.
     pub(crate) tracks: Vec<Track>,
     /// What the command was doing; without gaps, in order.
-    pub(crate) spans: Vec<Span>,
-    pub(crate) waits: Vec<Wait>,
+    pub(crate) spans: Newest<Span>,
+    pub(crate) waits: Newest<Wait>,
     /// What each token has cost for each model.
     pub(crate) spent: Vec<(Who, String, Spent)>,
-    pub(crate) story: Vec<(Millis, Entry)>,
+    pub(crate) story: Newest<(Millis, Entry)>,
+    /// How long the command did what, over the whole run.
+    times: [(Activity, Millis); 3],
     pub(crate) starts: usize,
     pub(crate) rotations: usize,
     pub(crate) checks: usize,
@@ -68,7 +123,7 @@ pub(crate) struct Track {
     pub(crate) name: Option<String>,
     pub(crate) group: Option<String>,
     /// Utilization of its fullest window, from each check to the next, while it was in use.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Newest<Step>,
     /// The windows of the last answer that had any.
     pub(crate) windows: Vec<Level>,
     /// Whether it is in use, so that the last step goes on.
@@ -159,14 +214,23 @@ pub(crate) enum Unusable {
 }
 
 impl Timeline {
-    /// Reads the last run in `text`. `now` is given while somebody writes it.
+    /// Reads the last run in these lines, which have their ends. `now` is given while somebody writes them.
     ///
     /// # Errors
-    /// It has no line with which a run begins.
-    pub(crate) fn read(text: &str, now: Option<Millis>) -> Result<Timeline, Unusable> {
+    /// There is no line with which a run begins.
+    pub(crate) fn read(
+        lines: impl Iterator<Item: AsRef<str>>,
+        now: Option<Millis>,
+    ) -> Result<Timeline, Unusable> {
         let mut run: Option<Builder> = None;
         let mut strange = 0;
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let mut whole = true;
+        for line in lines {
+            let line = line.as_ref();
+            whole = line.ends_with('\n');
+            if line.trim().is_empty() {
+                continue;
+            }
             match (read(line), &mut run) {
                 (Ok((at, Record::Run(head))), _) => run = Some(Builder::new(at, head)),
                 (Ok((at, record)), Some(builder)) => builder.add(at, record),
@@ -176,7 +240,7 @@ impl Timeline {
             }
         }
         match run {
-            Some(builder) => Ok(builder.end(now, text.ends_with('\n'))),
+            Some(builder) => Ok(builder.end(now, whole)),
             None if strange == 0 => Err(Unusable::Empty),
             None => Err(Unusable::NotAJournal),
         }
@@ -193,8 +257,10 @@ impl Timeline {
 
     /// How long the command did this in all.
     pub(crate) fn time(&self, doing: Activity) -> Millis {
-        let spans = self.spans.iter().filter(|span| span.doing == doing);
-        spans.map(|span| span.to - span.from).sum()
+        let mut times = self.times.iter();
+        times
+            .find(|(known, _)| *known == doing)
+            .map_or(0, |(_, time)| *time)
     }
 
     /// Whether the journal has a later schema than is known here.
@@ -220,7 +286,7 @@ impl Track {
             who,
             name: name.cloned(),
             group: None,
-            steps: Vec::new(),
+            steps: Newest::new(),
             windows: Vec::new(),
             open: false,
             reset: None,
@@ -277,10 +343,12 @@ impl Builder {
                 to: at,
                 end: End::CutOff,
                 tracks,
-                spans: Vec::new(),
-                waits: Vec::new(),
+                spans: Newest::new(),
+                waits: Newest::new(),
                 spent: Vec::new(),
-                story: Vec::new(),
+                story: Newest::new(),
+                times: [Activity::Working, Activity::Waiting, Activity::Restarting]
+                    .map(|doing| (doing, 0)),
                 starts: 0,
                 rotations: 0,
                 checks: 0,
@@ -315,8 +383,12 @@ impl Builder {
                 finding,
                 group,
                 windows,
+                left_out,
                 ..
-            } => self.usage(at, &who, finding, group, windows),
+            } => {
+                self.timeline.checks += usize::try_from(left_out).unwrap_or(0);
+                self.usage(at, &who, finding, group, windows);
+            }
             Record::Spent { who, model, spent } => {
                 let sums = &mut self.timeline.spent;
                 sums.retain(|sum| sum.0 != who || sum.1 != model);
@@ -360,10 +432,10 @@ impl Builder {
             Record::Rotate { who, from } => {
                 self.know(&who);
                 self.timeline.rotations += 1;
-                if self.doing == Activity::Restarting {
-                    self.rotated.push((who, from));
-                } else {
+                if self.doing != Activity::Restarting {
                     self.rotate_in_place(at, who, from);
+                } else if self.rotated.len() < MOST_TRACKS {
+                    self.rotated.push((who, from));
                 }
             }
             Record::Wait {
@@ -373,7 +445,8 @@ impl Builder {
                 held,
             } => {
                 let runs = self.doing == Activity::Working || !self.held.is_empty();
-                if held && runs && !self.held.contains(&provider) {
+                let is_new = self.held.len() < MOST_TRACKS && !self.held.contains(&provider);
+                if held && runs && is_new {
                     self.held.push(provider.clone());
                 }
                 self.promise = Some((provider, token, until));
@@ -550,7 +623,7 @@ impl Builder {
         if !going_on {
             self.turn(at, Activity::Waiting);
             self.stopped = None;
-            let number = self.timeline.waits.len();
+            let number = self.timeline.waits.count();
             self.timeline.waits.push(Wait {
                 from: at,
                 to: None,
@@ -599,6 +672,11 @@ impl Builder {
 
     fn close_span(&mut self, at: Millis) {
         if at > self.since {
+            for (doing, time) in &mut self.timeline.times {
+                if *doing == self.doing {
+                    *time = time.saturating_add(at - self.since);
+                }
+            }
             self.timeline.spans.push(Span {
                 from: self.since,
                 to: at,
@@ -629,7 +707,7 @@ impl Builder {
                     (&ending, timeline.story.last())
                     && how == last
                 {
-                    timeline.story.pop();
+                    timeline.story.kept.pop();
                 }
                 timeline.story.push((at, Entry::End(ending.clone())));
                 End::Told(ending)

@@ -72,13 +72,14 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
     prop_oneof![
         run().prop_map(Record::Run),
         (any::<bool>(), tokens).prop_map(|(again, tokens)| Record::Launch { again, tokens }),
-        (who(), verdict, of(text()), of(text()), windows).prop_map(
-            |(who, finding, why, group, windows)| Record::Usage {
+        (who(), verdict, of(text()), of(text()), windows, 0..3u64).prop_map(
+            |(who, finding, why, group, windows, left_out)| Record::Usage {
                 who,
                 finding,
                 why,
                 group,
                 windows,
+                left_out,
             }
         ),
         (who(), text(), any::<[u64; 6]>()).prop_map(|(who, model, counts)| {

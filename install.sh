@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs ddollar for this user: no root, nothing but one program file. From a release:
 #
-#   curl -sSfL https://github.com/OWNER/ddollar/releases/latest/download/install.sh | sh
+#   curl --proto '=https' -sSfL https://github.com/OWNER/ddollar/releases/latest/download/install.sh | sh
 #
 # DDOLLAR_VERSION (v0.3.0; the latest), DDOLLAR_BIN (~/.local/bin), DDOLLAR_REPOSITORY and
 # DDOLLAR_RELEASES (another address with the same files) change what is taken from where.
@@ -34,8 +34,11 @@ main() {
     trap 'exit 1' INT TERM HUP
 
     cd "$work"
+    # Not over http, also not because of a redirect; from a folder if the caller names one.
+    set -- --proto '=https' --tlsv1.2
+    case $releases in file://*) set -- --proto '=file' ;; esac
     for file in "$name.tar.gz" SHA256SUMS; do
-        curl -sSfL --retry 3 -o "$file" "$releases/$file" || fail "cannot get $releases/$file"
+        curl "$@" -sSfL --retry 3 -o "$file" "$releases/$file" || fail "cannot get $releases/$file"
     done
     grep " [ *]\{0,1\}$name.tar.gz\$" SHA256SUMS >sum || fail "SHA256SUMS does not name $name.tar.gz"
     if command -v sha256sum >/dev/null; then

@@ -105,6 +105,11 @@ fn it_installs_nothing_else() {
     }
     let output = install(&desk, "file:///no/such/release");
     assert_eq!(output.status.code(), Some(1));
+    // Nobody listens there, and nobody is asked.
+    let output = install(&desk, "http://127.0.0.1:9/release");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(!stderr.contains("onnect"), "{stderr}");
     let output = install(&desk, "");
     assert!(String::from_utf8_lossy(&output.stderr).contains("set DDOLLAR_REPOSITORY"));
     // Half of the script does nothing.

@@ -23,6 +23,15 @@ fn is_there(program: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
+const RUN: &str = "20261129T100913Z-10756";
+
+/// As if one run was kept in this home folder.
+fn keep_a_run(desk: &Desk) {
+    let runs = desk.join(".local/state/ddollar/runs");
+    std::fs::create_dir_all(&runs).unwrap();
+    std::fs::write(runs.join(format!("{RUN}.jsonl")), "").unwrap();
+}
+
 /// What bash would offer for a command line whose last word is at the cursor.
 fn offered(desk: &Desk, line: &[&str]) -> Vec<String> {
     let script = "source complete.bash; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _ddollar; \
@@ -47,8 +56,11 @@ fn bash_completes_subcommands_options_values_and_the_commands_own_line() {
     let desk = Desk::new();
     desk.write("complete.bash", generated("complete-bash"));
     desk.write("notes.txt", "");
+    assert_eq!(offered(&desk, &["ddollar", "report", "2"]), [""; 0]);
+    keep_a_run(&desk);
     for (line, wanted) in [
-        (&["ddollar", "s"][..], &["status", "supervise"][..]),
+        (&["ddollar", "report", "2"][..], &[RUN][..]),
+        (&["ddollar", "s"], &["status", "supervise"]),
         (&["ddollar", "supervise", "--th"], &["--threshold"]),
         (&["ddollar", "supervise", "--svg"], &[]),
         (
@@ -94,6 +106,7 @@ fn zsh_completes_subcommands_and_options() {
         return skipped("completion", "zsh is missing");
     }
     let setup = Setup::new();
+    keep_a_run(&setup.desk);
     setup.desk.write("_ddollar", generated("complete-zsh"));
     let rc = "PS1='ready> '; fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -D\n\
               ddollar() { print -r -- \"<$*>\" }\n";
@@ -108,6 +121,7 @@ fn zsh_completes_subcommands_and_options() {
             "<supervise --threshold=90 -q -- unshare --x>",
         ),
         ("ddollar rep\t--js\t\n", "<report --json>"),
+        ("ddollar rep\t2\t\n", "<report 20261129T100913Z-10756>"),
         ("ddollar gen\tcomplete-f\t\n", "<generate complete-fish>"),
         (
             "ddollar stat\t--provider anthr\t\n",
@@ -132,6 +146,7 @@ fn fish_completes_subcommands_and_options() {
         return skipped("completion", "fish is missing");
     }
     let desk = Desk::new();
+    keep_a_run(&desk);
     desk.write("ddollar.fish", generated("complete-fish"));
     for (line, wanted) in [
         ("ddollar superv", "supervise\t"),
@@ -143,6 +158,7 @@ fn fish_completes_subcommands_and_options() {
             "--provider=groq,anthropic",
         ),
         ("ddollar report --js", "--json\t"),
+        ("ddollar report 2", RUN),
         ("ddollar generate complete-z", "complete-zsh"),
     ] {
         let script = format!("source ddollar.fish; complete -C '{line}'");

@@ -112,7 +112,10 @@ fn why_a_token_is_refused_is_told_in_the_providers_words_short_and_without_the_t
         _ => (200, "", "{}"),
     });
     let desk = Desk::new();
-    let notify = format!("cd {}; echo \"$DDOLLAR_WHY\" >>why", desk.path().display());
+    let notify = format!(
+        "cd {}; [ -z \"$DDOLLAR_WHY\" ] || echo \"$DDOLLAR_WHY\" >>why",
+        desk.path().display()
+    );
     let journal = desk.join("journal");
     let mut run = Supervise::bare()
         .env("ANTHROPIC_BASE_URL", &provider.url)
@@ -167,6 +170,52 @@ fn the_notify_command_gets_no_token_no_terminal_and_no_stream() {
     run.feed(Vec::new());
     let ended = run.end().expect(0);
     assert!(!ended.stderr.contains("y\ny\n"), "{}", ended.stderr);
+}
+
+#[test]
+fn that_the_notify_command_fails_is_said_once() {
+    for (notify, how) in [
+        ("no-such-command", "exit status: 127"),
+        ("kill -9 $$", "signal: 9 (SIGKILL)"),
+    ] {
+        let provider = Provider::anthropic(&[0.96, 0.1]);
+        let mut run = Supervise::with(&provider)
+            .options(&["--notify", notify])
+            .agent();
+        run.wait_ready_at_last_with(2);
+        run.finish()
+            .says(&[
+                "⚠️  --notify: the command failed at '",
+                &format!("': {how}\n"),
+            ])
+            .says_once("--notify");
+    }
+    let provider = Provider::anthropic(&[0.1]);
+    let run = Supervise::with(&provider).options(&["--notify", "exit 9"]);
+    let said = "⚠️  --notify: the command failed at 'exit': exit status: 9\n";
+    run.start(&["true"]).end().expect(0).says_once(said);
+    let run = Supervise::with(&provider).options(&["--notify", "true"]);
+    run.start(&["true"]).end().expect(0).never_says("--notify");
+}
+
+#[test]
+fn with_ddollar_log_warn_the_log_has_the_warnings_alone() {
+    let provider = Provider::anthropic(&[0.96, 0.1]);
+    let desk = Desk::new();
+    let log = desk.join("night.log");
+    let mut run = Supervise::with(&provider)
+        .env("DDOLLAR_LOG", "warn")
+        .options(&["--log", log.to_str().unwrap(), "--notify", "exit 3"])
+        .agent();
+    run.wait_ready_at_last_with(2);
+    run.finish();
+    let log = fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains("Token limit approaching (96% used): token 1/2 …"),
+        "{log}"
+    );
+    assert!(log.contains("--notify: the command failed"), "{log}");
+    assert!(log.lines().all(|line| line.contains(" WARN ")), "{log}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `ddollar rehearse`: the night in 20 seconds, and a command of one's own.
 
-use crate::support::{Supervise, eventually};
+use crate::support::{Desk, Supervise, eventually};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -65,6 +65,35 @@ fn the_users_tokens_are_not_touched_by_a_rehearsal() {
         .env("ANTHROPIC_API_KEYS_FILE", "/no/such/file")
         .start_as(&["rehearse", "--", "true"]);
     run.end().expect(0);
+}
+
+#[test]
+fn a_rehearsal_without_a_limit_is_no_success() {
+    let run = Supervise::bare().start_as(&["rehearse", "--", "true"]);
+    run.end()
+        .expect(0)
+        .says_once("⚠️  The command ended before the first limit, so nothing was rehearsed\n")
+        .never_says("Process completed successfully");
+}
+
+/// Nobody waits for made-up tokens.
+#[test]
+fn the_report_of_a_rehearsal_saves_nobody_any_time() {
+    let desk = Desk::new();
+    let journal = desk.join("night.jsonl");
+    let run = Supervise::bare().start_as(&["rehearse", "--journal", journal.to_str().unwrap()]);
+    run.end().expect(0);
+    let report = Supervise::bare();
+    let text = report
+        .start_as(&["report", journal.to_str().unwrap()])
+        .end()
+        .expect(0);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("3 starts, 2 rotations"), "{text}");
+    assert!(
+        text.contains("first limit") && !text.contains("Saved"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -58,6 +58,39 @@ impl State {
 }
 
 #[test]
+fn runs_are_listed_with_the_names_that_report_takes_the_newest_first() {
+    let state = State::new();
+    let output = state.report(&["--list"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(error.contains("there is no run to report on"), "{error}");
+    let provider = Provider::anthropic(&[0.1]);
+    for code in ["0", "3"] {
+        let run = state.of(Supervise::with(&provider));
+        let command = format!("sleep 1.1; exit {code}");
+        let _ = run.start(&["sh", "-c", &command]).end();
+    }
+    let text = state.shows(&["--list"]);
+    let journals = state.journals();
+    let names: Vec<&str> = journals
+        .iter()
+        .map(|journal| journal.file_stem().unwrap().to_str().unwrap())
+        .collect();
+    let [old, new] = names[..] else {
+        panic!("{names:?}");
+    };
+    // A line that is too long goes on in the next one.
+    let told = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (first, second) = told.split_once(&format!(" {old} ")).unwrap();
+    assert!(first.starts_with(new), "{text}");
+    let failed = "(1s): process exited with status 3 sh -c 'sleep 1.1; exit 3'";
+    assert!(first.ends_with(failed), "{text}");
+    let finished = "(1s): finished sh -c 'sleep 1.1; exit 0'";
+    assert!(second.ends_with(finished), "{text}");
+    assert!(state.shows(&[old]).contains("): finished\n"));
+}
+
+#[test]
 fn a_run_with_a_rotation_and_a_wait_is_told_in_the_morning() {
     let provider = Provider::anthropic(&[0.1, 0.1]);
     let state = State::new();

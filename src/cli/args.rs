@@ -127,6 +127,8 @@ pub(crate) struct Report {
     pub(crate) show: Show,
     /// Where the picture goes; `-` is stdout.
     pub(crate) svg: Option<PathBuf>,
+    /// The runs that are kept, in the place of one of them.
+    pub(crate) list: bool,
     /// A journal, by its path or its name; without it, the newest.
     pub(crate) run: Option<PathBuf>,
 }
@@ -165,6 +167,7 @@ pub(super) struct Values {
     pub(super) show: Show,
     pub(super) scenario: Option<PathBuf>,
     pub(super) watch: bool,
+    pub(super) list: bool,
     pub(super) svg: Option<PathBuf>,
 }
 
@@ -205,6 +208,7 @@ impl Values {
             Command::Report => Request::Report(Report {
                 show: self.show,
                 svg: self.svg,
+                list: self.list,
                 run: words.into_iter().next().map(PathBuf::from),
             }),
         }
@@ -263,6 +267,7 @@ impl Default for Values {
             },
             scenario: None,
             watch: false,
+            list: false,
             svg: None,
         }
     }

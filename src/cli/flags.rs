@@ -526,6 +526,19 @@ pub(super) static FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        long: "list",
+        short: None,
+        value: None,
+        default: None,
+        commands: REPORT,
+        about: "the runs that are kept, the newest first",
+        details: "",
+        set: |values, _| {
+            values.list = true;
+            Ok(())
+        },
+    },
+    Flag {
         long: "svg",
         short: None,
         value: Some("FILE"),

@@ -140,7 +140,9 @@ _ddollar() {
     esac
     COMPREPLY=($(compgen -W "$words" -- "$cur"))
     if [[ $files && $cur != -* ]]; then
-        COMPREPLY+=($(compgen -f -- "$cur"))
+        # The runs that are kept, and files.
+        words=$(ls "${XDG_STATE_HOME:-$HOME/.local/state}/ddollar/runs" 2>/dev/null)
+        COMPREPLY+=($(compgen -W "${words//.jsonl/}" -- "$cur") $(compgen -f -- "$cur"))
     fi
 }
 complete -o filenames -F _ddollar ddollar
@@ -194,6 +196,12 @@ fn bash() -> String {
 
 const ZSH: &str = r#"#compdef ddollar
 # zsh completion of ddollar: keep it as _ddollar in a folder of $fpath, or source it after compinit.
+_ddollar_runs() {
+  local -a runs
+  runs=(${XDG_STATE_HOME:-$HOME/.local/state}/ddollar/runs/[0-9]*.jsonl(N:t:r))
+  compadd -a runs
+  _files
+}
 _ddollar() {
   local command=$words[2]
   if (( CURRENT == 2 )); then
@@ -253,7 +261,7 @@ fn zsh() -> String {
             Command::Supervise | Command::Rehearse => {
                 " \\\n      '(-)1:command: _command_names -e' '*::arguments: _normal'"
             }
-            Command::Report => " \\\n      '1:run:_files'",
+            Command::Report => " \\\n      '1:run:_ddollar_runs'",
             Command::Status | Command::Proxy => "",
         };
         let _ = writeln!(
@@ -268,6 +276,12 @@ fn zsh() -> String {
 }
 
 // ---- fish ----
+
+/// The names of the runs that are kept.
+const FISH_RUNS: &str = r#"(
+    set -q XDG_STATE_HOME; and set -l state $XDG_STATE_HOME; or set -l state ~/.local/state
+    string replace -rf \'.*/(.*)\.jsonl$\' \'$1\' $state/ddollar/runs/*.jsonl
+)"#;
 
 fn fish() -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
@@ -309,7 +323,7 @@ fn fish() -> String {
                     "{on} -x -a '(__fish_complete_subcommand --fcs-skip=2)'"
                 )
             }
-            Command::Report => writeln!(text, "{on} -F"),
+            Command::Report => writeln!(text, "{on} -F -a '{FISH_RUNS}'"),
             Command::Status | Command::Proxy => Ok(()),
         };
     }

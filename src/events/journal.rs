@@ -240,6 +240,15 @@ fn all(folder: &Path) -> Vec<PathBuf> {
     journals
 }
 
+/// The journals in the folder, the newest first, each with the name that [`find`] takes. Those that cannot
+/// be read are left out.
+pub(crate) fn list(folder: &Path) -> impl Iterator<Item = (String, Text)> {
+    all(folder).into_iter().rev().filter_map(|path| {
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        Some((name, find(Some(&path), None).ok()?))
+    })
+}
+
 /// A journal to be read.
 #[derive(Debug)]
 pub(crate) struct Text {

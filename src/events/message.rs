@@ -381,7 +381,7 @@ impl RunEvent {
                 Mark::Next,
                 "Keeping on until the window resets or the token is refused".into(),
             ),
-            RunEvent::Saved => (
+            RunEvent::Saved { .. } => (
                 Mark::Done,
                 "Stopped before the command finished; run the same again to go on".into(),
             ),
@@ -411,6 +411,10 @@ impl RunEvent {
                 )
             }
             RunEvent::Completed => (Mark::Done, "Process completed successfully".into()),
+            RunEvent::Unrehearsed => (
+                Mark::Warning,
+                "The command ended before the first limit, so nothing was rehearsed".into(),
+            ),
             RunEvent::Failed { how } => (Mark::Failure, how_it_ended(*how)),
             RunEvent::Retrying { number, of, span } => (
                 Mark::Next,
@@ -584,8 +588,11 @@ impl RunEvent {
 
 impl RunEvent {
     /// A line of its own below the message. Which token it is about, for those who have several, and with
-    /// `now` when it is usable again, if that is known; or what follows.
+    /// `now` when it is usable again, if that is known; or what follows, or is kept.
     pub(crate) fn detail(&self, now: Option<SystemTime>) -> Option<String> {
+        if let RunEvent::Saved { kept: true } = self {
+            return Some("kept: which tokens are spent, and until when".into());
+        }
         if let RunEvent::Stalled { then, .. } = self {
             return Some(then.words());
         }

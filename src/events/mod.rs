@@ -260,6 +260,8 @@ pub(crate) enum RunEvent {
         why: String,
     },
     Completed,
+    /// The same in a rehearsal that has met no limit.
+    Unrehearsed,
     Failed {
         how: ExitStatus,
     },
@@ -337,7 +339,10 @@ pub(crate) enum RunEvent {
     /// Ctrl-D at the question.
     NoAnswer,
     KeepingOn,
-    Saved,
+    /// The user ends the run; `kept`: whether what is known of the tokens is.
+    Saved {
+        kept: bool,
+    },
 
     // ---- the proxy ----
     /// The command's requests come through the proxy that it was offered.
@@ -623,7 +628,8 @@ impl RunEvent {
             | RunEvent::AskExhausted
             | RunEvent::NoSuchChoice
             | RunEvent::NoAnswer
-            | RunEvent::Saved
+            | RunEvent::Saved { .. }
+            | RunEvent::Unrehearsed
             | RunEvent::Circle
             | RunEvent::Warning { .. }
             | RunEvent::WorkUnits { .. } => Severity::Warning,

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -29,6 +29,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// At its end a run waits this long for the last command: in a container, or under a service manager,
 /// all processes are killed when ddollar ends.
 const LAST_NEWS: Duration = Duration::from_secs(5);
+/// Bytes of a helper's word on how the command failed.
+const LONGEST_WORD: usize = 60;
 /// Pause between two looks of the helper at what still runs.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -41,8 +43,11 @@ pub(crate) struct Notifier {
     limits: Limits,
     /// The child's environment, without any token.
     environment: Vec<(OsString, OsString)>,
-    /// One end of a pipe for each running helper, which holds the other.
-    running: Vec<PipeReader>,
+    /// For each running helper what it tells, and one end of a pipe, of which it holds the other.
+    running: Vec<(&'static str, PipeReader)>,
+    /// The first failure of the command.
+    failed: Option<String>,
+    said_failed: bool,
     /// The tokens of the run.
     rings: Vec<Ring>,
     /// Whether the run is waiting, so that its next start is the end of the wait.
@@ -61,6 +66,8 @@ impl Notifier {
             limits: inherited.limits,
             environment,
             running: Vec::new(),
+            failed: None,
+            said_failed: false,
             rings: Vec::new(),
             waiting: false,
         }
@@ -88,7 +95,7 @@ impl Notifier {
             Record::End(_) => "exit",
             _ => return None,
         };
-        self.running.retain(is_held);
+        self.look();
         // The end of a run is what most people wait for.
         if self.running.len() >= MOST_RUNNING && event != "exit" {
             log::warn!("{event} is not told: {MOST_RUNNING} notify commands are running");
@@ -96,7 +103,7 @@ impl Notifier {
         }
         match self.start(event, record, at, words) {
             Ok((helper, held)) => {
-                self.running.push(held);
+                self.running.push((event, held));
                 Some(helper)
             }
             Err(error) => {
@@ -104,6 +111,31 @@ impl Notifier {
                 None
             }
         }
+    }
+
+    /// Lets go of the helpers whose command has ended.
+    fn look(&mut self) {
+        let failed = &mut self.failed;
+        self.running.retain_mut(|(event, held)| {
+            if is_held(held) {
+                return true;
+            }
+            // What it says it has written at once, and is shorter than a pipe's buffer.
+            let mut said = [0; LONGEST_WORD];
+            let length = held.read(&mut said).unwrap_or_default();
+            if length > 0 && failed.is_none() {
+                let how = String::from_utf8_lossy(&said[..length]).into_owned();
+                *failed = Some(format!("--notify: the command failed at '{event}': {how}"));
+            }
+            false
+        });
+    }
+
+    /// That the command has failed, once.
+    pub(crate) fn failure(&mut self) -> Option<String> {
+        self.look();
+        let is_first = self.failed.is_some() && !std::mem::replace(&mut self.said_failed, true);
+        self.failed.clone().filter(|_| is_first)
     }
 
     fn start(
@@ -138,7 +170,7 @@ impl Notifier {
     /// Waits until the commands have ended, for a bounded time.
     pub(crate) fn finish(&mut self) {
         let until = Instant::now() + LAST_NEWS;
-        for held in &self.running {
+        for (_, held) in &self.running {
             // A signal, such as SIGCHLD of another helper, ends poll(2) early.
             while is_held(held) && Instant::now() < until {
                 let left = until.saturating_duration_since(Instant::now());
@@ -209,11 +241,23 @@ pub(crate) fn help(limits: Limits, command: OsString) -> ExitCode {
         .process_group(0)
         .spawn();
     let Ok(mut shell) = started else {
+        let _ = writeln!(io::stdout(), "there is no sh");
         return ExitCode::FAILURE;
     };
     let group = Pid::from_raw(i32::try_from(shell.id()).unwrap_or(i32::MAX));
     while matches!(shell.try_wait(), Ok(None)) && Instant::now() < until {
         sleep(LOOK);
+    }
+    let how = match shell.try_wait() {
+        Ok(Some(status)) if status.success() => None,
+        // `exit status: 127`, `signal: 9 (SIGKILL)`
+        Ok(Some(status)) => Some(status.to_string()),
+        _ => Some(format!("no end within {}s", LONGEST.as_secs())),
+    };
+    if let Some(how) = how {
+        let how: String = how.chars().take(LONGEST_WORD).collect();
+        let _ = io::stdout().write_all(how.as_bytes());
+        let _ = io::stdout().flush();
     }
     // Who waits for the helper (`finish`) waits for the command only, not for what it has started.
     let _ = nix::unistd::close(1);

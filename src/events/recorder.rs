@@ -71,6 +71,7 @@ impl Recorder {
         &mut self,
         command: String,
         threshold: f64,
+        rehearsal: bool,
         pid: u32,
         now: Instant,
     ) -> Record {
@@ -82,6 +83,7 @@ impl Recorder {
             command,
             threshold,
             providers: self.rings.clone(),
+            rehearsal,
         })
     }
 
@@ -236,7 +238,7 @@ impl Recorder {
             | RunEvent::Failed { .. }
             | RunEvent::NoSuchChoice
             | RunEvent::NoAnswer
-            | RunEvent::Saved
+            | RunEvent::Saved { .. }
             | RunEvent::AskRotate { .. }
             | RunEvent::AskExhausted => return None,
             RunEvent::TokensChanged { .. } => told(Record::Note { text: words() }),

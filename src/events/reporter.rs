@@ -29,6 +29,8 @@ pub(crate) struct ReporterOptions {
     pub(crate) notify: Option<OsString>,
     /// The service manager.
     pub(crate) service: Option<systemd::Address>,
+    /// Whether the tokens and limits are made up.
+    pub(crate) rehearsal: bool,
 }
 
 /// Everyone who is told.
@@ -37,9 +39,12 @@ pub(crate) struct Reporter {
     recorder: Recorder,
     journal: Option<Journal>,
     notifier: Option<Notifier>,
+    warnings: Sender<Warning>,
     service: Option<Service>,
     /// What people were told last, for those who are told the end.
     said: String,
+    /// Whether the tokens and limits are made up.
+    rehearsal: bool,
     /// Whether people were told how the command ended.
     is_closed: bool,
     tally: Tally,
@@ -50,6 +55,7 @@ pub(crate) struct Reporter {
 struct Tally {
     began: Option<Now>,
     rotations: usize,
+    limits: usize,
     /// Since when it waits.
     waits: Option<Now>,
     waited: Duration,
@@ -60,6 +66,7 @@ impl Tally {
         match record {
             Record::Run(_) => self.began = Some(now),
             Record::Rotate { .. } => self.rotations += 1,
+            Record::Limit { .. } => self.limits += 1,
             Record::Wait { .. } => {
                 self.waits.get_or_insert(now);
             }
@@ -92,7 +99,7 @@ impl Reporter {
     ) -> Reporter {
         let log = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
         let journal = options.journal.and_then(|place| {
-            let started = Journal::start(place, warnings);
+            let started = Journal::start(place, warnings.clone());
             started.inspect_err(log).ok()
         });
         let service = options.service.and_then(|address| {
@@ -106,7 +113,9 @@ impl Reporter {
                 .notify
                 .map(|command| Notifier::new(command, inherited, environment.to_vec())),
             service,
+            warnings,
             said: String::new(),
+            rehearsal: options.rehearsal,
             is_closed: false,
             tally: Tally::default(),
         }
@@ -115,9 +124,10 @@ impl Reporter {
     /// A run of `command` begins; `threshold` is the utilization above which a token is left, 0.0 to
     /// 1.0.
     pub(crate) fn begin(&mut self, command: String, threshold: f64, now: Now) {
+        let pid = std::process::id();
         let record = self
             .recorder
-            .head(command, threshold, std::process::id(), now.tick);
+            .head(command, threshold, self.rehearsal, pid, now.tick);
         let words = String::new();
         let _ = self.pass_on(&News { record, words }, now);
     }
@@ -125,9 +135,12 @@ impl Reporter {
     /// These things happened, in this order. Returns the processes that were started for it.
     #[must_use = "a process that is not spared is taken for the command's"]
     pub(crate) fn tell(&mut self, events: &[RunEvent], now: Now) -> Vec<Pid> {
-        self.is_closed |= events
-            .iter()
-            .any(|event| matches!(event, RunEvent::Completed | RunEvent::Failed { .. }));
+        self.is_closed |= events.iter().any(|event| {
+            matches!(
+                event,
+                RunEvent::Completed | RunEvent::Unrehearsed | RunEvent::Failed { .. }
+            )
+        });
         let last = events.iter().rev().find_map(RunEvent::message);
         if let Some(message) = last {
             self.said = message.text;
@@ -136,7 +149,17 @@ impl Reporter {
             let news = self.recorder.news(event, now.tick)?;
             self.pass_on(&news, now)
         });
-        told.collect()
+        let helpers = told.collect();
+        if let Some(what) = self.notifier.as_mut().and_then(Notifier::failure) {
+            // The one who listens is the caller, at its next event.
+            let _ = self.warnings.send(what);
+        }
+        helpers
+    }
+
+    /// Whether this is a rehearsal that has met no limit.
+    pub(crate) fn is_unrehearsed(&self) -> bool {
+        self.rehearsal && self.tally.limits == 0
     }
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
@@ -161,6 +184,11 @@ impl Reporter {
         };
         let record = Record::End(ending);
         let _ = self.pass_on(&News { record, words }, now);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.finish();
+            let failure = notifier.failure();
+            last.extend(failure.map(|what| RunEvent::Warning { what }));
+        }
         let Tally {
             rotations, waited, ..
         } = self.tally;
@@ -174,9 +202,6 @@ impl Reporter {
             });
         }
         self.journal = None;
-        if let Some(notifier) = &mut self.notifier {
-            notifier.finish();
-        }
         last
     }
 

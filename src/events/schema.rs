@@ -12,7 +12,7 @@
 //!
 //! | event | fields |
 //! | --- | --- |
-//! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each) |
+//! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each), `rehearsal` (`true`: the tokens and limits are made up) |
 //! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
 //! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets`; `left_out`: so many answers before it, since the last line of the token, are not recorded |
 //! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
@@ -124,6 +124,8 @@ pub(crate) struct Run {
     pub(crate) command: String,
     pub(crate) threshold: f64,
     pub(crate) providers: Vec<Ring>,
+    /// Whether its tokens and limits are made up.
+    pub(crate) rehearsal: bool,
 }
 
 /// A ring of tokens: of one provider, or `mixed`.
@@ -328,6 +330,9 @@ impl Record {
                     .text("command", &run.command)
                     .fraction("threshold", run.threshold)
                     .raw("providers", list(providers))
+                    .maybe(run.rehearsal.then_some(true), |object, yes| {
+                        object.raw("rehearsal", yes)
+                    })
             }
             Record::Launch { again, tokens } => object
                 .raw("again", again)
@@ -505,6 +510,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
                     })
                 })
                 .collect::<Option<_>>()?,
+            rehearsal: line.is("rehearsal"),
         }),
         "launch" => Record::Launch {
             again: line.0.get("again")?.as_bool()?,

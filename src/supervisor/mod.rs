@@ -332,6 +332,15 @@ impl<'a> Supervisor<'a> {
             turn.events
                 .retain(|event| !matches!(event, RunEvent::Limit { .. }));
         }
+        for event in &mut turn.events {
+            match event {
+                RunEvent::Saved { kept } => *kept = self.store.keeps(),
+                RunEvent::Completed if self.reporter.is_unrehearsed() => {
+                    *event = RunEvent::Unrehearsed;
+                }
+                _ => {}
+            }
+        }
         self.report(&turn.events, now());
         self.console.hold(self.job.has_screen());
         for event in &turn.events {

@@ -164,6 +164,7 @@ fn prompt_exit() {
     let (mut screen, child, before) = asked(&provider, "10m");
     screen.line("3");
     screen.wait("Stopped before the command finished");
+    screen.wait("kept: which tokens are spent, and until when");
     assert_eq!(screen.prompt(), 75);
     assert!(proc::is_gone(child));
     assert_eq!(screen.wait_log("TERM", 1), ["TERM front=1"]);

@@ -343,6 +343,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             journal,
             notify: supervision.notify,
             service: systemd::Address::from(variable),
+            rehearsal: false,
         },
         road,
         hold: args.hold,

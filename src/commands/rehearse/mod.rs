@@ -63,7 +63,8 @@ pub(crate) fn play(
     let server = Server::start(scenario, |_| {}).map_err(no_provider)?;
     let environment = pointed_at(environment, &server.url());
     if !built_in {
-        let options = config::resolve(run, environment)?;
+        let mut options = config::resolve(run, environment)?;
+        options.wishes.rehearsal = true;
         return supervisor::supervise(options, &console, inherited);
     }
 
@@ -88,6 +89,7 @@ pub(crate) fn play(
     let needs_proxy = run.supervision.max_tokens.is_some();
     run.supervision.proxy.get_or_insert(needs_proxy);
     let mut options = config::resolve(run, environment)?;
+    options.wishes.rehearsal = true;
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;
     let text = fs::read_to_string(&journal).unwrap_or_default();

@@ -469,7 +469,7 @@ impl<'t> Words<'_, 't> {
                 self.clock.time(at)
             ));
         }
-        if timeline.saved >= SECOND {
+        if timeline.saved >= SECOND && !timeline.run.rehearsal {
             lines.push(format!(
                 "Saved about {}: until the tokens that it left were good again",
                 long(timeline.saved)

@@ -18,7 +18,8 @@ pub(crate) fn json(timeline: &Timeline) -> String {
         .text("ddollar", &timeline.run.version)
         .raw("pid", timeline.run.pid)
         .text("command", &timeline.run.command)
-        .fraction("threshold", timeline.run.threshold);
+        .fraction("threshold", timeline.run.threshold)
+        .raw("rehearsal", timeline.run.rehearsal);
     let object = time(time(object, "from", timeline.from), "to", timeline.to);
     let end = match &timeline.end {
         End::Told(ending) => ending.json(Object::new()),

@@ -17,6 +17,7 @@ use crate::common::style::Style;
 use crate::common::{Environment, private_file};
 use crate::events::{console, journal, schema};
 use jiff::tz::TimeZone;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -28,16 +29,14 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
     let texts = config::readable(environment);
     let variable = |name: &str| config::lookup(&texts, name);
     let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
-    let journal = journal::find(args.run.as_deref(), folder.as_deref())?;
-    let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
-    let path = journal.path.clone();
-    let timeline = journal.read(|lines| {
-        Timeline::read(lines, now).map_err(|why| Error::NotAJournal {
-            path,
-            empty: why == Unusable::Empty,
-        })
-    })?;
+    let mut style = console::style(variable);
+    style.utf8 &= !args.show.ascii;
     let zone = TimeZone::system();
+    if args.list {
+        return list(folder.as_deref(), zone, style);
+    }
+    let journal = journal::find(args.run.as_deref(), folder.as_deref())?;
+    let timeline = read(journal)?;
     match &args.svg {
         _ if args.show.json => console::print(&(json(&timeline) + "\n"))?,
         Some(path) if path.as_os_str() == "-" => console::print(&svg(&timeline, zone))?,
@@ -51,12 +50,39 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
             })?;
             true
         }
-        None => {
-            let mut style = console::style(variable);
-            style.utf8 &= !args.show.ascii;
-            console::print(&text(&timeline, zone, style))?
-        }
+        None => console::print(&text(&timeline, zone, style))?,
     };
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a journal tells, until now if its run goes on.
+fn read(journal: journal::Text) -> Result<Timeline, Error> {
+    let now = journal.going_on.then(|| schema::millis(SystemTime::now()));
+    let path = journal.path.clone();
+    journal.read(|lines| {
+        Timeline::read(lines, now).map_err(|why| Error::NotAJournal {
+            path,
+            empty: why == Unusable::Empty,
+        })
+    })
+}
+
+/// `--list`: two lines for each run.
+fn list(folder: Option<&Path>, zone: TimeZone, style: Style) -> Result<ExitCode, Error> {
+    let mut all = String::new();
+    for (name, journal) in folder.into_iter().flat_map(journal::list) {
+        if let Ok(timeline) = read(journal) {
+            all.push_str(&text::entry(
+                &name,
+                &chart::Chart::of(&timeline, zone.clone()),
+                style,
+            ));
+        }
+    }
+    if all.is_empty() {
+        return Err(Error::NoJournal);
+    }
+    console::print(&all)?;
     Ok(ExitCode::SUCCESS)
 }
 

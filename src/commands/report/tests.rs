@@ -31,6 +31,7 @@ fn head(tokens: usize) -> Record {
         pid: 7,
         command: "claude --continue".into(),
         threshold: 0.95,
+        rehearsal: false,
         providers: vec![Ring {
             name: "anthropic".into(),
             label: "Anthropic".into(),
@@ -144,6 +145,36 @@ fn a_token_that_was_added_during_the_run_has_a_lane_of_its_own() {
     records[0].1 = head(2);
     let known_from_the_start = read(&lines(&records), None).unwrap();
     assert_eq!(drawn(&night, 80), drawn(&known_from_the_start, 80));
+}
+
+/// Three tokens one after the other within an hour: a command with one token would have waited for the
+/// last of their resets, not for each.
+#[test]
+fn what_is_saved_is_the_union_of_the_times() {
+    let rotate = |token, from| Record::Rotate {
+        who: who(token),
+        from,
+    };
+    let facts = [
+        (0, head(3)),
+        (
+            0,
+            Record::Launch {
+                again: false,
+                tokens: vec![1],
+            },
+        ),
+        (10, near(1, 120)),
+        (10, rotate(2, 1)),
+        (30, near(2, 150)),
+        (30, rotate(3, 2)),
+        (40, near(3, 60)),
+        (40, rotate(1, 3)),
+        (200, near(1, 220)),
+        (200, rotate(2, 1)),
+    ];
+    let night = read(&lines(&facts), None).unwrap();
+    assert_eq!(night.saved, (150 - 10 + 20) * MINUTE);
 }
 
 #[test]

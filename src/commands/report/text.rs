@@ -28,6 +28,13 @@ pub(crate) fn draw(chart: &Chart<'_>, style: Style) -> String {
     if style.utf8 { text } else { ascii(&text) }
 }
 
+/// A run in a list of several: its name, when it was and how it ended, and what it ran.
+pub(crate) fn entry(name: &str, chart: &Chart<'_>, style: Style) -> String {
+    let when = style.wrap(&format!("{name}  {}", chart.subtitle), 2);
+    let text = format!("{when}\n{}\n", style.cut(&format!("  {}", chart.title)));
+    if style.utf8 { text } else { ascii(&text) }
+}
+
 fn lanes(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {
     let labels = chart.lanes.iter().map(|lane| lane.label.chars().count());
     let margin = labels.max().unwrap_or(0).max("command".len()) + 2;

@@ -93,9 +93,11 @@ pub(crate) struct Timeline {
     pub(crate) checks: usize,
     /// Checks without an answer.
     pub(crate) unanswered: usize,
-    /// The sum of the times from each rotation to the reset of the token that was left: so long would
-    /// a command with one token have waited. In milliseconds.
+    /// So long would a command with one token have waited: the union of the times from each rotation to
+    /// the reset of the token that was left. In milliseconds.
     pub(crate) saved: Millis,
+    /// The end of that.
+    saved_until: Millis,
     /// When the first limit came: a run without ddollar would have met it.
     pub(crate) first_limit: Option<Millis>,
     /// Lines that could not be read, or were never written because the disk was slow.
@@ -250,8 +252,11 @@ impl Timeline {
         let mut tracks = self.tracks.iter();
         let left = tracks.find(|one| one.who.provider == who.provider && one.who.token == from);
         let reset = left.and_then(|left| left.reset);
-        let saved = reset.map_or(0, |reset| (reset - at).max(0));
-        self.saved = self.saved.saturating_add(saved);
+        if let Some(reset) = reset {
+            let saved = reset.saturating_sub(at.max(self.saved_until)).max(0);
+            self.saved = self.saved.saturating_add(saved);
+            self.saved_until = self.saved_until.max(reset);
+        }
         self.story.push((at, Entry::Rotated { who, from, took }));
     }
 
@@ -354,6 +359,7 @@ impl Builder {
                 checks: 0,
                 unanswered: 0,
                 saved: 0,
+                saved_until: Millis::MIN,
                 first_limit: None,
                 damaged: 0,
                 unknown: 0,

@@ -78,6 +78,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
             interval: Duration::from_secs(5000),
         },
         RunEvent::SessionResumed,
+        RunEvent::Unrehearsed,
         RunEvent::Repeated {
             tokens: vec![token(anthropic, true), token(azure, true)],
         },
@@ -125,7 +126,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         RunEvent::AskExhausted,
         RunEvent::NoSuchChoice,
         RunEvent::KeepingOn,
-        RunEvent::Saved,
+        RunEvent::Saved { kept: true },
         RunEvent::Completed,
         RunEvent::Failed {
             how: ExitStatus::Signal(Signal::SIGTERM as i32),

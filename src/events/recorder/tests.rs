@@ -10,7 +10,7 @@ use std::time::Duration;
 #[test]
 fn a_month_has_hardly_more_lines_than_a_night() {
     let (start, mut recorder) = (Instant::now(), Recorder::new(&[pool_of(&["a"])]));
-    let _ = recorder.head("agent".into(), 0.95, 1, start);
+    let _ = recorder.head("agent".into(), 0.95, false, 1, start);
     let pool = pool_of(&["a"]);
     let token = TokenRef::new(&pool, TokenId { ring: 0, index: 0 }, false);
     let (mut lines, mut checks, mut crossings) = (0, 0, 0);

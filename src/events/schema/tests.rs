@@ -60,6 +60,7 @@ fn run() -> impl Strategy<Value = Run> {
                     names,
                 })
                 .collect(),
+            rehearsal: pid % 2 == 0,
         },
     )
 }

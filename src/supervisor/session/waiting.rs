@@ -522,9 +522,9 @@ impl Session {
                 }
                 turn.and_say_first(RunEvent::Pausing { span })
             }
-            (Question::Rotate { .. }, "3") | (Question::Exhausted, "2") => {
-                self.stop_for_later().and_say(RunEvent::Saved)
-            }
+            (Question::Rotate { .. }, "3") | (Question::Exhausted, "2") => self
+                .stop_for_later()
+                .and_say(RunEvent::Saved { kept: true }),
             (question, _) => {
                 waiting.question = Some(question);
                 Turn::action(Action::Ask).and_say(match line {

@@ -85,6 +85,11 @@ impl Store {
         }
     }
 
+    /// Whether anything is kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.state.is_some()
+    }
+
     /// Names the tokens of the next ring, whose providers are asked at `endpoints`.
     pub(crate) fn know(&mut self, pool: &TokenPool, endpoints: &[Endpoint]) {
         self.rings.push(names(pool, endpoints));

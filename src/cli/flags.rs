@@ -178,8 +178,10 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: ASKING,
         about: "the model that the command uses, for the checks",
-        details: "Limits are per model. Without this option the checks ask for ANTHROPIC_MODEL or \
-                  OPENAI_MODEL when set, else for the cheapest model, if it is known.",
+        details: "Limits are per model. Without this option the checks ask for the model on the command \
+                  line of a known client, else for the one that was seen in the command's requests, now or \
+                  in an earlier run, else for ANTHROPIC_MODEL or OPENAI_MODEL, else for the client's usual \
+                  one or the cheapest, if it is known.",
         set: |values, value| {
             values.checks.model = Some(
                 text(value)

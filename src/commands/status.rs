@@ -46,7 +46,7 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
     let folder = config::state_folder(environment);
     let path = config::state_file(&args.state, folder.as_deref());
     let (warning, warnings) = unbounded();
-    let mut store = Store::open(path, &warning);
+    let mut store = Store::open(path, "status", &warning);
     for (pool, endpoints) in &rings {
         store.know(pool, endpoints);
     }

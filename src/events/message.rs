@@ -348,7 +348,10 @@ impl RunEvent {
                     "{left} process(es) of the command survive SIGKILL; nothing more is started"
                 ),
             ),
-            RunEvent::NotReadAgain { what } => (Mark::None, format!("   {what}")),
+            RunEvent::NotReadAgain { path } => (
+                Mark::None,
+                format!("   '{path}' is no regular file, and is not read again for new tokens"),
+            ),
             RunEvent::Warning { what } => (Mark::Warning, what.clone()),
             RunEvent::NotStarted { why } => (
                 Mark::Warning,

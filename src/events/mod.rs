@@ -186,7 +186,7 @@ pub(crate) enum RunEvent {
     },
     /// A pipe with tokens is not looked into again.
     NotReadAgain {
-        what: String,
+        path: String,
     },
     UnusedFile {
         variable: &'static str,

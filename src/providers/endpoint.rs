@@ -22,6 +22,9 @@ pub(crate) struct Endpoint {
     pub(crate) provider: &'static Provider,
     /// The models that probes ask for: the first that the provider knows. Empty when none is known.
     pub(crate) models: Vec<String>,
+    /// Where in these a model goes that was seen in the command's requests; `None`: the user has said which
+    /// one to ask for.
+    pub(crate) seen_goes: Option<usize>,
     /// More certificates to trust (`SSL_CERT_FILE`).
     pub(crate) certificates: Option<PathBuf>,
     /// The proxy on the way, if there is one.
@@ -61,12 +64,27 @@ impl Endpoint {
             plain,
             provider,
             models,
+            seen_goes: None,
             certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
             workspace: match provider.name {
                 "anthropic" => variable("ANTHROPIC_WORKSPACE_ID"),
                 _ => None,
             },
         })
+    }
+}
+
+impl Endpoint {
+    /// This model was seen in the command's requests: it goes before those that are only guessed.
+    pub(crate) fn has_seen(&mut self, model: &str) {
+        if let Some(at) = self.seen_goes {
+            let known = self.models.iter().take(at).any(|named| named == model);
+            if !known {
+                self.models.retain(|guess| guess != model);
+                self.models
+                    .insert(at.min(self.models.len()), model.to_owned());
+            }
+        }
     }
 }
 

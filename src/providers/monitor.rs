@@ -43,6 +43,8 @@ pub(crate) enum MonitorEvent {
     Answered {
         ring: usize,
         index: usize,
+        /// The model that it was put for; another one may have stood in for it.
+        model: String,
         answer: Answer,
     },
     /// The monitor of a ring is gone: nothing more will be heard from it.
@@ -61,6 +63,8 @@ enum Order {
     Ask { index: usize },
     /// These tokens come to the ring, at its end.
     Add(Credentials),
+    /// Ask for this model from now on.
+    Prefer(String),
     /// Ask about none until told otherwise.
     Rest,
 }
@@ -119,6 +123,11 @@ impl Monitor {
         self.order(Order::Add(tokens));
     }
 
+    /// Asks for this model from now on, unless it was found not to be there.
+    pub(crate) fn prefer(&self, model: &str) {
+        self.order(Order::Prefer(model.to_owned()));
+    }
+
     /// Asks about none until told otherwise.
     pub(crate) fn rest(&self) {
         self.order(Order::Rest);
@@ -170,6 +179,10 @@ fn work(
                     asker.add(tokens);
                     continue;
                 }
+                Ok(Order::Prefer(model)) => {
+                    asker.askers.iter_mut().for_each(|asker| asker.prefer(&model));
+                    continue;
+                }
                 Ok(Order::Rest) => {
                     watched = None;
                     due = never();
@@ -210,9 +223,11 @@ fn work(
             };
             due = after(pause);
         }
+        let asked = asker.of(index).map(|(asker, _)| asker.wanted.clone());
         let event = MonitorEvent::Answered {
             ring,
             index,
+            model: asked.unwrap_or_default(),
             answer,
         };
         if events.send(event).is_err() {
@@ -340,18 +355,30 @@ struct Prober {
     agents: Vec<Agent>,
     /// The form of the question that the provider took last.
     attempt: ProbeForm,
-    /// Which of the endpoint's models is asked for.
-    model: usize,
+    /// The model that questions are put for. Another one stands in for it where the provider does not have it.
+    wanted: String,
+    /// Models that the provider does not have.
+    gone: Vec<String>,
 }
 
 impl Prober {
     fn new(endpoint: Endpoint) -> Prober {
         Prober {
             provider: endpoint.provider,
+            wanted: endpoint.models.first().cloned().unwrap_or_default(),
             endpoint,
             agents: Vec::new(),
             attempt: ProbeForm::First,
-            model: 0,
+            gone: Vec::new(),
+        }
+    }
+
+    /// Asks for this model from now on, if the provider has it.
+    fn prefer(&mut self, model: &str) {
+        model.clone_into(&mut self.wanted);
+        if self.model() != model && !self.gone.iter().any(|gone| gone == model) {
+            self.endpoint.has_seen(model);
+            self.attempt = ProbeForm::First;
         }
     }
 
@@ -378,8 +405,7 @@ impl Prober {
 
     /// The model that is asked for; empty when none is known.
     fn model(&self) -> &str {
-        let models = &self.endpoint.models;
-        models.get(self.model).map_or("", String::as_str)
+        self.endpoint.models.first().map_or("", String::as_str)
     }
 
     /// The answer about one token, or in a few words why there is none.
@@ -414,11 +440,11 @@ impl Prober {
         }
         let mut reply = self.exchange(secret, subject, self.attempt)?;
         // A model that was guessed may not be there. The limits of another are better than none.
-        while subject == ProbeTarget::Model
-            && reply.status == 404
-            && self.model + 1 < self.endpoint.models.len()
+        while subject == ProbeTarget::Model && reply.status == 404 && self.endpoint.models.len() > 1
         {
-            self.model += 1;
+            let gone = self.endpoint.models.remove(0);
+            log::debug!("{}: there is no model '{gone}'", self.provider.label);
+            self.gone.push(gone);
             reply = self.exchange(secret, subject, self.attempt)?;
         }
         let reply = match self.provider.next_attempt(subject, self.attempt, &reply) {

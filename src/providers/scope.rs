@@ -65,23 +65,31 @@ impl Scope {
         }
     }
 
-    /// The scope of a request to `path`, which begins below the provider's base URL.
-    pub(crate) fn of_request(provider: &Provider, method: &str, path: &str, body: &[u8]) -> Scope {
+    /// The scope of a request to `path`, which begins below the provider's base URL; and the model that it
+    /// asks for an answer, as it calls it, or nothing.
+    pub(crate) fn of_request(
+        provider: &Provider,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> (Scope, String) {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let kind = match method {
             "POST" => kind(provider.dialect, path.trim_end_matches('/')),
             _ => EndpointKind::Other,
         };
-        let class = match kind {
+        let mut model = match kind {
             EndpointKind::Other => String::new(),
             _ => match model_in_path(path) {
-                Some(model) => provider.model_class(model),
-                None => model_in_body(body)
-                    .map(|model| provider.model_class(&model))
-                    .unwrap_or_default(),
+                Some(model) => model.to_owned(),
+                None => model_in_body(body).unwrap_or_default(),
             },
         };
-        Scope { kind, class }
+        let class = provider.model_class(&model);
+        if kind != EndpointKind::Generate || class.is_empty() {
+            model.clear();
+        }
+        (Scope { kind, class }, model)
     }
 }
 
@@ -203,7 +211,7 @@ mod tests {
     #[track_caller]
     fn is(provider: &str, path: &str, body: &str, kind: EndpointKind, class: &str) {
         let provider = by_name(provider).unwrap();
-        let scope = Scope::of_request(provider, "POST", path, body.as_bytes());
+        let (scope, _) = Scope::of_request(provider, "POST", path, body.as_bytes());
         assert_eq!((scope.kind, &*scope.class), (kind, class), "{path} {body}");
     }
 
@@ -286,7 +294,7 @@ mod tests {
             "mine",
         );
         let provider = by_name("anthropic").unwrap();
-        let list = Scope::of_request(provider, "GET", "/v1/messages", opus.as_bytes());
+        let (list, _) = Scope::of_request(provider, "GET", "/v1/messages", opus.as_bytes());
         assert_eq!(list.kind, Other);
     }
 

@@ -173,7 +173,7 @@ impl Balancer {
         let mut rings = Vec::new();
         for ring in 0..ledger.len() {
             let mut count = 0;
-            if let Some(pool) = ledger.pool_mut(Place::checked(ring)) {
+            if let Some(pool) = ledger.pool_mut(ledger.checked(ring)) {
                 count = pool.len();
                 if let Some(first) = policy::first(pool, &rules, now) {
                     pool.start_at(first);
@@ -198,9 +198,19 @@ impl Balancer {
         }
     }
 
-    /// The place of a request in the ledger, by what it asks for; `None` without such a ring.
-    pub(crate) fn enter(&mut self, ring: usize, scope: &Scope, now: Now) -> Option<Place> {
+    /// The place of a request in the ledger, by what it asks for; `None` without such a ring. `model` is
+    /// the one that is to answer, if any.
+    pub(crate) fn enter(
+        &mut self,
+        ring: usize,
+        scope: &Scope,
+        model: String,
+        now: Now,
+    ) -> Option<Place> {
         let place = self.ledger.enter(ring, scope, now)?;
+        if !model.is_empty() {
+            self.ledger.asked_for(place, model);
+        }
         self.add_lanes(ring);
         Some(place)
     }
@@ -422,15 +432,17 @@ impl Balancer {
         self.learn(place, index, answer, now)
     }
 
-    /// Takes in what a probe of this ring found.
+    /// Takes in what a probe of this ring, for this model, found.
     pub(crate) fn probed(
         &mut self,
         ring: usize,
         index: usize,
+        model: &str,
         answer: Answer,
         now: Now,
     ) -> Vec<RunEvent> {
-        self.learn(Place::checked(ring), index, answer, now)
+        let place = self.ledger.checked_for(ring, index, model);
+        self.learn(place, index, answer, now)
     }
 
     fn learn(&mut self, place: Place, index: usize, answer: Answer, now: Now) -> Vec<RunEvent> {

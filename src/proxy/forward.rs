@@ -212,8 +212,13 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 let own = LocalResponse::error(dialect, 403, "permission_error", why);
                 return refuse(client, own);
             }
-            let scope = Scope::of_request(upstream.provider, request.method(), &path, &body);
-            let Some(place) = shared.balancer().enter(ring, &scope, now()) else {
+            let (scope, mut model) =
+                Scope::of_request(upstream.provider, request.method(), &path, &body);
+            if is_foreign {
+                // It may be one that is not there for the run's tokens.
+                model.clear();
+            }
+            let Some(place) = shared.balancer().enter(ring, &scope, model, now()) else {
                 return Err(Gone);
             };
             let mut exchange = Exchange {

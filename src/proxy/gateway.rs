@@ -219,8 +219,8 @@ impl Gateway {
     }
 
     /// Takes in what a probe found: what there is to say of it, beside what the session says.
-    pub(crate) fn learn(&self, token: TokenId, answer: Answer) -> Vec<RunEvent> {
-        let mut say = self.proxy.learn(token, answer);
+    pub(crate) fn learn(&self, token: TokenId, model: &str, answer: Answer) -> Vec<RunEvent> {
+        let mut say = self.proxy.learn(token, model, answer);
         say.retain(|event| {
             !matches!(
                 event,

@@ -32,7 +32,7 @@ pub(crate) use gateway::Gateway;
 
 use crate::cli;
 use crate::cli::PORT;
-use crate::cli::config::{self, TokenFiles};
+use crate::cli::config::{self, Road, TokenFiles};
 use crate::common::Environment;
 use crate::common::error::Error;
 use crate::common::http::reader::LARGE;
@@ -46,7 +46,7 @@ use crate::providers::monitor::{Monitor, MonitorEvent};
 use crate::providers::schedule::ProbeSchedule;
 use crate::providers::scope::Scope;
 use crate::system::signals;
-use crate::tokens::ledger::{Ledger, Outlook, Place};
+use crate::tokens::ledger::{Ledger, Outlook};
 use crate::tokens::policy::Rules;
 use crate::tokens::store::Store;
 use crate::tokens::strategy::Strategy;
@@ -229,6 +229,8 @@ fn ledger(rings: &[(TokenPool, Endpoint)], store: &Store, threshold: f64) -> Led
         (pool.clone(), scope, is_named)
     };
     let mut ledger = Ledger::new(rings.iter().map(checked), now());
+    let follows = |(_, endpoint): &(TokenPool, Endpoint)| endpoint.seen_goes == Some(0);
+    ledger.follow(rings.iter().map(follows).collect());
     store.recall_scopes(&mut ledger, threshold, now());
     ledger
 }
@@ -331,9 +333,9 @@ impl Proxy {
     }
 
     /// Takes in what a probe found.
-    fn learn(&self, token: TokenId, answer: Answer) -> Vec<RunEvent> {
+    fn learn(&self, token: TokenId, model: &str, answer: Answer) -> Vec<RunEvent> {
         let mut balancer = self.shared.balancer();
-        let say = balancer.probed(token.ring, token.index, answer, now());
+        let say = balancer.probed(token.ring, token.index, model, answer, now());
         drop(balancer);
         self.shared.wake();
         say
@@ -362,13 +364,14 @@ impl Proxy {
     /// Reads the token files again. Returns what there is to say.
     fn reread(&self, files: &mut TokenFiles, store: &mut Store, threshold: f64) -> Vec<RunEvent> {
         let ledger = self.shared.balancer().ledger().clone();
-        let pools = (0..ledger.len()).filter_map(|ring| ledger.pool(Place::checked(ring)));
+        let pools = (0..ledger.len()).filter_map(|ring| ledger.pool(ledger.checked(ring)));
         let (renewals, said) = files.renewals(pools, store, threshold, now());
         for (ring, renewal) in &renewals {
             self.renew(*ring, renewal);
         }
         let balancer = self.shared.balancer();
-        let pool = |ring| balancer.ledger().pool(Place::checked(ring));
+        let ledger = balancer.ledger();
+        let pool = |ring| ledger.pool(ledger.checked(ring));
         let news = RunEvent::tokens_changed(&renewals, pool, self.shared.upstreams.len() > 1);
         news.into_iter().chain(said).collect()
     }
@@ -453,8 +456,9 @@ pub(crate) fn run(
     };
     let (answering, mut answers) = unbounded();
     let (warning, warnings) = unbounded();
-    let mut store = Store::open(config.state, &warning);
+    let mut store = Store::open(config.state, "proxy", &warning);
     for (pool, endpoint) in &mut rings {
+        store.suggest(endpoint);
         store.recall(
             pool,
             std::slice::from_ref(endpoint),
@@ -478,6 +482,11 @@ pub(crate) fn run(
     });
     for notice in &config.notices {
         console.say(notice);
+    }
+    for (_, endpoint) in &rings {
+        for notice in config::unwatched(endpoint, Road::Proxied) {
+            console.say(&notice);
+        }
     }
     if args.gateway.allow_remote {
         let what = "The secret and all requests come in without TLS: whoever sees the network can read \
@@ -530,8 +539,8 @@ pub(crate) fn run(
                 Err(_) => signals = never(),
             },
             recv(answers) -> answer => match answer {
-                Ok(MonitorEvent::Answered { ring, index, answer }) => {
-                    let say = proxy.learn(TokenId { ring, index }, answer);
+                Ok(MonitorEvent::Answered { ring, index, model, answer }) => {
+                    let say = proxy.learn(TokenId { ring, index }, &model, answer);
                     say.iter().for_each(|notice| console.say(notice));
                     store.keep_all(proxy.shared.balancer().ledger(), now());
                 }

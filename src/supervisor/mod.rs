@@ -77,6 +77,8 @@ struct Supervisor<'a> {
     job: Job,
     launcher: Launcher,
     monitors: Vec<Monitor>,
+    /// The model of the command's requests that each of them was told of.
+    followed: Vec<String>,
     /// Whether the monitors watch the tokens in use; `None`: they never have.
     watching: Option<bool>,
     /// The proxy between the command and its providers, whether its requests come through or may yet.
@@ -209,8 +211,14 @@ impl<'a> Supervisor<'a> {
                 what: format!("Processor time cannot be read here, so --stall {requests}"),
             });
         }
-        let mut store = Store::open(config.state.take(), &warning);
+        let mut store = Store::open(config.state.take(), config.command.client().name, &warning);
         say_warnings(&warnings, console);
+        for endpoint in config.rings.iter_mut().flat_map(|(_, all)| all) {
+            store.suggest(endpoint);
+            for notice in config::unwatched(endpoint, config.road) {
+                console.say(&notice);
+            }
+        }
         let mut monitors = Vec::new();
         let mut pools = Vec::new();
         let mut rings = Vec::new();
@@ -288,6 +296,7 @@ impl<'a> Supervisor<'a> {
             session,
             job,
             launcher,
+            followed: vec![String::new(); monitors.len()],
             monitors,
             watching: None,
             samples: Samples {
@@ -384,7 +393,16 @@ impl<'a> Supervisor<'a> {
             self.session.goes_through_proxy(gateway.hold());
         }
         if self.session.is_proxied() {
-            self.session.see(gateway.ledger());
+            let ledger = gateway.ledger();
+            for (ring, monitor) in self.monitors.iter().enumerate() {
+                let model = ledger.followed(ring).map(|(_, model)| model);
+                let known = self.followed.get_mut(ring);
+                if let Some((model, known)) = model.zip(known).filter(|(new, old)| new != old) {
+                    monitor.prefer(model);
+                    model.clone_into(known);
+                }
+            }
+            self.session.see(ledger);
         }
     }
 
@@ -477,6 +495,10 @@ impl<'a> Supervisor<'a> {
             let warning = RunEvent::Warning { what: what.into() };
             self.report(std::slice::from_ref(&warning), now());
             self.console.say(&warning);
+        }
+        if self.in_use().is_some() {
+            // Which model was asked is kept, too, where nothing else was worth it.
+            self.keep_state();
         }
         // The next run may begin right after this one.
         self.store.close();
@@ -586,12 +608,13 @@ impl<'a> Supervisor<'a> {
 
     /// An answer of a monitor. Behind a proxy, it goes to the proxy's ledger.
     fn probed(&mut self, answer: Result<MonitorEvent, RecvError>) -> Event {
-        let (ring, index, answer) = match answer {
+        let (ring, index, model, answer) = match answer {
             Ok(MonitorEvent::Answered {
                 ring,
                 index,
+                model,
                 answer,
-            }) => (ring, index, answer),
+            }) => (ring, index, model, answer),
             Ok(MonitorEvent::Lost { ring }) => return Event::MonitorLost { ring },
             Err(RecvError) => {
                 self.sources.answers = never();
@@ -600,7 +623,7 @@ impl<'a> Supervisor<'a> {
         };
         let token = TokenId { ring, index };
         if let Some(gateway) = &self.gateway {
-            let mut events = gateway.learn(token, answer.clone());
+            let mut events = gateway.learn(token, &model, answer.clone());
             // Until requests come through the proxy, the session tells of it.
             if !self.session.is_proxied() {
                 events.clear();

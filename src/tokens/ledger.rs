@@ -30,15 +30,8 @@ const MOST_SCOPES: usize = 64;
 pub(crate) struct Place {
     /// The ring, from 0.
     pub(crate) ring: usize,
-    /// The scope's place in the ring, from 0: the first is the one that checks ask about.
+    /// The scope's place in the ring, from 0: the first is the one that checks ask about at the start.
     pub(crate) scope: usize,
-}
-
-impl Place {
-    /// The scope that checks of this ring ask about.
-    pub(crate) fn checked(ring: usize) -> Place {
-        Place { ring, scope: 0 }
-    }
 }
 
 /// Whether a command can go on.
@@ -59,9 +52,24 @@ struct Book {
     pool: TokenPool,
     /// When a request was last made in it.
     used: Option<Instant>,
+    /// The model that was last asked for an answer here, as the request calls it.
+    model: String,
+    /// How many of the latest requests for answers came here: each counts a little less than the next one.
+    share: f32,
 }
 
 impl Book {
+    /// One in which no request was made.
+    fn new(scope: Scope, pool: TokenPool) -> Book {
+        Book {
+            scope,
+            pool,
+            used: None,
+            model: String::new(),
+            share: 0.0,
+        }
+    }
+
     /// Whether requests are refused with each token.
     fn is_refused(&self, now: Now) -> bool {
         let mut all = (0..self.pool.len()).map(|index| self.pool.state(index).condition(now));
@@ -73,7 +81,13 @@ impl Book {
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     rings: Vec<Vec<Book>>,
+    /// Whether the checks of a ring follow the command's requests; else somebody has named their model.
+    follow: Vec<bool>,
 }
+
+/// How much less a request counts than the next one, when it comes to which model the command uses: a client
+/// asks its small model for a title now and then, and its user may change to another one.
+const FADES: f32 = 0.875;
 
 impl Ledger {
     /// A ledger of these rings, each with the scope that its checks ask about. Where the user has named
@@ -84,14 +98,70 @@ impl Ledger {
     ) -> Ledger {
         let book = |(pool, scope, is_named): (TokenPool, Scope, bool)| {
             vec![Book {
-                scope,
-                pool,
                 used: is_named.then_some(now.tick),
+                ..Book::new(scope, pool)
             }]
         };
+        let rings: Vec<_> = rings.into_iter().map(book).collect();
         Ledger {
-            rings: rings.into_iter().map(book).collect(),
+            follow: vec![false; rings.len()],
+            rings,
         }
+    }
+
+    /// From now on the checks of these rings follow the command's requests.
+    pub(crate) fn follow(&mut self, rings: Vec<bool>) {
+        self.follow = rings;
+    }
+
+    /// A request in this place asks this model for an answer.
+    pub(crate) fn asked_for(&mut self, place: Place, model: String) {
+        for (scope, book) in self
+            .rings
+            .get_mut(place.ring)
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            book.share *= FADES;
+            if scope == place.scope {
+                book.share += 1.0;
+                book.model.clone_from(&model);
+            }
+        }
+    }
+
+    /// The model that most of the latest requests of this ring asked for an answer, and its place.
+    pub(crate) fn model(&self, ring: usize) -> Option<(Place, &str)> {
+        let books = self.rings.get(ring).into_iter().flatten().enumerate();
+        let asked = books.filter(|(_, book)| !book.model.is_empty());
+        let (scope, book) = asked.max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share))?;
+        Some((Place { ring, scope }, &book.model))
+    }
+
+    /// The same, where the checks of this ring are to ask for it.
+    pub(crate) fn followed(&self, ring: usize) -> Option<(Place, &str)> {
+        let follows = self.follow.get(ring) == Some(&true);
+        self.model(ring).filter(|_| follows)
+    }
+
+    /// The scope that checks of this ring ask about.
+    pub(crate) fn checked(&self, ring: usize) -> Place {
+        let followed = self.followed(ring).map(|(place, _)| place);
+        followed.unwrap_or(Place { ring, scope: 0 })
+    }
+
+    /// The place of an answer to a check that was put for this model: the command may use another one since.
+    pub(crate) fn checked_for(&self, ring: usize, index: usize, model: &str) -> Place {
+        let checked = self.checked(ring);
+        let provider = self.pool(checked).map(|pool| pool.token(index).provider);
+        let scope = provider.map(|provider| Scope::of_model(provider, model));
+        let books = self.rings.get(ring).map_or(&[][..], Vec::as_slice);
+        let known = books
+            .iter()
+            .position(|book| Some(&book.scope) == scope.as_ref());
+        let known = known.map(|scope| Place { ring, scope });
+        known.unwrap_or(checked)
     }
 
     /// How many rings there are.
@@ -121,11 +191,7 @@ impl Ledger {
             };
             known(&scope, books).or_else(|| {
                 let pool = books.first()?.pool.elsewhere();
-                books.push(Book {
-                    scope,
-                    pool,
-                    used: None,
-                });
+                books.push(Book::new(scope, pool));
                 Some(books.len() - 1)
             })
         })?;
@@ -258,7 +324,7 @@ impl Ledger {
         hold: Duration,
         now: Now,
     ) -> Decision {
-        let Some(pool) = self.pool(Place::checked(ring)) else {
+        let Some(pool) = self.pool(self.checked(ring)) else {
             return Decision::Keep;
         };
         let wait = |reset| policy::wait(Some(reset), None, rules, held, now);
@@ -304,7 +370,7 @@ impl Ledger {
     /// A token of which nothing was heard for a while before the newest refusal: what is known of it is
     /// a prediction, which is asked about once before a wait or an end.
     fn to_ask_before_a_wait(&self, ring: usize, now: Now) -> Option<Decision> {
-        let pool = self.pool(Place::checked(ring))?;
+        let pool = self.pool(self.checked(ring))?;
         let newest = (0..pool.len()).filter_map(|i| pool.state(i).found).max()?;
         let index = (0..pool.len()).find(|index| {
             let state = pool.state(*index);

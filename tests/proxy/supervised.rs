@@ -240,6 +240,90 @@ fn a_child_that_gave_up_for_one_of_its_models_is_started_again_at_the_reset() {
         .says(&["Waiting for limits to reset", "Restarted"]);
 }
 
+/// The model that the first check of a run asks for, with these options.
+fn first_checked(provider: &mut Provider, run: Supervise) -> String {
+    provider.served();
+    let mut run = run.options(&["--no-proxy"]).agent();
+    let probe = provider.wait_for("a check", |line| line["who"] == "ddollar");
+    run.wait_ready();
+    run.finish();
+    probe["model"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn checks_ask_for_the_model_that_was_seen_in_an_earlier_run() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    let state = desk.join("state.json");
+    let with_state = |provider: &Provider| {
+        let run = Supervise::with(provider).env("ANTHROPIC_MODEL", "claude-sonnet-5-5");
+        run.options(&["--state", state.to_str().unwrap()])
+    };
+    let run = with_state(&provider);
+    let first = first_checked(&mut provider, run);
+    assert_eq!(first, "claude-sonnet-5-5", "the environment's");
+    let proxied = offered(with_state(&provider));
+    for model in ["claude-opus-5-5", "claude-haiku-5-5", "claude-opus-5-5"] {
+        assert_eq!(proxied.ask(json!({"model": model})).answer().status, 200);
+    }
+    proxied.run.finish();
+    let run = with_state(&provider);
+    let first = first_checked(&mut provider, run);
+    assert_eq!(first, "claude-opus-5-5", "that of most requests");
+    let named = with_state(&provider).options(&["--model", "claude-haiku-5-5"]);
+    assert_eq!(first_checked(&mut provider, named), "claude-haiku-5-5");
+    let text = std::fs::read_to_string(state).unwrap();
+    assert!(
+        text.contains("\"generic/anthropic\": \"claude-opus-5-5\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_model_that_was_seen_and_is_gone_is_checked_once() {
+    let scenario = json!({"models": ["claude-haiku-5-5"]});
+    let mut provider = Provider::playing("anthropic", &["org-1"], scenario);
+    let desk = Desk::new();
+    let state = desk.join("state.json");
+    let options = ["--state", state.to_str().unwrap()];
+    let proxied = start(Supervise::with(&provider).options(&options));
+    assert_eq!(
+        proxied.ask(json!({"model": "claude-old"})).answer().status,
+        404
+    );
+    proxied.run.finish();
+    provider.served();
+    let run = Supervise::with(&provider).options(&options);
+    let run = run.options(&["--no-proxy"]).agent();
+    let old = provider.wait_for("a check of the old one", |line| line["who"] == "ddollar");
+    assert_eq!(
+        (&old["model"], &old["status"]),
+        (&json!("claude-old"), &json!(404))
+    );
+    for _ in 0..3 {
+        let check = provider.wait_for("a check", |line| line["who"] == "ddollar");
+        assert_eq!(check["model"], "claude-haiku-5-5");
+    }
+    run.finish();
+}
+
+#[test]
+fn after_a_pause_the_model_of_the_commands_requests_is_asked_for() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    let mut proxied = supervised(&provider, &["--hold", "1s", "--patience", "0s"]);
+    let ask = |proxied: &Proxied| proxied.ask(json!({"model": "claude-opus-5-5"}));
+    assert_eq!(ask(&proxied).answer().status, 200);
+    provider.control(spent_at("org-1", "5s"));
+    let held = ask(&proxied);
+    proxied.run.stderr.wait("Pausing");
+    // Its client gives up; were it served at the reset, nothing would have to be asked.
+    drop(held);
+    let check = provider.wait_for_probe("anthropic#1");
+    assert_eq!(check["model"], "claude-opus-5-5");
+    proxied.run.stderr.wait("Session continued");
+    proxied.run.finish();
+}
+
 #[test]
 fn the_child_has_the_secret_and_no_token() {
     let provider = Provider::anthropic(&[0.1, 0.1]);

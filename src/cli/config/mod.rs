@@ -124,7 +124,6 @@ pub(crate) fn rules(checks: &Checks) -> Rules {
 pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<GatewayConfig, Error> {
     let texts = readable(environment);
     let (rings, mut notices, token_files) = rings(&args.checks, &texts)?;
-    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, Road::Proxied)));
     let folder = state_folder(environment);
     notices.extend(without_state(&args.state, folder.as_deref()));
     let state = state_file(&args.state, folder.as_deref());
@@ -273,7 +272,6 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         Road::Offered if !rings.iter().any(has_address) => Road::Direct,
         road => road,
     };
-    notices.extend(rings.iter().flat_map(|ring| unwatched(ring, road)));
     if !proxied && command.needs_base_url() {
         command = with_base_url_of(command, &rings, &mut notices);
         again = again.map(|line| match line.needs_base_url() {
@@ -366,13 +364,12 @@ fn without_state(asked: &StateFile, folder: Option<&Path>) -> Option<RunEvent> {
     (*asked == StateFile::Usual && folder.is_none()).then_some(RunEvent::NoState)
 }
 
-/// What the checks of a ring of one provider cannot see of its limits, if anything.
-fn unwatched((pool, endpoints): &Ring, road: Road) -> Vec<RunEvent> {
-    let provider = pool.current().provider;
-    let why = endpoints.first().and_then(|endpoint| {
-        let model = endpoint.models.first().map_or("", String::as_str);
-        provider.unwatched(&endpoint.base_url, model)
-    });
+/// What checks of this provider cannot see of its limits, if anything. To be asked when it is known which
+/// model was seen in an earlier run ([`Store::suggest`](crate::tokens::store::Store::suggest)).
+pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
+    let provider = endpoint.provider;
+    let model = endpoint.models.first().map_or("", String::as_str);
+    let why = provider.unwatched(&endpoint.base_url, model);
     let mut notices = Vec::new();
     if why.is_some() || !provider.tells_limits {
         notices.push(RunEvent::Unwatched { provider, why });
@@ -419,11 +416,18 @@ mod tests {
             ("proxy --model m", ""),
         ] {
             let words = line.split(' ').map(Into::into);
-            let notices = match parse(words).expect(line) {
-                Request::Supervise(args) => resolve(args, environment.clone()).expect(line).notices,
-                Request::Proxy(args) => gateway(&args, &environment).expect(line).notices,
+            let (endpoint, road) = match parse(words).expect(line) {
+                Request::Supervise(args) => {
+                    let config = resolve(args, environment.clone()).expect(line);
+                    (config.rings[0].1[0].clone(), config.road)
+                }
+                Request::Proxy(args) => {
+                    let config = gateway(&args, &environment).expect(line);
+                    (config.rings[0].1.clone(), Road::Proxied)
+                }
                 other => panic!("{line}: {other:?}"),
             };
+            let notices = unwatched(&endpoint, road);
             let said = format!("{notices:?}");
             assert!(said.contains("Unwatched"), "{line}: {said}");
             let is_late = said.contains("unless ");

@@ -185,7 +185,8 @@ pub(super) fn ring(
 }
 
 /// Where this provider is asked, and for which models: the one that is named, else what the command
-/// is known to ask for, else the cheapest.
+/// is known to ask for, and the cheapest. What was seen in its requests comes before what the environment
+/// and the client's table say.
 fn endpoint(
     provider: &'static Provider,
     model: Option<&str>,
@@ -201,28 +202,33 @@ fn endpoint(
             word
         })
     };
-    let guessed = (command.model_on_line(provider))
-        .or_else(|| {
-            known
-                .then(|| command.model_in_environment(variable))
-                .flatten()
-        })
-        .or_else(from_variable)
-        .or_else(|| known.then(|| command.default_model()).flatten());
-    let mut models = match (model, guessed) {
-        (Some(model), _) => vec![model.to_owned()],
+    let on_line = command.model_on_line(provider);
+    let seen_goes = model.is_none().then_some(usize::from(on_line.is_some()));
+    let own = |of: &dyn Fn() -> Option<String>| known.then(of).flatten();
+    let guesses = || {
+        let first = on_line
+            .or_else(|| own(&|| command.model_in_environment(variable)))
+            .or_else(from_variable);
         // What is only guessed may be retired, or never have existed for this account.
-        (None, Some(guess)) if guess != provider.cheapest_model => {
-            vec![guess, provider.cheapest_model.to_owned()]
-        }
-        (None, _) => vec![provider.cheapest_model.to_owned()],
+        let default = own(&|| command.default_model());
+        let cheapest = Some(provider.cheapest_model.to_owned());
+        first.into_iter().chain(default).chain(cheapest)
+    };
+    let mut models: Vec<String> = match model {
+        Some(model) => vec![model.to_owned()],
+        None => guesses().collect(),
     };
     // Of most providers none is known.
     models.retain(|model| !model.is_empty());
+    models.dedup();
     let with_own = |name: &str| {
         let own = || command.own_base_url(provider, variable);
         let is_url = provider.base_url_variable == Some(name);
         is_url.then(own).flatten().or_else(|| variable(name))
     };
-    Endpoint::find(provider, models, &with_own)
+    let endpoint = Endpoint::find(provider, models, &with_own)?;
+    Ok(Endpoint {
+        seen_goes,
+        ..endpoint
+    })
 }

@@ -28,7 +28,9 @@ pub(crate) struct TokenFiles {
     providers: Vec<&'static Provider>,
     variables: Vec<(String, String)>,
     files: Vec<Known>,
-    /// What was said last that keeps it from looking again.
+    /// Whether it was said that a pipe is not read again.
+    said_pipe: bool,
+    /// What was said last of a file that cannot be used.
     said: String,
 }
 
@@ -108,15 +110,14 @@ impl TokenFiles {
 
     /// All tokens that there are now, if a file has changed; and what there is to say.
     fn again(&mut self) -> (Option<Vec<Token>>, Option<RunEvent>) {
-        let mut pipes = self.files.iter().filter(|file| !file.can_change());
-        let pipe = pipes.next().map(|pipe| pipe.path.display().to_string());
         if !self.files.iter().any(Known::has_changed) {
-            let what = pipe.map(|path| {
-                format!("'{path}' is no regular file, and is not read again for new tokens")
+            let pipe = self.files.iter().find(|file| !file.can_change());
+            let pipe = pipe.filter(|_| !self.said_pipe);
+            let say = pipe.map(|file| RunEvent::NotReadAgain {
+                path: file.path.display().to_string(),
             });
-            let said = what.filter(|_| self.said.is_empty());
-            self.said.extend(said.as_deref());
-            return (None, said.map(|what| RunEvent::NotReadAgain { what }));
+            self.said_pipe = true;
+            return (None, say);
         }
         let variables = std::mem::take(&mut self.variables);
         let found = self.discover(&variables);

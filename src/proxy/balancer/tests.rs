@@ -245,7 +245,7 @@ fn round_robin_and_headroom() {
             asked: room.now.tick,
             reading: Ok(served(used)),
         };
-        let _ = room.balancer.probed(0, index, answer, room.now);
+        let _ = room.balancer.probed(0, index, "", answer, room.now);
         assert_eq!(room.choose(), Pick::Go { index: next });
         room.balancer.gave_up(OPUS, next);
         room.pass(Duration::from_secs(1));
@@ -318,7 +318,7 @@ fn a_token_of_a_spent_quota_is_not_tried() {
                 said: None,
             }),
         };
-        let said = night.balancer.probed(0, index, answer, night.now);
+        let said = night.balancer.probed(0, index, "", answer, night.now);
         night.said.extend(said);
     }
     let one_quota = |notice: &RunEvent| matches!(notice, RunEvent::Quotas { quotas: 1, .. });

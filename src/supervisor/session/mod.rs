@@ -19,7 +19,7 @@ use crate::supervisor::event::{Action, Event, Outcome};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::JobEvent;
 use crate::tokens::condition::{Condition, ProbeFailure, Trouble};
-use crate::tokens::ledger::{Ledger, Outlook, Place};
+use crate::tokens::ledger::{Ledger, Outlook};
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
 use crate::tokens::{Renewal, TokenId, TokenPool};
 use nix::sys::signal::Signal;
@@ -283,7 +283,7 @@ impl Session {
             return;
         };
         for (place, ring) in self.rings.iter_mut().enumerate() {
-            if let Some(pool) = ledger.pool(Place::checked(place)) {
+            if let Some(pool) = ledger.pool(ledger.checked(place)) {
                 ring.pool.clone_from(pool);
                 ring.in_use |= ledger.is_used(place);
             }

@@ -25,6 +25,9 @@ fn rules() -> Rules {
     }
 }
 
+/// Where answers to checks go, as long as no request shows another place.
+const CHECKED: Place = Place { ring: 0, scope: 0 };
+
 fn start() -> Now {
     Now {
         wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
@@ -86,17 +89,14 @@ fn a_limit_of_one_model_leaves_the_others_alone() {
     let opus = ledger.enter(0, &model("opus"), now).unwrap();
     let haiku = ledger.enter(0, &model("haiku"), now).unwrap();
     for index in 0..2 {
-        says(&mut ledger, Place::checked(0), index, Finding::Served, now);
+        says(&mut ledger, CHECKED, index, Finding::Served, now);
     }
     says(&mut ledger, opus, 0, limited(3600), now);
     assert!(condition(&ledger, opus, 0, now).is_refused());
     // The other token draws on the same bucket.
     assert!(condition(&ledger, opus, 1, now).is_refused());
     assert_eq!(condition(&ledger, haiku, 0, now), Condition::Unknown);
-    assert_eq!(
-        condition(&ledger, Place::checked(0), 0, now),
-        Condition::Usable
-    );
+    assert_eq!(condition(&ledger, CHECKED, 0, now), Condition::Usable);
     assert_eq!(ledger.enter(0, &model("opus"), now), Some(opus));
 }
 
@@ -119,7 +119,7 @@ fn a_spend_cap_holds_for_the_group_and_a_rejection_for_the_token_in_every_scope(
     let now = later(now, Duration::from_secs(1));
     says(&mut ledger, opus, 2, Finding::Rejected, now);
     let haiku = ledger.enter(0, &model("haiku"), now).unwrap();
-    for place in [Place::checked(0), opus, haiku] {
+    for place in [CHECKED, opus, haiku] {
         for index in 0..2 {
             let capped = Condition::SpendCapped { until: None };
             assert_eq!(condition(&ledger, place, index, now), capped, "{index}");
@@ -244,4 +244,32 @@ proptest! {
         says(&mut ledger, one, index, refused, now);
         prop_assert_eq!(all(&ledger, now), known);
     }
+}
+
+#[test]
+fn checks_follow_the_model_that_most_of_the_latest_requests_ask_for() {
+    let (mut ledger, now) = ledger(&["a"], false);
+    ledger.follow(vec![true]);
+    assert_eq!((ledger.checked(0), ledger.model(0)), (CHECKED, None));
+    let mut ask = |model_name: &str| {
+        let place = ledger.enter(0, &model(model_name), now).unwrap();
+        ledger.asked_for(place, format!("{model_name}-20260101"));
+        let (checked, name) = ledger.followed(0).unwrap();
+        assert_eq!(checked, ledger.checked(0));
+        (name == format!("{model_name}-20260101"), place)
+    };
+    let (is_first, opus) = ask("opus");
+    assert!(is_first);
+    for _ in 0..20 {
+        // A title between requests.
+        assert!(ask("opus").0 && ask("opus").0 && !ask("haiku").0);
+    }
+    // The user has changed the model.
+    let times = (1..50).find(|_| ask("sonnet").0).unwrap();
+    assert!(times <= 8, "{times}");
+    // An answer that was on its way counts for the model that it was asked for.
+    assert_eq!(ledger.checked_for(0, 0, "opus"), opus);
+    assert_ne!(ledger.checked(0), opus);
+    ledger.follow(vec![false]);
+    assert_eq!(ledger.checked(0), CHECKED);
 }

@@ -65,7 +65,7 @@ pub(crate) struct StoredTokens {
     /// By the fingerprint of a token, what holds for it in every scope; by that and a scope
     /// ([`in_scope`]), what holds there.
     entries: BTreeMap<String, StoredToken>,
-    /// The model that each known client was seen to use last.
+    /// The model that most of the last requests of a client to a provider asked for, by `CLIENT/PROVIDER`.
     models: BTreeMap<String, String>,
 }
 
@@ -304,6 +304,24 @@ impl StoredTokens {
             file.insert("models".into(), Value::Object(models.collect()));
         }
         format!("{:#}\n", Value::Object(file))
+    }
+
+    /// The model that this client was seen to use.
+    pub(super) fn model(&self, user: &str) -> Option<&str> {
+        self.models.get(user).map(String::as_str)
+    }
+
+    /// Takes in which models clients use. Whether that is news.
+    pub(super) fn learn(&mut self, models: Vec<(String, String)>) -> bool {
+        let mut is_new = false;
+        for (user, model) in models {
+            let room = self.models.contains_key(&user) || self.models.len() < MOST_CLIENTS;
+            if room && self.models.get(&user) != Some(&model) {
+                self.models.insert(user, model);
+                is_new = true;
+            }
+        }
+        is_new
     }
 
     /// Takes in what another file holds that an older program has put aside.

@@ -13,6 +13,7 @@ mod hold;
 use crate::common::Warning;
 use crate::common::private_file::{self, beside};
 use crate::common::time::Now;
+use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::scope::Scope;
 use crate::tokens::ledger::Ledger;
@@ -36,8 +37,14 @@ const NEWER: &str = "it is of a newer version, and stays as it is";
 /// How long the end of a run waits for the last write.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// What a run found out, by the fingerprints of its tokens.
-type Findings = Vec<(String, StoredToken)>;
+/// What a run found out.
+#[derive(Debug, Default)]
+struct Findings {
+    /// By the fingerprints of its tokens.
+    tokens: Vec<(String, StoredToken)>,
+    /// The model that a client uses of a provider, by [`Store::user`].
+    models: Vec<(String, String)>,
+}
 
 /// The state file of this run. Dropping it waits, for a bounded time, until all is written.
 #[derive(Debug)]
@@ -53,6 +60,8 @@ struct State {
 pub(crate) struct Store {
     state: Option<State>,
     memory: Option<StoredTokens>,
+    /// Who uses the tokens: the name of a known client, or what stands for all others.
+    client: &'static str,
     rings: Vec<Vec<Name>>,
     /// Where the tokens of each ring are asked about.
     endpoints: Vec<Vec<Endpoint>>,
@@ -71,14 +80,20 @@ struct Name {
 }
 
 impl Store {
-    /// The records in this file; without one, nothing is known and nothing is kept.
-    pub(crate) fn open(path: Option<PathBuf>, events: &Sender<Warning>) -> Store {
+    /// The records in this file; without one, nothing is known and nothing is kept. `client` is who uses
+    /// the tokens.
+    pub(crate) fn open(
+        path: Option<PathBuf>,
+        client: &'static str,
+        events: &Sender<Warning>,
+    ) -> Store {
         let (state, memory) = path
             .and_then(|path| State::open(path, events.clone()))
             .unzip();
         Store {
             state,
             memory,
+            client,
             rings: Vec::new(),
             endpoints: Vec::new(),
             hold: None,
@@ -88,6 +103,20 @@ impl Store {
     /// Whether anything is kept.
     pub(crate) fn keeps(&self) -> bool {
         self.state.is_some()
+    }
+
+    /// Says which model an earlier run of this client has asked for, if that is known.
+    pub(crate) fn suggest(&self, endpoint: &mut Endpoint) {
+        let user = self.user(endpoint.provider);
+        let model = self.memory.as_ref().and_then(|memory| memory.model(&user));
+        if let Some(model) = model {
+            endpoint.has_seen(model);
+        }
+    }
+
+    /// By what the state knows who uses the tokens of this provider.
+    fn user(&self, provider: &Provider) -> String {
+        format!("{}/{}", self.client, provider.name)
     }
 
     /// Names the tokens of the next ring, whose providers are asked at `endpoints`.
@@ -172,31 +201,40 @@ impl Store {
         let pools: Vec<&TokenPool> = pools.collect();
         self.hold(pools.iter().copied());
         let Some(state) = &mut self.state else { return };
-        let mut findings = Vec::new();
+        let mut tokens = Vec::new();
         for (pool, names) in pools.into_iter().zip(&self.rings) {
             for (index, name) in names.iter().enumerate() {
                 let known = StoredToken::of(pool.state(index), now);
-                findings.extend(
+                tokens.extend(
                     known
                         .into_iter()
                         .flat_map(|known| known.kept(&name.fingerprint, &name.checked)),
                 );
             }
         }
-        state.keep(findings);
+        state.keep(Findings {
+            tokens,
+            ..Findings::default()
+        });
     }
 
     /// Keeps all that is known of the tokens for other runs.
     pub(crate) fn keep_all(&mut self, ledger: &Ledger, now: Now) {
         let last_used = |ring| ledger.pool(ledger.last_used(ring));
         self.hold((0..ledger.len()).filter_map(last_used));
+        let used = (0..ledger.len()).filter_map(|ring| {
+            let (place, model) = ledger.model(ring)?;
+            let provider = ledger.pool(place)?.current().provider;
+            Some((self.user(provider), model.to_owned()))
+        });
+        let models = used.collect();
         let Some(state) = &mut self.state else { return };
-        let mut findings = Vec::new();
+        let mut tokens = Vec::new();
         for (ring, names) in self.rings.iter().enumerate() {
             for (scope, pool) in ledger.scopes(ring) {
                 for (index, name) in names.iter().enumerate() {
                     let known = StoredToken::of(pool.state(index), now);
-                    findings.extend(
+                    tokens.extend(
                         known
                             .into_iter()
                             .flat_map(|known| known.kept(&name.fingerprint, scope)),
@@ -204,7 +242,7 @@ impl Store {
                 }
             }
         }
-        state.keep(findings);
+        state.keep(Findings { tokens, models });
     }
 
     /// Writes what is left to write: the next run may begin right after this one.
@@ -223,9 +261,18 @@ fn names(pool: &TokenPool, endpoints: &[Endpoint]) -> Vec<Name> {
         let address = own.map_or("", |endpoint| &*endpoint.base_url);
         let models = own.map_or(&[][..], |endpoint| &endpoint.models);
         let model = models.first().map_or("", String::as_str);
+        let last = models.iter().skip(1).next_back();
+        let first_and_last: Vec<&str> = models
+            .iter()
+            .take(1)
+            .chain(last)
+            .map(String::as_str)
+            .collect();
         Name {
             fingerprint: token.secret.fingerprint(&[address]),
-            old: token.secret.fingerprint(&[address, &models.join(" ")]),
+            old: token
+                .secret
+                .fingerprint(&[address, &first_and_last.join(" ")]),
             checked: Scope::of_model(token.provider, model),
         }
     };
@@ -345,7 +392,8 @@ fn save(path: &Path, findings: Findings, events: &Sender<Warning>) -> Result<(),
     private_file::create_folder(private_file::folder_of(path)).map_err(words)?;
     let _lock = lock(path, LOCK_PATIENCE)?;
     let mut memory = load(path, events)?;
-    match memory.merge(findings, SystemTime::now()) {
+    let is_new = memory.merge(findings.tokens, SystemTime::now());
+    match memory.learn(findings.models) || is_new {
         true => put(path, &memory),
         false => Ok(()),
     }

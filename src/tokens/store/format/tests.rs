@@ -514,3 +514,19 @@ proptest! {
         check_merge(memory, &findings, now);
     }
 }
+
+#[test]
+fn the_model_that_a_client_uses_is_kept() {
+    let used = |user: &str, model: &str| vec![(user.to_owned(), model.to_owned())];
+    let mut memory = StoredTokens::default();
+    assert!(memory.learn(used("claude/anthropic", "claude-opus-5-5")));
+    assert!(!memory.learn(used("claude/anthropic", "claude-opus-5-5")));
+    assert!(memory.learn(used("claude/anthropic", "claude-sonnet-5-5")));
+    assert_eq!(memory.model("claude/anthropic"), Some("claude-sonnet-5-5"));
+    assert_eq!(memory.model("generic/anthropic"), None);
+    for number in 0..2 * MOST_CLIENTS {
+        memory.learn(used(&number.to_string(), "m"));
+    }
+    assert_eq!(memory.models.len(), MOST_CLIENTS);
+    assert_eq!(StoredTokens::parse(memory.text().as_bytes()), Ok(memory));
+}

@@ -238,10 +238,15 @@ impl Child {
         }
         self.told_to_end = true;
         self.signal(signal)?;
-        if self.told_to_stop || os::has_stopped_descendant() {
+        if self.may_be_stopped() {
             self.signal(Signal::SIGCONT)?;
         }
         Ok(())
+    }
+
+    /// Whether one of its group may be stopped, so that it acts on no signal before SIGCONT.
+    fn may_be_stopped(&self) -> bool {
+        self.told_to_stop || os::has_stopped_descendant()
     }
 
     /// Ends its group at once.
@@ -272,7 +277,9 @@ impl Child {
         // to end has reached the rest of the group already.
         if !self.told_to_end {
             let _ = self.signal_group(Signal::SIGTERM);
-            let _ = self.signal_group(Signal::SIGCONT);
+            if self.may_be_stopped() {
+                let _ = self.signal_group(Signal::SIGCONT);
+            }
         }
         let status = self.process.try_wait().ok().flatten()?;
         let killed = status.signal() == Some(Signal::SIGKILL as i32) && !self.told_to_end;

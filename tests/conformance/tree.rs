@@ -176,6 +176,10 @@ fn c39_natural_exit_with_leftovers() {
     assert_eq!(run.end(), 0, "{}", run.err());
     run.wait_out("got TERM", 1);
     assert!(proc::is_running(left));
+    // SIGCONT, which has the lower number, would be told before this one.
+    kill(left, Signal::SIGWINCH).unwrap();
+    run.wait_out("got WINCH", 1);
+    assert!(!run.out().contains("got CONT"), "{}", run.out());
 }
 
 /// What has left the group and the session stays after a natural end.

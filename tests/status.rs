@@ -95,6 +95,31 @@ fn every_token_is_shown_with_its_windows_and_what_would_be_done() {
 }
 
 #[test]
+fn a_shell_that_points_at_a_proxy_is_recognised() {
+    let mut provider = Provider::anthropic(&[0.1]);
+    let gateway = Gateway::of(&mut provider);
+    let url = format!("http://{}/anthropic", gateway.address);
+    let mut command = Desk::new().command(PROGRAM);
+    command.current_dir("/");
+    let output = command
+        .env("ANTHROPIC_BASE_URL", &url)
+        .env("ANTHROPIC_API_KEY", &gateway.secret)
+        .arg("status")
+        .output()
+        .unwrap();
+    let said = format!("Anthropic: this shell uses the ddollar proxy at {url}; what follows");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(&said), "{stderr}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.starts_with("How full the limits of your tokens (API keys) are:\n"),
+        "{text}"
+    );
+    assert!(text.contains("ANTHROPIC_API_KEY: usable"), "{text}");
+    assert!(!text.contains(&gateway.secret), "{text}");
+}
+
+#[test]
 fn the_proxy_tells_of_a_token_in_the_same_words() {
     let mut provider = Provider::anthropic(&[0.97, 0.25]);
     provider.control(spent_at("org-2", "9m"));
@@ -143,7 +168,7 @@ fn a_window_of_long_numbers_is_one_line() {
     let lines = |columns: &str| {
         let mut command = status(&provider, &["--ascii"]);
         let text = shown(&command.env("COLUMNS", columns).output().unwrap(), 0);
-        let windows = text.lines().skip(1).take(2).map(str::to_owned);
+        let windows = text.lines().skip(2).take(2).map(str::to_owned);
         windows.collect::<Vec<String>>()
     };
     for columns in ["80", "70"] {

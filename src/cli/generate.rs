@@ -358,7 +358,7 @@ const MAN_DATE: &str = "2026-11-22";
 
 fn man() -> String {
     let mut page = format!(
-        ".TH DDOLLAR 1 \"{MAN_DATE}\" \"ddollar {}\" \"User Commands\"\n.SH NAME\n\
+        ".TH DDOLLAR 1 \"{MAN_DATE}\" \"ddollar {}\" \"User Commands\"\n.nh\n.ad l\n.SH NAME\n\
          ddollar \\- keeps a long\\-running command alive across API rate limits\n.SH SYNOPSIS\n",
         env!("CARGO_PKG_VERSION")
     );

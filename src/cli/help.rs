@@ -89,7 +89,8 @@ pub(super) static ENTRIES: &[Entry] = &[
 ];
 
 pub(super) const TOKENS: &str = "\
-Tokens come from the environment, for each provider's own variable:
+A token is an API key. Tokens come from the environment, for each provider's
+own variable:
   ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2, _3 ...   one token each
   ANTHROPIC_API_KEYS                               a list, by comma or space
   ANTHROPIC_API_KEYS_FILE                          a file, one token a line

@@ -12,6 +12,7 @@ use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::events::console::{self, Console, Verbosity};
 use crate::providers::monitor::ask_all;
+use crate::proxy::SECRET_MARK;
 use crate::tokens::Ring;
 use crate::tokens::TokenPool;
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
@@ -38,6 +39,15 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
     let is_news = |notice: &&RunEvent| !matches!(notice, RunEvent::Tokens { duplicates, .. } if duplicates.is_empty());
     for notice in notices.iter().filter(is_news) {
         console.say(notice);
+    }
+    for (pool, endpoints) in &rings {
+        let is_proxied = pool.current().secret.is_of(SECRET_MARK);
+        if let (true, Some(endpoint)) = (is_proxied, endpoints.first()) {
+            console.say(&RunEvent::BehindProxy {
+                provider: pool.current().provider,
+                address: endpoint.base_url.clone(),
+            });
+        }
     }
     let mut style = console::style(variable);
     style.utf8 &= !args.show.ascii;

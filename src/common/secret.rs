@@ -31,6 +31,11 @@ impl Secret {
             .filter(|_| self.0.len() >= SHORTEST_WITH_ENDING)
     }
 
+    /// Whether it begins with this mark of its issuer.
+    pub(crate) fn is_of(&self, mark: &str) -> bool {
+        self.0.starts_with(mark)
+    }
+
     /// `text` with each occurrence of the token replaced, for words that come from elsewhere.
     pub(crate) fn redact(&self, text: &str) -> String {
         // No provider issues one this short, but ordinary words contain it.

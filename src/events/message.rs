@@ -93,17 +93,18 @@ impl RunEvent {
                 Mark::Done,
                 format!("Kept from the command by --provider: {variables}"),
             ),
-            RunEvent::Watching { tokens } => {
-                let each = tokens.iter().map(|(provider, count)| {
-                    let s = if *count == 1 { "" } else { "s" };
-                    format!("{provider} ({count} token{s})")
-                });
-                let each = each.collect::<Vec<_>>().join(", ");
-                (
-                    Mark::Done,
-                    format!("Watching {each}; --provider limits this"),
-                )
-            }
+            RunEvent::Watching => (
+                Mark::None,
+                "   All of them are watched; --provider limits this".into(),
+            ),
+            RunEvent::BehindProxy { provider, address } => (
+                Mark::Done,
+                format!(
+                    "{}: this shell uses the ddollar proxy at {address}; what follows is the \
+                     token that the proxy takes now",
+                    provider.label
+                ),
+            ),
             RunEvent::Tokens {
                 provider,
                 names,

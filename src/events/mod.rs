@@ -159,10 +159,8 @@ pub(crate) enum RunEvent {
     Withheld {
         variables: String,
     },
-    /// The tokens of several providers are watched, so many of each.
-    Watching {
-        tokens: Vec<(&'static str, usize)>,
-    },
+    /// The tokens of several providers are watched.
+    Watching,
     /// Which tokens of a provider were found, where one alone would not say it.
     Tokens {
         provider: &'static Provider,
@@ -170,6 +168,11 @@ pub(crate) enum RunEvent {
         names: Vec<&'static str>,
         /// Where the same tokens were found again.
         duplicates: Vec<String>,
+    },
+    /// What the user's environment calls a token is the secret of a ddollar proxy at this address.
+    BehindProxy {
+        provider: &'static Provider,
+        address: String,
     },
     /// A variable that looks like one that holds tokens.
     UnreadVariable {
@@ -568,7 +571,8 @@ impl RunEvent {
             | RunEvent::StoppedBySignal { .. }
             | RunEvent::Summary { .. }
             | RunEvent::Loaded { .. }
-            | RunEvent::Watching { .. }
+            | RunEvent::Watching
+            | RunEvent::BehindProxy { .. }
             | RunEvent::Withheld { .. }
             | RunEvent::Tokens { .. }
             | RunEvent::TokensChanged { .. }

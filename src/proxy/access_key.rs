@@ -23,7 +23,7 @@ const SHORTEST_FOUND: usize = 8;
 /// A file of more bytes holds something else.
 const LARGEST: u64 = 1024;
 /// What a secret begins with, so that one that turns up somewhere is known for what it is.
-const PREFIX: &str = "ddollar-";
+pub(crate) const PREFIX: &str = "ddollar-";
 
 /// The secret of this proxy.
 #[derive(Debug)]

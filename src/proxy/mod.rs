@@ -28,6 +28,7 @@ pub(crate) mod stream_prelude; // errors in the first events of a stream (pure)
 mod tunnel; // through the environment's proxy
 mod upstream; // connections to a provider
 
+pub(crate) use access_key::PREFIX as SECRET_MARK;
 pub(crate) use gateway::Gateway;
 
 use crate::cli;

@@ -263,9 +263,10 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         }
     }
     if rings.len() > 1 && checks.providers.is_empty() {
-        let tokens = |(pool, _): &Ring| (pool.current().provider.label, pool.len());
-        let tokens = rings.iter().map(tokens).collect();
-        notices.insert(0, RunEvent::Watching { tokens });
+        // Behind their names.
+        let is_names = |notice: &RunEvent| matches!(notice, RunEvent::Tokens { .. });
+        let place = notices.iter().rposition(is_names).map_or(0, |at| at + 1);
+        notices.insert(place, RunEvent::Watching);
     }
     let has_address = |(pool, _): &Ring| pool.current().provider.base_url_variable.is_some();
     let road = match road {

@@ -2,8 +2,9 @@
 
 use super::chart::{Chart, Line};
 use super::timeline::Activity;
-use crate::common::style::Colour;
+use crate::common::style::{Colour, Style};
 use crate::common::visible::is_visible;
+use crate::events::message::percent;
 use std::fmt::Write as _;
 
 /// Sizes, in pixels.
@@ -11,7 +12,7 @@ const WIDTH: usize = 900;
 const MARGIN: usize = 24;
 /// Where the chart begins, after the names of its lanes.
 const LEFT: usize = 150;
-const CHART: usize = WIDTH - LEFT - 76;
+const CHART: usize = WIDTH - LEFT - 90;
 const LANE: usize = 44;
 const GAP: usize = 12;
 const COMMAND: usize = 14;
@@ -47,9 +48,16 @@ pub(crate) fn draw(chart: &Chart<'_>) -> String {
     y += LINE + GAP;
     y = lanes(&mut svg, chart, y);
     y = story(&mut svg, chart, y);
+    let style = Style {
+        utf8: true,
+        colour: false,
+        width: LETTERS,
+    };
     for line in &chart.totals {
-        svg.text(MARGIN, y, "", line);
-        y += LINE;
+        for part in style.wrap(line, 0).lines() {
+            svg.text(MARGIN, y, "", part);
+            y += LINE;
+        }
     }
     let height = y - LINE + MARGIN;
     format!(
@@ -79,7 +87,7 @@ fn lanes(svg: &mut Svg, chart: &Chart<'_>, top: usize) -> usize {
         let limit = y + LANE - height(chart.threshold);
         svg.line("limit", [LEFT, limit, LEFT + CHART, limit]);
         if let Some(last) = lane.last {
-            let percent = format!("{:.0}%", (last * 100.0 + 1e-9).floor());
+            let percent = format!("{}% used", percent(last));
             let x = LEFT + CHART + 8;
             svg.text(x, y + LANE / 2 + 5, "d n", &percent);
         }
@@ -109,7 +117,25 @@ fn lanes(svg: &mut Svg, chart: &Chart<'_>, top: usize) -> usize {
             free = x + 8 * (who.chars().count() + 4);
         }
     }
-    bottom + 2 * LINE + GAP
+    legend(svg, chart, bottom + 2 * LINE);
+    bottom + 3 * LINE + GAP
+}
+
+/// What the colours mean.
+fn legend(svg: &mut Svg, chart: &Chart<'_>, y: usize) {
+    let over = format!("used above {}%", percent(chart.threshold));
+    let mut x = LEFT;
+    for (class, words) in [
+        ("use", "used"),
+        ("over", &over),
+        ("work", "command works"),
+        ("wait", "waits"),
+        ("gap", "restarts"),
+    ] {
+        svg.rect(class, x, y - 10, 10, 10);
+        svg.text(x + 16, y, "d", words);
+        x += 40 + 8 * words.chars().count();
+    }
 }
 
 fn story(svg: &mut Svg, chart: &Chart<'_>, top: usize) -> usize {

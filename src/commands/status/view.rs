@@ -131,6 +131,7 @@ impl View<'_> {
             .map(|line| line.chars().count())
             .max();
         let cells = cells(style.width.saturating_sub(widest.unwrap_or(0)));
+        line(style.wrap("How full the limits of your tokens (API keys) are:", 2));
         for ring in &self.rings {
             for (index, row) in ring.rows.iter().enumerate() {
                 line(row.heading(index, ring.rows.len(), ring.quota(row), now, style));

@@ -53,9 +53,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         RunEvent::Withheld {
             variables: "ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2".into(),
         },
-        RunEvent::Watching {
-            tokens: vec![("Anthropic", 3), ("OpenAI", 1)],
-        },
+        RunEvent::Watching,
         RunEvent::ExposedFile {
             path: "~/.config/ddollar/tokens".into(),
         },

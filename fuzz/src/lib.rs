@@ -185,7 +185,7 @@ fn rules() -> Rules {
         interactive: false,
         grace: Duration::from_secs(10),
         jitter: Duration::ZERO,
-        max_tokens: None,
+        fallback: None, max_tokens: None,
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Supervision {
     /// The client that the command is, whatever it looks like.
     pub(crate) client: Option<String>,
     pub(crate) max_wait: Option<Duration>,
+    /// The model to ask for when no token is good for another one.
+    pub(crate) fallback_model: Option<String>,
     /// LLM tokens that the command may cost, at least 1.
     pub(crate) max_tokens: Option<u64>,
     /// A command that has done nothing for so long has stalled; from 30 s.
@@ -243,6 +245,7 @@ impl Default for Values {
                 mixed: false,
                 client: None,
                 max_wait: None,
+                fallback_model: None,
                 max_tokens: None,
                 stall: None,
                 retries: 0,

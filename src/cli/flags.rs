@@ -264,6 +264,24 @@ pub(super) static FLAGS: &[Flag] = &[
         },
     },
     Flag {
+        long: "fallback-model",
+        short: None,
+        value: Some("MODEL"),
+        default: None,
+        commands: BOTH,
+        about: "ask for this model while every token is spent for another one",
+        details: "In the proxy: the request goes out for this model in place of being held. A \
+                  provider that does not have it is not asked for it again.",
+        set: |values, value| {
+            let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+".contains(&byte);
+            let name = text(value).map(|name| name.strip_prefix("models/").unwrap_or(name));
+            let name = name.filter(|name| (1..=128).contains(&name.len()));
+            let name = name.filter(|name| name.bytes().all(is_fit));
+            values.supervision.fallback_model = Some(name.ok_or("the name of a model")?.to_owned());
+            Ok(())
+        },
+    },
+    Flag {
         long: "max-tokens",
         short: None,
         value: Some("N"),

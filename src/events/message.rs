@@ -466,6 +466,16 @@ impl RunEvent {
                     ),
                 )
             }
+            RunEvent::FellBack { token, model, to } => {
+                let prefix = prefix(*token);
+                match to {
+                    Some(to) => (
+                        Mark::Warning,
+                        format!("{prefix}{model} is spent: requests go to {to}"),
+                    ),
+                    None => (Mark::Next, format!("{prefix}Requests go to {model} again")),
+                }
+            }
             RunEvent::MaxTokens { spent, most } => (
                 Mark::Failure,
                 format!(

@@ -307,6 +307,12 @@ pub(crate) enum RunEvent {
         at: SystemTime,
         now: SystemTime,
     },
+    /// Every token is spent for this model, and requests go out for another one; `None`: for this one again.
+    FellBack {
+        token: TokenRef,
+        model: String,
+        to: Option<String>,
+    },
     /// The command has cost so many LLM tokens, which is what it may.
     MaxTokens {
         spent: u64,
@@ -539,6 +545,7 @@ impl RunEvent {
             RunEvent::WaitingForReset { .. }
                 | RunEvent::NoneLeft { .. }
                 | RunEvent::ModelSpent { .. }
+                | RunEvent::FellBack { to: Some(_), .. }
         )
     }
 
@@ -624,6 +631,7 @@ impl RunEvent {
             | RunEvent::ModelSpent { .. }
             | RunEvent::TooLong { .. }
             | RunEvent::MaxTokens { .. }
+            | RunEvent::FellBack { .. }
             | RunEvent::Silent { .. }
             | RunEvent::Unclear { .. }
             | RunEvent::Quotas { .. }

@@ -27,8 +27,6 @@ pub(crate) struct Recorder {
     began: Option<(Instant, f64)>,
     /// What was last recorded of each token.
     recorded: Vec<Recorded>,
-    /// What was last told of what was spent.
-    spent: Vec<Record>,
 }
 
 /// The last line about what a check or the proxy has seen of a token.
@@ -62,7 +60,6 @@ impl Recorder {
             in_use: in_use.collect(),
             began: None,
             recorded: Vec::new(),
-            spent: Vec::new(),
         }
     }
 
@@ -152,17 +149,11 @@ impl Recorder {
                 model,
                 spent,
             } => {
-                let who = self.who(*token)?;
                 let record = Record::Spent {
-                    who,
+                    who: self.who(*token)?,
                     model: model.clone(),
                     spent: *spent,
                 };
-                if self.spent.contains(&record) {
-                    return None;
-                }
-                self.spent.retain(|last| !last.is_of_same(&record));
-                self.spent.push(record.clone());
                 silent(record)
             }
             RunEvent::Limit {

@@ -15,7 +15,7 @@
 //! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each), `rehearsal` (`true`: the tokens and limits are made up) |
 //! | `launch` | `again`, `tokens`: the token in use of each provider, in the order of `run` |
 //! | `usage` | `provider`, `token`, `finding` (`served limited spend-capped rejected overloaded unclear silent`, or `seen` by the proxy in the command's own traffic), `why`, `group`, `windows`: a list of `name`, `used`, `limit`, `remaining`, `resets`; `left_out`: so many answers before it, since the last line of the token, are not recorded |
-//! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
+//! | `spent` | LLM tokens so far, by what answers have said: `provider`, `token`, `model`, `answers`, `counted` (answers that have said what they cost), `instead` (answers to requests for another model, which no token was good for), `input`, `output`, `cache_read`, `cache_written`; each is counted once |
 //! | `limit` | the token in use will not do: `provider`, `token`, `cause` (`near reached spend-cap rejected`), `used`, `until`, `window` (the one that is full), `why` (the provider's words) |
 //! | `rotate` | `provider`, `from`, `token` |
 //! | `wait` | `provider`, `token` (none: for the provider to answer), `until` (as promised), `held` (`true`: the command goes on, and the proxy holds its requests) |
@@ -262,21 +262,6 @@ pub(crate) fn stamp(at: Millis) -> String {
 // ---- writing ----
 
 impl Record {
-    /// Whether it is a later sum of what that one was.
-    pub(crate) fn is_of_same(&self, other: &Record) -> bool {
-        match (self, other) {
-            (
-                Record::Spent { who, model, .. },
-                Record::Spent {
-                    who: other,
-                    model: others,
-                    ..
-                },
-            ) => who == other && model == others,
-            _ => false,
-        }
-    }
-
     /// Its `event` in the journal.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -404,7 +389,8 @@ pub(crate) fn spent_json(object: Object, model: &str, spent: &Spent) -> Object {
     let object = object
         .text("model", model)
         .raw("answers", spent.answers)
-        .raw("counted", spent.counted);
+        .raw("counted", spent.counted)
+        .raw("instead", spent.instead);
     counts.fold(object, |object, (name, count)| object.raw(name, count))
 }
 
@@ -544,6 +530,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
             spent: Spent {
                 answers: line.number("answers")?,
                 counted: line.number("counted")?,
+                instead: line.number("instead")?,
                 tokens: LlmTokens(LlmTokens::NAMES.map(|name| line.number(name).unwrap_or(0))),
             },
         },

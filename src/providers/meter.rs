@@ -46,6 +46,8 @@ pub(crate) struct Spent {
     pub(crate) answers: u64,
     /// Those that have said what they cost.
     pub(crate) counted: u64,
+    /// Those to requests for another model, which no token was good for.
+    pub(crate) instead: u64,
     pub(crate) tokens: LlmTokens,
 }
 

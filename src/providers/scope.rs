@@ -5,6 +5,7 @@
 
 use super::{Dialect, Provider, anthropic};
 use memchr::memchr2;
+use std::ops::Range;
 
 /// Longest name of a model; real ones have some 50 characters. Names are stored and printed.
 const LONGEST_NAME: usize = 128;
@@ -81,8 +82,10 @@ impl Scope {
         let mut model = match kind {
             EndpointKind::Other => String::new(),
             _ => match model_in_path(path) {
-                Some(model) => model.to_owned(),
-                None => model_in_body(body).unwrap_or_default(),
+                Some(place) => path[place].to_owned(),
+                None => model_in_body(body)
+                    .and_then(|place| parsed(body, place))
+                    .unwrap_or_default(),
             },
         };
         let class = provider.model_class(&model);
@@ -122,19 +125,39 @@ fn kind(dialect: Dialect, path: &str) -> EndpointKind {
     }
 }
 
-/// The model that a path names: Google's `models/NAME:action`, Azure's `deployments/NAME/…`.
-fn model_in_path(path: &str) -> Option<&str> {
-    let after = |word| path.split_once(word).map(|(_, rest)| rest);
-    match (after("/models/"), after("/deployments/")) {
-        (Some(rest), _) => rest.split_once(':').map(|(name, _)| name),
-        (None, Some(rest)) => rest.split('/').next(),
-        (None, None) => None,
+/// Puts this model in the place of the one that a request asks for, which is put into `model`: names that
+/// JSON need not escape.
+pub(crate) fn swap_model(path: &mut String, body: &mut Vec<u8>, model: &mut String) {
+    let before_query = path.split('?').next().unwrap_or_default();
+    if let Some(place) = model_in_path(before_query) {
+        let other = path[place.clone()].to_owned();
+        path.replace_range(place, model);
+        *model = other;
+    } else if let Some(place) = model_in_body(body) {
+        let other = body.splice(place, model.bytes()).collect();
+        *model = String::from_utf8(other).unwrap_or_default();
     }
 }
 
-/// The text of `model` at the top of a JSON object. Other values are stepped over and not looked at:
+/// Where a path names the model: Google's `models/NAME:action`, Azure's `deployments/NAME/…`.
+fn model_in_path(path: &str) -> Option<Range<usize>> {
+    let after = |word: &str| Some(path.find(word)? + word.len());
+    let (from, end) = match (after("/models/"), after("/deployments/")) {
+        (Some(from), _) => (from, path[from..].find(':')?),
+        (None, Some(from)) => (from, path[from..].find('/').unwrap_or(path.len() - from)),
+        (None, None) => return None,
+    };
+    Some(from..from + end)
+}
+
+/// The text of a JSON string, which begins and ends with the quotes around this place.
+fn parsed(body: &[u8], place: Range<usize>) -> Option<String> {
+    serde_json::from_slice(body.get(place.start.checked_sub(1)?..=place.end)?).ok()
+}
+
+/// Where the text of `model` at the top of a JSON object is, without its quotes. Other values are stepped over and not looked at:
 /// a conversation is megabytes, and some clients send the model after it.
-fn model_in_body(body: &[u8]) -> Option<String> {
+fn model_in_body(body: &[u8]) -> Option<Range<usize>> {
     let mut at = after_space(body, 0);
     if body.get(at) != Some(&b'{') {
         return None;
@@ -149,8 +172,7 @@ fn model_in_body(body: &[u8]) -> Option<String> {
         }
         at = after_space(body, at + 1);
         if is_model {
-            let end = end_of_text(body, at)?;
-            return serde_json::from_slice(body.get(at..=end)?).ok();
+            return Some(at + 1..end_of_text(body, at)?);
         }
         at = after_space(body, end_of_value(body, at)?);
         if body.get(at) != Some(&b',') {
@@ -319,6 +341,51 @@ mod tests {
         }
     }
 
+    fn found(body: &[u8]) -> Option<String> {
+        parsed(body, model_in_body(body)?)
+    }
+
+    #[test]
+    fn a_model_takes_the_place_of_another_and_back() {
+        for (path, body, other_path, other_body) in [
+            (
+                "/v1/messages?beta=true",
+                r#"{"messages":[{"model":"x"}], "model" : "old\/1", "z":1}"#,
+                "/v1/messages?beta=true",
+                r#"{"messages":[{"model":"x"}], "model" : "new", "z":1}"#,
+            ),
+            (
+                "/v1beta/models/old:streamGenerateContent?alt=sse",
+                r#"{"model":"kept"}"#,
+                "/v1beta/models/new:streamGenerateContent?alt=sse",
+                r#"{"model":"kept"}"#,
+            ),
+            (
+                "/openai/deployments/old/chat/completions",
+                "{}",
+                "/openai/deployments/new/chat/completions",
+                "{}",
+            ),
+            (
+                "/v1/messages?x=/models/a:b",
+                "{}",
+                "/v1/messages?x=/models/a:b",
+                "{}",
+            ),
+        ] {
+            let (mut now_path, mut now_body) = (path.to_owned(), body.as_bytes().to_vec());
+            let mut model = String::from("new");
+            swap_model(&mut now_path, &mut now_body, &mut model);
+            assert_eq!(
+                (&*now_path, &now_body[..]),
+                (other_path, other_body.as_bytes())
+            );
+            swap_model(&mut now_path, &mut now_body, &mut model);
+            assert_eq!((&*now_path, &now_body[..]), (path, body.as_bytes()));
+            assert_eq!(model, "new");
+        }
+    }
+
     #[test]
     fn the_model_is_found_wherever_it_stands() {
         for (body, model) in [
@@ -335,7 +402,7 @@ mod tests {
             ("", None),
             ("model", None),
         ] {
-            assert_eq!(model_in_body(body.as_bytes()).as_deref(), model, "{body}");
+            assert_eq!(found(body.as_bytes()).as_deref(), model, "{body}");
         }
     }
 
@@ -349,7 +416,7 @@ mod tests {
             let body = serde_json::json!({
                 "a": text, "b": {"model": text, "list": list}, "c": [[], {}, null, 1.5], "model": model, "z": list,
             });
-            prop_assert_eq!(model_in_body(body.to_string().as_bytes()), Some(model.clone()));
+            prop_assert_eq!(found(body.to_string().as_bytes()), Some(model.clone()));
             let mut cut = body.to_string().into_bytes();
             cut.truncate(junk.len());
             let _ = model_in_body(&cut);

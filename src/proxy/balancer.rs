@@ -72,6 +72,8 @@ struct Ring {
     /// What was said and holds on.
     said_silent: bool,
     said_quotas: bool,
+    /// The fallback's requests were refused, so it is not asked for.
+    has_no_fallback: bool,
 }
 
 /// What happened to a token's requests.
@@ -113,6 +115,8 @@ struct Lane {
     said_exhausted: bool,
     /// Until when its requests are refused, as was said.
     said_refused: Option<SystemTime>,
+    /// Whether its requests go out for the fallback, as was said.
+    said_fell_back: bool,
 }
 
 /// A wait that all held requests of a scope share.
@@ -137,6 +141,8 @@ struct TokenLoad {
     looked: Option<Instant>,
     usage: Usage,
     spent: Spent,
+    /// What was last told of that.
+    told: Spent,
 }
 
 /// One token, for those who ask how things stand.
@@ -215,6 +221,102 @@ impl Balancer {
         Some(place)
     }
 
+    /// The place of the fallback of a request like this, and the model; `None` without one. The command counts
+    /// as using it: it can go on as long as this is served.
+    pub(crate) fn fallback(
+        &mut self,
+        ring: usize,
+        scope: &Scope,
+        now: Now,
+    ) -> Option<(Place, String)> {
+        let model = self.rules.fallback.clone()?;
+        let own = self.rings.get(ring)?;
+        let provider = self
+            .ledger
+            .pool(self.ledger.checked(ring))?
+            .current()
+            .provider;
+        let other = Scope::of_model(provider, &model);
+        let is_other = scope.kind == other.kind && !scope.class.is_empty() && *scope != other;
+        // No model: checks ask for what the command does.
+        let place = (is_other && !own.has_no_fallback)
+            .then(|| self.enter(ring, &other, String::new(), now));
+        Some((place??, model))
+    }
+
+    /// Whether a request goes out for the fallback in `to`, because no token is good for its own model in
+    /// `from` before long. Said once.
+    pub(crate) fn falls_back(
+        &mut self,
+        from: Place,
+        (to, model): (Place, &str),
+        now: Now,
+        say: &mut Vec<RunEvent>,
+    ) -> bool {
+        let known = self.ledger.pool(from).zip(self.rings.get(from.ring));
+        let Some((
+            pool,
+            Ring {
+                has_no_fallback: false,
+                ..
+            },
+        )) = known
+        else {
+            return false;
+        };
+        let reset = first_reset(pool, now).map(|(until, _)| until.remaining(now));
+        let is_near = reset.is_some_and(|left| left <= self.rules.patience);
+        if is_near || self.is_usable(from, now) || !self.is_usable(to, now) {
+            return false;
+        }
+        let event = self.fell_back(from, Some(model.to_owned()));
+        if let Some(lane) = self.lane(from)
+            && !std::mem::replace(&mut lane.said_fell_back, true)
+        {
+            say.extend(event);
+        }
+        true
+    }
+
+    /// Whether a token can be used in this place.
+    pub(crate) fn is_usable(&self, place: Place, now: Now) -> bool {
+        let lane = self
+            .rings
+            .get(place.ring)
+            .and_then(|ring| ring.lanes.get(place.scope));
+        let known = self.ledger.pool(place).zip(lane);
+        known.is_some_and(|(pool, lane)| lane.is_usable(pool, &self.rules, now))
+    }
+
+    /// The provider refuses the fallback: what its requests were is held. Said once; if it was never served,
+    /// it is not asked for again.
+    pub(crate) fn refuses_fallback(&mut self, place: Place, status: u16) -> Option<RunEvent> {
+        let provider = self.ledger.pool(place)?.current().provider;
+        let model = self.ledger.name(place)?.to_owned();
+        let ring = self.rings.get_mut(place.ring)?;
+        let loads = &ring.lanes.get(place.scope)?.loads;
+        if loads.iter().any(|load| load.spent.answers > 0) || ring.has_no_fallback {
+            return None;
+        }
+        ring.has_no_fallback = true;
+        self.ledger.leave(place);
+        Some(RunEvent::Warning {
+            what: format!(
+                "{} refuses {model} ({status}): no fallback there, requests are held",
+                provider.label
+            ),
+        })
+    }
+
+    fn fell_back(&self, place: Place, to: Option<String>) -> Option<RunEvent> {
+        let pool = self.ledger.pool(place)?;
+        Some(RunEvent::FellBack {
+            token: self.named(place.ring).token(pool, pool.current_index()),
+            model: self.ledger.name(place)?.to_owned(),
+            to,
+        })
+    }
+
     /// The token for the next request in this place, but none of a quota group that was `tried` for it.
     /// One that is not `patient` has waited long enough for the first requests of a new token.
     pub(crate) fn choose(
@@ -236,8 +338,7 @@ impl Balancer {
             return Pick::Hopeless;
         };
         let Some(index) = lane.candidate(pool, strategy, rules, tried, now) else {
-            let is_usable = |index| lane.fitness(pool, index, rules, now) != Fitness::Bad;
-            if (0..pool.len()).any(is_usable) {
+            if lane.is_usable(pool, rules, now) {
                 return Pick::Tried;
             }
             return lane.earliest(pool, named, now, say);
@@ -498,15 +599,20 @@ impl Balancer {
             _ => {}
         }
         say.extend(RunEvent::quotas(pool, &mut ring.said_quotas));
+        let mut is_back = false;
         if let (Ok(reading), Some(lane)) = (answer.reading, ring.lanes.get_mut(place.scope)) {
             if reading.finding == Finding::Served {
                 lane.said_exhausted = false;
+                is_back = std::mem::take(&mut lane.said_fell_back);
             }
             if let (false, Some(load)) =
                 (reading.usage.windows.is_empty(), lane.loads.get_mut(index))
             {
                 load.usage = reading.usage;
             }
+        }
+        if is_back {
+            say.extend(self.fell_back(place, None));
         }
         say
     }
@@ -550,6 +656,7 @@ impl Balancer {
         if let Some(load) = ring.and_then(|ring| ring.load(place, index)) {
             load.spent.answers += more.answers;
             load.spent.counted += more.counted;
+            load.spent.instead += more.instead;
             load.spent.tokens.add(more.tokens);
         }
     }
@@ -577,26 +684,31 @@ impl Balancer {
         self.said_spent
     }
 
-    /// What was spent with each token on each model.
-    pub(crate) fn spendings(&self) -> impl Iterator<Item = RunEvent> {
-        let lanes = self.rings.iter().enumerate().flat_map(|(ring, own)| {
-            let lanes = own.lanes.iter().enumerate();
-            lanes.map(move |(scope, lane)| (Place { ring, scope }, lane))
-        });
-        lanes.flat_map(|(place, lane)| {
-            let named = self.named(place.ring);
-            let known = self.ledger.pool(place).zip(self.ledger.name(place));
-            let loads = lane.loads.iter().enumerate();
-            let loads = loads.filter(|(_, load)| load.spent.answers > 0);
-            loads.filter_map(move |(index, load)| {
-                let (pool, model) = known?;
-                Some(RunEvent::Spent {
-                    token: named.token(pool, index),
-                    model: model.to_owned(),
-                    spent: load.spent,
-                })
-            })
-        })
+    /// What was spent with each token on each model, where that is news: anything with `all`, and otherwise a
+    /// hundredth more answers than were told of, so that the record of a long run does not grow with it.
+    pub(crate) fn spendings(&mut self, all: bool) -> Vec<RunEvent> {
+        let several = self.rings.len() > 1;
+        let mut news = Vec::new();
+        for (ring, own) in self.rings.iter_mut().enumerate() {
+            for (scope, lane) in own.lanes.iter_mut().enumerate() {
+                let place = Place { ring, scope };
+                let known = self.ledger.pool(place).zip(self.ledger.name(place));
+                let Some((pool, model)) = known else { continue };
+                for (index, load) in lane.loads.iter_mut().enumerate() {
+                    let (spent, told) = (load.spent, load.told.answers);
+                    let is_news = all && spent != load.told || spent.answers > told + told / 100;
+                    if is_news {
+                        load.told = spent;
+                        news.push(RunEvent::Spent {
+                            token: RingName { ring, several }.token(pool, index),
+                            model: model.to_owned(),
+                            spent,
+                        });
+                    }
+                }
+            }
+        }
+        news
     }
 
     /// Whether a request waits for a reset.
@@ -693,6 +805,7 @@ impl Lane {
             hold: None,
             said_exhausted: false,
             said_refused: None,
+            said_fell_back: false,
         }
     }
 
@@ -708,6 +821,10 @@ impl Lane {
             _ if self.is_due(index, condition, now) => Fitness::Near,
             _ => Fitness::Bad,
         }
+    }
+
+    fn is_usable(&self, pool: &TokenPool, rules: &Rules, now: Now) -> bool {
+        (0..pool.len()).any(|index| self.fitness(pool, index, rules, now) != Fitness::Bad)
     }
 
     /// Whether a token that is refused is to be looked at again. What it promised is a prediction.

@@ -24,8 +24,8 @@ use crate::common::http::stream::is_late;
 use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::meter::{Meter, Spent};
-use crate::providers::scope::{EndpointKind, Scope};
-use crate::providers::{Dialect, ProbeTarget, Reading, Reply, Testimony};
+use crate::providers::scope::{EndpointKind, Scope, swap_model};
+use crate::providers::{Dialect, Finding, ProbeTarget, Reading, Reply, Testimony};
 use crate::tokens::ledger::{Outlook, Place};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -218,6 +218,10 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 // It may be one that is not there for the run's tokens.
                 model.clear();
             }
+            let can_change = large.is_none() && !is_foreign;
+            let fallback = || shared.balancer().fallback(ring, &scope, now());
+            let other = can_change.then(fallback).flatten();
+            // Entered after that one, so that it is what was used last.
             let Some(place) = shared.balancer().enter(ring, &scope, model, now()) else {
                 return Err(Gone);
             };
@@ -226,6 +230,8 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
                 shared,
                 upstream,
                 place,
+                other,
+                has_fallen_back: false,
                 kind: scope.kind,
                 request,
                 is_foreign,
@@ -296,6 +302,9 @@ struct Exchange<'a> {
     upstream: &'a Upstream,
     /// Where the ledger keeps what is learned of it.
     place: Place,
+    /// The same and the model for its fallback; once it goes out for that, of what it asked for.
+    other: Option<(Place, String)>,
+    has_fallen_back: bool,
     kind: EndpointKind,
     request: &'a Request,
     /// Whether it goes out with the client's own credential.
@@ -378,9 +387,9 @@ impl Counter<'_> {
         let first = !self.meter.has_counted();
         if let Some(tokens) = self.meter.read(piece) {
             self.spend(Spent {
-                answers: 0,
                 counted: first.into(),
                 tokens,
+                ..Spent::default()
             });
         }
     }
@@ -500,6 +509,21 @@ impl<'a> Exchange<'a> {
                 (Ok(reading), Ok(came)) => reading.testimony(came.status(), self.kind),
                 _ => Testimony::Clear,
             };
+            if let (true, Ok(reading), Ok(refused)) = (self.has_fallen_back, &reading, &came)
+                && matches!(reading.finding, Finding::Unclear { .. })
+                && (400..500).contains(&refused.status())
+            {
+                // The client has not asked for this model, and does not get its refusal.
+                let status = refused.status();
+                ticket.answered(Ok(reading.clone()), testimony);
+                let say = self.shared.balancer().refuses_fallback(self.place, status);
+                self.shared.say(say.into_iter().collect());
+                self.change_model();
+                self.other = None;
+                attempts.was_held();
+                self.last = Some((came, index));
+                continue;
+            }
             let next_step = match (&reading, &came) {
                 (Ok(reading), _) => {
                     attempts.after(index, Attempt::Answered(&reading.finding, testimony))
@@ -639,6 +663,16 @@ impl<'a> Exchange<'a> {
             let mut balancer = shared.balancer();
             let now = now();
             let patient = now.tick < queue_until;
+            if let Some((place, model)) = &self.other {
+                let changes = match self.has_fallen_back {
+                    false => balancer.falls_back(self.place, (*place, model), now, &mut say),
+                    true => !balancer.is_usable(self.place, now),
+                };
+                if changes {
+                    self.change_model();
+                    attempts.was_held();
+                }
+            }
             let tried = attempts.tried();
             let wait = match balancer.choose(self.place, tried, patient, now, &mut say) {
                 Pick::Go { index } => {
@@ -708,6 +742,15 @@ impl<'a> Exchange<'a> {
                 )));
             }
             self.client.watch(None, Instant::now(), self.interim())?;
+        }
+    }
+
+    /// Has it go out for the fallback in place of its own model, or the other way round.
+    fn change_model(&mut self) {
+        if let Some((place, model)) = &mut self.other {
+            std::mem::swap(&mut self.place, place);
+            swap_model(&mut self.path, &mut self.body, model);
+            self.has_fallen_back = !self.has_fallen_back;
         }
     }
 
@@ -1096,6 +1139,7 @@ impl<'a> Exchange<'a> {
         };
         counter.spend(Spent {
             answers: 1,
+            instead: self.has_fallen_back.into(),
             ..Spent::default()
         });
         Some(counter)

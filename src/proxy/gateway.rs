@@ -240,14 +240,16 @@ impl Gateway {
         self.proxy.shared.balancer().ledger().clone()
     }
 
-    /// How full each real token is by now, and what was spent with it.
-    pub(crate) fn levels(&self, now: Now) -> Vec<RunEvent> {
-        let balancer = self.proxy.shared.balancer();
+    /// How full each real token is by now, and what was spent with it: `all` of that, or what grew much.
+    pub(crate) fn levels(&self, all: bool, now: Now) -> Vec<RunEvent> {
+        let mut balancer = self.proxy.shared.balancer();
         let levels = balancer.report(now).map(|report| RunEvent::Seen {
             token: report.token,
             usage: report.usage.clone(),
         });
-        levels.chain(balancer.spendings()).collect()
+        let mut levels: Vec<RunEvent> = levels.collect();
+        levels.extend(balancer.spendings(all));
+        levels
     }
 
     /// Keeps what is known of the real tokens.

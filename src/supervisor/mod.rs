@@ -367,7 +367,7 @@ impl<'a> Supervisor<'a> {
     /// A journal without how full the tokens were at its turning points says little.
     fn record(&mut self, event: &Event) {
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
-            self.tell_levels(now());
+            self.tell_levels(matches!(event, Event::Job(_)), now());
         }
         let Event::Job(JobEvent::Exited { how, asked: false }) = event else {
             return;
@@ -588,7 +588,7 @@ impl<'a> Supervisor<'a> {
         if !rest.is_zero() {
             return Some(rest);
         }
-        self.tell_levels(now);
+        self.tell_levels(false, now);
         let each = self.samples.each.min(self.samples.longest);
         self.samples.each = each * 2;
         self.samples.at = now.tick + each;
@@ -596,11 +596,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Tells what the command's own traffic, which a proxy sees, says of the tokens.
-    fn tell_levels(&mut self, now: Now) {
+    fn tell_levels(&mut self, all: bool, now: Now) {
         let Some(gateway) = self.in_use() else {
             return;
         };
-        let levels = gateway.levels(now);
+        let levels = gateway.levels(all, now);
         self.report(&levels, now);
     }
 

@@ -282,6 +282,13 @@ impl Ledger {
         }
     }
 
+    /// What was asked for there is not there at all: the command does not use it.
+    pub(crate) fn leave(&mut self, place: Place) {
+        if let Some(book) = self.book_mut(place) {
+            book.used = None;
+        }
+    }
+
     /// Whether the command that uses this ring can go on: not before everything is refused that it has
     /// been using lately. Models decide, where it has asked any: that a list of models or the size of a
     /// prompt is still told helps nobody.

@@ -50,6 +50,8 @@ pub(crate) struct Rules {
     /// Each wait ends so much later than it is said to, so that many ddollars do not ask in the same
     /// instant.
     pub(crate) jitter: Duration,
+    /// The model to ask for when no token is good for another one.
+    pub(crate) fallback: Option<String>,
     /// So many LLM tokens end the run.
     pub(crate) max_tokens: Option<u64>,
 }

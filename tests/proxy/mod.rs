@@ -1,6 +1,7 @@
 //! `ddollar proxy`, from the outside.
 
 mod answers; // what counts as an answer
+mod fallback; // another model while every token is spent for one
 mod http; // what goes through, byte for byte, and what breaks
 mod life; // start, several applications, status, the end
 mod matrix; // what a provider answers, and what the application gets

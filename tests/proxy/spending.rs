@@ -7,12 +7,12 @@ use crate::support::upstream::Upstream;
 use crate::support::{Desk, Provider, Run, Supervise, spent_at};
 use serde_json::{Value, json};
 
-const WHOLE: &str = "Content-Type: application/json\r\n";
-const MESSAGES: &str = "/anthropic/v1/messages";
+pub(super) const WHOLE: &str = "Content-Type: application/json\r\n";
+pub(super) const MESSAGES: &str = "/anthropic/v1/messages";
 
 /// The agent, and how to ask in its name.
-struct Spender {
-    run: Run,
+pub(super) struct Spender {
+    pub(super) run: Run,
     /// Where the journal is.
     desk: Desk,
     address: String,
@@ -21,7 +21,7 @@ struct Spender {
 
 impl Spender {
     /// Behind a proxy to this address, with tokens of three providers.
-    fn at(address: &str, options: &[&str]) -> Spender {
+    pub(super) fn at(address: &str, options: &[&str]) -> Spender {
         let run = Supervise::bare()
             .env("ANTHROPIC_BASE_URL", address)
             .env("ANTHROPIC_API_KEYS", "token-aaaa-1,token-bbbb-2")
@@ -51,8 +51,8 @@ impl Spender {
         }
     }
 
-    #[track_caller]
-    fn post(&self, path: &str, model: &str) -> Answered {
+    /// Asks for this model; the answer is still to come.
+    pub(super) fn ask(&self, path: &str, model: &str) -> Wire {
         let body =
             json!({"model": model, "max_tokens": 5, "messages": [], "input": ""}).to_string();
         let mut wire = Wire::to(&self.address);
@@ -60,12 +60,17 @@ impl Spender {
         wire.send(format!(
             "POST {path} HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {length}\r\n\r\n{body}"
         ));
-        wire.answer()
+        wire
+    }
+
+    #[track_caller]
+    pub(super) fn post(&self, path: &str, model: &str) -> Answered {
+        self.ask(path, model).answer()
     }
 
     /// Waits for the end: how it was, and what the journal has last of each token and model.
     #[track_caller]
-    fn end(self, code: i32) -> (Ended, Vec<String>) {
+    pub(super) fn end(self, code: i32) -> (Ended, Vec<String>) {
         let ended = self.run.end().expect(code);
         let journal = std::fs::read_to_string(self.desk.join("journal")).unwrap();
         let mut sums: Vec<(String, String)> = Vec::new();
@@ -78,6 +83,7 @@ impl Spender {
                 let counts = [
                     "answers",
                     "counted",
+                    "instead",
                     "input",
                     "output",
                     "cache_read",
@@ -100,7 +106,7 @@ fn usage() -> Value {
     json!({"input_tokens": 30, "output_tokens": 70, "cache_read_input_tokens": 300, "cache_creation_input_tokens": 0})
 }
 
-fn message() -> String {
+pub(super) fn message() -> String {
     json!({"type": "message", "content": [{"type": "text", "text": "hi"}], "usage": usage()})
         .to_string()
 }
@@ -134,7 +140,7 @@ fn dialects() -> Vec<(&'static str, Vec<Value>, &'static str)> {
                 json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 40}}),
                 json!({"type": "message_stop"}),
             ],
-            "anthropic 1 m: 1 1 3 40 100 20",
+            "anthropic 1 m: 1 1 0 3 40 100 20",
         ),
         (
             "/gemini/v1beta/models/m:streamGenerateContent?alt=sse",
@@ -147,7 +153,7 @@ fn dialects() -> Vec<(&'static str, Vec<Value>, &'static str)> {
                     "thoughtsTokenCount": 30, "totalTokenCount": 235}),
                 ),
             ],
-            "gemini 1 m: 1 1 50 35 150 0",
+            "gemini 1 m: 1 1 0 50 35 150 0",
         ),
         (
             "/openai/v1/chat/completions",
@@ -155,7 +161,7 @@ fn dialects() -> Vec<(&'static str, Vec<Value>, &'static str)> {
                 json!({"choices": [{"delta": {"content": "x"}}], "usage": null}),
                 json!({"choices": [], "usage": chat}),
             ],
-            "openai 1 chat: 1 1 40 20 60 0",
+            "openai 1 chat: 1 1 0 40 20 60 0",
         ),
         (
             "/openai/v1/responses",
@@ -163,7 +169,7 @@ fn dialects() -> Vec<(&'static str, Vec<Value>, &'static str)> {
                 json!({"type": "response.output_text.delta", "delta": "x"}),
                 json!({"type": "response.completed", "response": {"usage": responses}}),
             ],
-            "openai 1 m: 1 1 42 9 8 0",
+            "openai 1 m: 1 1 0 42 9 8 0",
         ),
     ]
 }
@@ -221,7 +227,7 @@ fn the_command_is_ended_in_order_when_so_much_was_used() {
     std::fs::write(spender.run.desk.join("go"), "").unwrap();
     let (ended, sums) = spender.end(75);
     ended.says_once("--max-tokens 1k is reached: 1.2k LLM tokens used; run it again to go on");
-    assert_eq!(sums, ["anthropic 1 m: 3 3 90 210 900 0"]);
+    assert_eq!(sums, ["anthropic 1 m: 3 3 0 90 210 900 0"]);
 }
 
 #[test]
@@ -249,10 +255,10 @@ fn the_count_goes_on_over_rotations_and_restarts() {
         "--max-tokens 1.1k is reached",
     ]);
     let expected = [
-        "anthropic 1 m: 1 1 30 70 300 0",
+        "anthropic 1 m: 1 1 0 30 70 300 0",
         // The limit was that of one model.
-        "anthropic 1 other: 1 1 30 70 300 0",
-        "anthropic 2 m: 1 1 30 70 300 0",
+        "anthropic 1 other: 1 1 0 30 70 300 0",
+        "anthropic 2 m: 1 1 0 30 70 300 0",
     ];
     assert_eq!(sums, expected);
 }
@@ -278,7 +284,7 @@ fn an_answer_that_does_not_say_what_it_cost_is_told_of_once() {
     spender.run.tell("exit 0");
     let (ended, sums) = spender.end(0);
     ended.says_once("did not say what it cost");
-    assert_eq!(sums, ["openai 1 m: 3 1 30 70 300 0"]);
+    assert_eq!(sums, ["openai 1 m: 3 1 0 30 70 300 0"]);
 }
 
 #[test]
@@ -288,7 +294,7 @@ fn it_is_told_when_there_is_nothing_to_count() {
     let ended = offered().script("true").end().expect(0);
     ended
         .says(&[
-            "Only requests through the proxy count for --max-tokens",
+            "--max-tokens is for requests through the proxy alone",
             "Launching",
         ])
         .says_once("No request came through the proxy: --max-tokens has counted nothing");
@@ -324,6 +330,6 @@ fn the_report_says_what_each_token_has_cost() {
     assert!(text.contains(&lines.concat()), "{text}");
     let json: Value = serde_json::from_str(&report(&["--json"])).unwrap();
     let first = json!({"provider": "anthropic", "token": 1, "model": "claude-haiku-5-5", "answers": 1,
-        "counted": 1, "input": 17, "output": 5, "cache_read": 0, "cache_written": 0});
+        "counted": 1, "instead": 0, "input": 17, "output": 5, "cache_read": 0, "cache_written": 0});
     assert_eq!(json["spent"][0], first);
 }

@@ -22,6 +22,7 @@ use crate::events::journal::{self, Place};
 use crate::events::reporter::ReporterOptions;
 use crate::events::systemd;
 use crate::providers::endpoint::Endpoint;
+use crate::providers::scope::Scope;
 use crate::providers::{PROVIDERS, Provider};
 use crate::system::os::PrivateFile;
 use crate::tokens::policy::Rules;
@@ -113,6 +114,7 @@ pub(crate) fn rules(checks: &Checks) -> Rules {
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
+        fallback: None,
         max_tokens: None,
     }
 }
@@ -280,18 +282,21 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             false => line,
         });
     }
-    match road {
-        _ if supervision.max_tokens.is_none() => {}
-        Road::Direct => {
-            return Err(Error::NeedsProxy {
-                flag: "--max-tokens",
-            });
+    let fallback = fallback(supervision.fallback_model, &checks, &rings, &command)?;
+    let in_proxy = [
+        ("--max-tokens", supervision.max_tokens.is_some()),
+        ("--fallback-model", fallback.is_some()),
+    ];
+    if let Some((flag, _)) = in_proxy.into_iter().find(|(_, is_given)| *is_given) {
+        match road {
+            Road::Direct => return Err(Error::NeedsProxy { flag }),
+            Road::Offered => notices.push(RunEvent::Warning {
+                what: format!(
+                    "{flag} is for requests through the proxy alone; --proxy leaves no other way"
+                ),
+            }),
+            Road::Proxied => {}
         }
-        Road::Offered => notices.push(RunEvent::Warning {
-            what: "Only requests through the proxy count for --max-tokens; --proxy leaves no other way"
-                .into(),
-        }),
-        Road::Proxied => {}
     }
     if supervision.mixed && proxied {
         return Err(Error::FlagUsage {
@@ -322,6 +327,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         rules: Rules {
             max_wait: supervision.max_wait,
             max_tokens: supervision.max_tokens,
+            fallback,
             retries: supervision.retries,
             checks_exit_zero: command.client().may_exit_zero_on_failure,
             interactive: supervision.interactive,
@@ -349,6 +355,37 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         name: None,
         notices,
     })
+}
+
+/// The model to fall back to, by its full name.
+///
+/// # Errors
+/// It is the one that the command asks for.
+fn fallback(
+    model: Option<String>,
+    checks: &Checks,
+    rings: &[Ring],
+    command: &CommandLine,
+) -> Result<Option<String>, Error> {
+    let Some(value) = model else { return Ok(None) };
+    let full = command.full_model(&value);
+    let is_same = rings.iter().any(|(pool, _)| {
+        let provider = pool.current().provider;
+        let asked = checks
+            .model
+            .clone()
+            .or_else(|| command.model_on_line(provider));
+        let scope = |model: &str| Scope::of_model(provider, model);
+        asked.is_some_and(|asked| scope(&asked) == scope(&full))
+    });
+    if is_same {
+        return Err(Error::BadValue {
+            flag: "--fallback-model".into(),
+            value,
+            wants: "another model than the one that the command asks for".into(),
+        });
+    }
+    Ok(Some(full))
 }
 
 /// Where the state is kept, if anywhere; `folder` is the user's state folder.

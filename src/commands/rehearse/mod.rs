@@ -11,7 +11,7 @@ mod tally;
 mod worker;
 
 use crate::cli::config;
-use crate::cli::{Rehearse, StateFile, Supervise};
+use crate::cli::{Rehearse, StateFile, Supervise, Supervision};
 use crate::common::error::Error;
 use crate::events::RunEvent;
 use crate::events::console::Console;
@@ -86,7 +86,12 @@ pub(crate) fn play(
         NIGHT_UNITS.to_string().into(),
     ];
     // A rehearsal shows restarts, unless the proxy is asked for.
-    let needs_proxy = run.supervision.max_tokens.is_some();
+    let Supervision {
+        max_tokens,
+        fallback_model,
+        ..
+    } = &run.supervision;
+    let needs_proxy = max_tokens.is_some() || fallback_model.is_some();
     run.supervision.proxy.get_or_insert(needs_proxy);
     let mut options = config::resolve(run, environment)?;
     options.wishes.rehearsal = true;

@@ -428,8 +428,12 @@ impl<'t> Words<'_, 't> {
             let counts: Vec<String> = counts
                 .map(|(count, word)| format!("{} {word}", short(*count)))
                 .collect();
+            let instead = match spent.instead {
+                0 => String::new(),
+                some => format!("; {some} answers in place of another model"),
+            };
             lines.push(format!(
-                "  {} {model}: {}",
+                "  {} {model}: {}{instead}",
                 self.who(who),
                 counts.join(", ")
             ));

@@ -253,6 +253,13 @@ fn every_sentence_fits_a_line_of_80_columns() {
             at,
             now,
         });
+        for to in [Some("claude-sonnet-5-5".into()), None] {
+            all.push(RunEvent::FellBack {
+                token: token(azure, true),
+                model: "claude-opus-5-5".into(),
+                to,
+            });
+        }
         all.push(RunEvent::MaxTokens {
             spent: 1_999_999_999_999,
             most: 999_900_000_000,

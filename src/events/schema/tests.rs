@@ -83,8 +83,8 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
                 left_out,
             }
         ),
-        (who(), text(), any::<[u64; 6]>()).prop_map(|(who, model, counts)| {
-            let [answers, counted, tokens @ ..] = counts;
+        (who(), text(), any::<[u64; 7]>()).prop_map(|(who, model, counts)| {
+            let [answers, counted, instead, tokens @ ..] = counts;
             let tokens = LlmTokens(tokens);
             Record::Spent {
                 who,
@@ -92,6 +92,7 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
                 spent: Spent {
                     answers,
                     counted,
+                    instead,
                     tokens,
                 },
             }

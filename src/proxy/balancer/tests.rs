@@ -23,6 +23,7 @@ fn night(strategy: Strategy, tokens: &[&str]) -> Night {
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
+        fallback: None,
         max_tokens: None,
     };
     let now = Now {
@@ -423,4 +424,30 @@ fn a_success_that_is_late_does_not_hide_a_limit() {
     night.answer(0, early, Finding::Served);
     assert!(matches!(night.condition(0), Condition::Limited { .. }));
     let _ = night.goes_with(1);
+}
+
+/// The record of a long run does not grow with each answer, and ends with all of them.
+#[test]
+fn what_was_spent_is_told_ever_more_rarely_and_as_a_whole_in_the_end() {
+    let mut night = night(Strategy::Sticky, &["a", "b"]);
+    let place = OPUS;
+    let answer = Spent {
+        answers: 1,
+        counted: 1,
+        ..Spent::default()
+    };
+    let mut told = 0;
+    for _ in 0..100_000 {
+        night.balancer.spend(place, 1, answer);
+        told += night.balancer.spendings(false).len();
+    }
+    assert!((100..1000).contains(&told), "{told}");
+    night.balancer.spend(place, 1, answer);
+    match &night.balancer.spendings(true)[..] {
+        [RunEvent::Spent { token, spent, .. }] => {
+            assert_eq!((token.number(), spent.answers), (2, 100_001));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(night.balancer.spendings(true).is_empty());
 }

@@ -31,6 +31,7 @@ impl Night {
             interactive: false,
             grace: seconds(10),
             jitter: Duration::ZERO,
+            fallback: None,
             max_tokens: None,
         };
         change(&mut rules);

@@ -21,6 +21,7 @@ fn rules() -> Rules {
         interactive: false,
         grace: Duration::ZERO,
         jitter: Duration::ZERO,
+        fallback: None,
         max_tokens: None,
     }
 }

@@ -20,6 +20,7 @@ fn rules() -> Rules {
         interactive: false,
         grace: Duration::from_secs(10),
         jitter: Duration::ZERO,
+        fallback: None,
         max_tokens: None,
     }
 }

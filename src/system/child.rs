@@ -84,12 +84,13 @@ impl Child {
             let process = signals::undisturbed(|| command.spawn())?;
             Ok((process, report))
         };
-        // With a group of users, the standard library starts it by fork and exec. posix_spawn(3), which
-        // it takes otherwise, leaves two signals ignored in the command that were not: 32 and 33, which
-        // the C library keeps for itself. Fork and exec takes two descriptors more.
-        let (mut process, report) = start(true)
+        // glibc's posix_spawn(3), which the standard library takes, leaves two signals ignored in the
+        // command that were not: 32 and 33, which the C library keeps for itself. With a group of users,
+        // it is fork and exec, which takes two descriptors more, and longer. musl's leaves them alone.
+        let by_fork = cfg!(target_env = "gnu");
+        let (mut process, report) = start(by_fork)
             .or_else(|why: std::io::Error| match why.raw_os_error() {
-                Some(errno) if errno == Errno::EMFILE as i32 => start(false),
+                Some(errno) if by_fork && errno == Errno::EMFILE as i32 => start(false),
                 _ => Err(why),
             })
             .map_err(refused)?;

@@ -40,6 +40,8 @@ pub(crate) enum Pick {
     Queue,
     /// No token is usable before then; the one that is first is at `index`.
     Hold { until: Until, index: usize },
+    /// The token in use is spent, and the user is asked before another one takes its place.
+    Asked,
     /// Each usable token was tried for this request.
     Tried,
     /// No token of this provider can recover by waiting.
@@ -344,7 +346,16 @@ impl Balancer {
             return lane.earliest(pool, named, now, say);
         };
         let current = pool.current_index();
-        if strategy == Strategy::Sticky && index != current && is_left(pool, rules, now) {
+        let moves = strategy == Strategy::Sticky && index != current && is_left(pool, rules, now);
+        let mut index = index;
+        if moves && rules.interactive {
+            match lane.fitness(pool, current, rules, now) {
+                Fitness::Bad => return Pick::Asked,
+                // What is left of it is used meanwhile.
+                Fitness::Good | Fitness::Near if !tried.contains(&current) => index = current,
+                Fitness::Good | Fitness::Near => {}
+            }
+        } else if moves {
             pool.next(index);
             // A token that was left rests; one that is taken up is tried with a few requests first.
             if let Some(load) = lane.loads.get_mut(index) {
@@ -364,6 +375,28 @@ impl Balancer {
             say.extend(lane.end_hold(pool, named, Some(index)));
         }
         pick
+    }
+
+    /// The user wants requests to go out with this token from now on.
+    pub(crate) fn move_to(&mut self, token: TokenId) {
+        let Some(ring) = self.rings.get_mut(token.ring) else {
+            return;
+        };
+        for (scope, lane) in ring.lanes.iter_mut().enumerate() {
+            let place = Place {
+                scope,
+                ring: token.ring,
+            };
+            let pool = self.ledger.pool_mut(place);
+            // Whoever asked the user says what comes of it.
+            lane.in_play = token.index;
+            if let Some(pool) = pool.filter(|pool| pool.current_index() != token.index) {
+                pool.next(token.index);
+                if let Some(load) = lane.loads.get_mut(token.index) {
+                    load.proven = false;
+                }
+            }
+        }
     }
 
     /// The token of the organization that owns what this path names, as was found out before, if it is

@@ -695,6 +695,11 @@ impl<'a> Exchange<'a> {
                     return Ok(Choice::Own(LocalResponse::exhausted(provider, None)));
                 }
                 Pick::Queue => LOOK,
+                Pick::Asked => {
+                    shared.exhausted();
+                    attempts.was_held();
+                    LOOK
+                }
                 Pick::Hold { until, index } => {
                     let left = until.remaining(now);
                     if left > hold_until.saturating_duration_since(now.tick) {

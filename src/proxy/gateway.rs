@@ -235,6 +235,12 @@ impl Gateway {
         self.proxy.renew(ring, renewal);
     }
 
+    /// The user wants requests to go out with this token from now on.
+    pub(crate) fn move_to(&self, token: TokenId) {
+        self.proxy.shared.balancer().move_to(token);
+        self.proxy.shared.wake();
+    }
+
     /// All that is known of the tokens by now.
     pub(crate) fn ledger(&self) -> Ledger {
         self.proxy.shared.balancer().ledger().clone()

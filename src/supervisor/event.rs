@@ -98,6 +98,8 @@ pub(crate) enum Action {
     Pause,
     /// Let the paused child go on.
     Resume,
+    /// The same, and have the proxy send its requests with this token.
+    ResumeWith(TokenId),
     /// Put the open question to the user.
     Ask,
     /// Stop ddollar itself: there is no child that runs.

@@ -142,6 +142,7 @@ impl<'a> Supervisor<'a> {
                 Action::ForwardNumber(number) => self.job.signal_number(number),
                 Action::Pause => self.job.pause(now().tick),
                 Action::Resume => self.job.resume(now().tick),
+                Action::ResumeWith(token) => self.resume_with(token),
                 Action::Ask => self.ask()?,
                 Action::Suspend => self.suspend(),
                 Action::Exit(outcome) => return Ok(self.close(outcome)),
@@ -336,11 +337,6 @@ impl<'a> Supervisor<'a> {
         if self.session.take_news() {
             self.keep_state();
         }
-        // The proxy has said which token is limited.
-        if self.session.is_proxied() && turn.action != Action::Nothing {
-            turn.events
-                .retain(|event| !matches!(event, RunEvent::Limit { .. }));
-        }
         for event in &mut turn.events {
             match event {
                 RunEvent::Saved { kept } => *kept = self.store.keeps(),
@@ -402,7 +398,7 @@ impl<'a> Supervisor<'a> {
                     model.clone_into(known);
                 }
             }
-            self.session.see(ledger);
+            self.session.see(ledger, now());
         }
     }
 
@@ -465,6 +461,13 @@ impl<'a> Supervisor<'a> {
         let start = self.launcher.start(&line, again, &self.session);
         self.store.hold(self.session.pools());
         self.job.launch(start).map(drop)
+    }
+
+    fn resume_with(&mut self, token: TokenId) {
+        if let Some(gateway) = &self.gateway {
+            gateway.move_to(token);
+        }
+        self.job.resume(now().tick);
     }
 
     /// Puts the open question as soon as the terminal is ours; in the background, SIGCONT brings it

@@ -336,6 +336,17 @@ impl Ledger {
         };
         let wait = |reset| policy::wait(Some(reset), None, rules, held, now);
         let outlook = self.outlook(ring, now);
+        let asked = || match policy::decide(self.pool(self.last_used(ring))?, rules, held, now) {
+            found @ (Decision::Rotate { .. } | Decision::Probe { .. }) => Some(found),
+            _ => None,
+        };
+        // Where the user is asked first, the proxy goes on with the token in use.
+        let is_asked = rules.interactive && !matches!(held, Suspension::Ended { .. });
+        if let (true, Outlook::Usable) = (is_asked, outlook)
+            && let Some(found) = asked()
+        {
+            return found;
+        }
         if let Suspension::No = held {
             let probe = || self.to_ask_before_a_wait(ring, now);
             return match outlook {

@@ -1,10 +1,12 @@
 //! The question in interactive mode, over a paused full-screen program.
 
+use crate::support::gateway::{Wire, message};
 use crate::support::proc;
 use crate::support::pty::{CTRL_C, Screen, Setup, lines_with};
 use crate::support::{Provider, spent_at};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use std::time::Duration;
 
 const QUESTION: &str = "Choice [1]: ";
@@ -375,4 +377,85 @@ fn prompt_needs_a_terminal() {
     assert_eq!(run.end(), 125, "{}", run.err());
     assert!(!started.exists());
     assert!(run.err().contains("terminal"), "{}", run.err());
+}
+
+/// A program behind the proxy, as it says where its requests go and with which secret.
+fn proxied(provider: &Provider) -> (Screen, Pid, String, String) {
+    let mut screen = Setup::with(provider)
+        .options("--interactive --proxy --patience 0s --interval 1h")
+        .bash();
+    screen.line(
+        "$D sh -c 'echo AT $ANTHROPIC_BASE_URL $ANTHROPIC_API_KEY $$ END-$((1 + 1)); read word'",
+    );
+    let text = screen.wait("END-2");
+    let at = text.rsplit("AT http://").next().unwrap();
+    let mut words = at.split_whitespace();
+    let address = words.next().unwrap().split('/').next().unwrap().to_owned();
+    let secret = words.next().unwrap().to_owned();
+    let child = Pid::from_raw(words.next().unwrap().parse().unwrap());
+    (screen, child, address, secret)
+}
+
+/// What the program would send; the answer is still to come.
+fn request(address: &str, secret: &str) -> Wire {
+    let body = message(json!({}));
+    let mut wire = Wire::to(address);
+    wire.send(format!(
+        "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    wire
+}
+
+/// The refused request waits for the user's word, and goes out with the next token then: the program is the
+/// same.
+#[test]
+fn c49_rotate_from_the_prompt_behind_the_proxy() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let (mut screen, child, address, secret) = proxied(&provider);
+    assert_eq!(request(&address, &secret).answer().status, 200);
+    provider.control(spent_at("org-1", "10m"));
+    let mut held = request(&address, &secret);
+    screen.wait("1) Rotate to next token and continue");
+    screen.wait(QUESTION);
+    screen.wait_state(child, "T");
+    screen.line("1");
+    assert_eq!(held.answer().status, 200);
+    let moved = provider.wait_for("a request with the second token", |line| {
+        line["who"] == "other" && line["token_label"] == "anthropic#2"
+    });
+    assert_eq!(moved["status"], 200);
+    screen.wait("Switched to token 2/2");
+    screen.line("done");
+    assert_eq!(screen.prompt(), 0);
+    let text = screen.text();
+    assert_eq!(text.matches("Launching").count(), 1, "{text}");
+    assert_eq!(text.matches("Token limit reached").count(), 1, "{text}");
+    screen.leave();
+}
+
+/// Near the limit the token in use serves on while the user is asked, and after "keep going"; a refusal
+/// brings the question back.
+#[test]
+fn c48_prompt_near_a_limit_behind_the_proxy() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let (mut screen, child, address, secret) = proxied(&provider);
+    provider.set("org-1", 0.97);
+    assert_eq!(request(&address, &secret).answer().status, 200);
+    screen.wait("Token limit approaching (97% used)");
+    screen.wait(QUESTION);
+    screen.wait_state(child, "T");
+    screen.line("4");
+    assert_eq!(request(&address, &secret).answer().status, 200);
+    provider.control(spent_at("org-1", "10m"));
+    let held = request(&address, &secret);
+    screen.wait(QUESTION);
+    screen.line("3");
+    assert_eq!(screen.prompt(), 75);
+    drop(held);
+    let seconds = provider.served().iter();
+    let with_second =
+        seconds.filter(|line| line["who"] == "other" && line["token_label"] == "anthropic#2");
+    assert_eq!(with_second.count(), 0);
+    screen.leave();
 }

@@ -143,14 +143,13 @@ pub(crate) fn gateway(args: &Proxy, environment: &Environment) -> Result<Gateway
 }
 
 /// Whether all requests of the command go through the run's proxy, so that it gets no token. A known client
-/// notices no rotation there; one whose user is asked before each rotation is started again instead.
+/// notices no rotation there.
 pub(crate) fn is_proxied(args: &Supervise) -> bool {
     let Supervision {
         proxy,
         resume,
         client,
         mixed,
-        interactive,
         ..
     } = &args.supervision;
     proxy.unwrap_or_else(|| {
@@ -159,7 +158,7 @@ pub(crate) fn is_proxied(args: &Supervise) -> bool {
             _ => client.as_deref(),
         };
         let command = CommandLine::new(args.command.clone(), client);
-        command.is_known() && !mixed && !interactive
+        command.is_known() && !mixed
     })
 }
 

@@ -126,6 +126,11 @@ struct Ring {
 
 impl Ring {
     /// Whether waiting does not help its token in use.
+    fn is_near_limit(&self, now: Now) -> bool {
+        let state = self.pool.state(self.pool.current_index());
+        matches!(state.condition(now), Condition::NearLimit { .. })
+    }
+
     fn is_hopeless(&self, now: Now) -> bool {
         let current = self.pool.state(self.pool.current_index());
         matches!(
@@ -278,14 +283,20 @@ impl Session {
     }
 
     /// Takes in all that the proxy knows of the tokens by now.
-    pub(crate) fn see(&mut self, ledger: Ledger) {
+    pub(crate) fn see(&mut self, ledger: Ledger, now: Now) {
         let Some(proxied) = &mut self.proxied else {
             return;
         };
         for (place, ring) in self.rings.iter_mut().enumerate() {
-            if let Some(pool) = ledger.pool(ledger.checked(place)) {
+            // A user who is asked is asked about what the command does.
+            let seen = match self.rules.interactive {
+                true => ledger.last_used(place),
+                false => ledger.checked(place),
+            };
+            if let Some(pool) = ledger.pool(seen) {
                 ring.pool.clone_from(pool);
                 ring.in_use |= ledger.is_used(place);
+                ring.keep_going &= ring.is_near_limit(now);
             }
         }
         proxied.ledger = Some(ledger);
@@ -370,6 +381,21 @@ impl Session {
     /// Takes in an event and says what to do about it.
     pub(crate) fn handle(&mut self, event: Event, now: Now) -> Turn {
         self.has_news |= event.is_finding();
+        let notice = match &event {
+            Event::Proxy(notice) => Some(notice.clone()),
+            _ => None,
+        };
+        let mut turn = self.on_event(event, now);
+        // The proxy has said which token is limited.
+        if self.is_proxied() && turn.action != Action::Nothing {
+            turn.events
+                .retain(|event| !matches!(event, RunEvent::Limit { .. }));
+        }
+        turn.events.splice(0..0, notice);
+        turn
+    }
+
+    fn on_event(&mut self, event: Event, now: Now) -> Turn {
         match event {
             Event::Nothing => Turn::nothing(),
             Event::Job(event) => self.on_job(event, now),
@@ -387,10 +413,7 @@ impl Session {
                 self.apply_decision(now)
                     .and_say_first(RunEvent::MonitorLost)
             }
-            Event::Proxy(notice @ RunEvent::MaxTokens { .. }) => {
-                self.stop_for_later().and_say_first(notice)
-            }
-            Event::Proxy(notice) => self.on_notice(notice, now),
+            Event::Proxy(notice) => self.on_notice(&notice, now),
             Event::Tokens(renewals) => self.on_tokens(&renewals, now),
             Event::Exhausted => self.apply_decision(now),
             Event::Stalled {
@@ -698,13 +721,16 @@ impl Session {
         }
     }
 
-    /// The proxy has something to say. When it has no good token for a request, there may be a new one.
-    fn on_notice(&mut self, notice: RunEvent, now: Now) -> Turn {
-        let turn = match self.has_token_files && notice.lacks_token() {
-            true => self.apply_decision(now),
-            false => Turn::nothing(),
-        };
-        turn.and_say_first(notice)
+    /// What follows from a notice of the proxy's.
+    fn on_notice(&mut self, notice: &RunEvent, now: Now) -> Turn {
+        match notice {
+            RunEvent::MaxTokens { .. } => self.stop_for_later(),
+            // The user may have to be asked.
+            RunEvent::Limit { .. } if self.rules.interactive => self.apply_decision(now),
+            // There may be a new token.
+            _ if self.has_token_files && notice.lacks_token() => self.apply_decision(now),
+            _ => Turn::nothing(),
+        }
     }
 
     /// Whether the proxy holds what the child asks for, because no token is good for it.

@@ -874,7 +874,11 @@ proptest! {
                     prop_assert!(child);
                     told = true;
                 }
-                Action::Pause | Action::Resume | Action::Forward(_) | Action::ForwardNumber(_) => {
+                Action::Pause
+                | Action::Resume
+                | Action::ResumeWith(_)
+                | Action::Forward(_)
+                | Action::ForwardNumber(_) => {
                     prop_assert!(child);
                 }
                 Action::Exit(_) => {

@@ -299,6 +299,15 @@ impl Session {
     /// Another token will do.
     fn go_on_with(&mut self, waiting: Waiting, ring: usize, index: usize, now: Now) -> Turn {
         match waiting.held {
+            Held::Paused { .. } if self.proxied.is_some() => {
+                self.phase = Phase::Running { recheck: None };
+                let switched = self.token(ring, Some(index));
+                let mut turn = Turn::action(Action::ResumeWith(TokenId { ring, index }))
+                    .and_say(RunEvent::AutoRotating);
+                turn.events
+                    .extend(switched.map(|token| RunEvent::Switched { token }));
+                turn.and_say(RunEvent::Resumed)
+            }
             Held::Paused { .. } => self.rotate(ring, index, now),
             Held::Ended { how, reported, .. } if waiting.asks => {
                 let say = self.cause(reported, how, ring, now);

@@ -342,3 +342,23 @@ pub(crate) fn is_readable(tty: impl AsFd, unless: impl AsFd) -> nix::Result<bool
     select(None, &mut sources, None, None, None)?;
     Ok(!sources.contains(unless))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_times_read_as_ps_prints_them() {
+        for (text, seconds) in [
+            ("0:00.03", Some(0.03)),
+            ("12:34.50", Some(754.5)),
+            ("01:02:03", Some(3723.0)),
+            ("2-00:00:01", Some(172_801.0)),
+            ("-", None),
+            ("", None),
+        ] {
+            let wanted = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            assert_eq!(time(text), wanted, "{text}");
+        }
+    }
+}

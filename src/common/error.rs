@@ -231,7 +231,11 @@ impl Error {
                     [one] => format!("{one} is set, but not read here; "),
                     more => format!("{} are set, but not read here; ", more.join(" and ")),
                 };
-                format!("{unread}set {variables}; more as NAME_2, NAMES, NAMES_FILE")
+                let first = variables.split(' ').next().unwrap_or_default();
+                format!(
+                    "{unread}set {variables}, and {first}_2, _3 ... for more; or name a file with one \
+                     token a line in {first}S_FILE"
+                )
             }
             Error::OwnService { .. } => {
                 "set COPILOT_PROVIDER_BASE_URL, COPILOT_PROVIDER_TYPE (openai, anthropic) and \

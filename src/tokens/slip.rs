@@ -90,7 +90,7 @@ static SLIPS: &[SlipOfToken] = &[
     SlipOfToken {
         is_made: is_path,
         why: "is the path of a file",
-        hint: "a file with one token a line goes into NAMES_FILE",
+        hint: "name a file with one token a line in ANTHROPIC_API_KEYS_FILE, OPENAI_API_KEYS_FILE or the like",
     },
     SlipOfToken {
         is_made: is_placeholder,

@@ -149,9 +149,12 @@ fn staged(
         else {
             continue;
         };
-        let tokens = scenario.tokens_of(name);
-        if !tokens.is_empty() {
-            staged.push((format!("{variable}S").into(), tokens.join(",").into()));
+        for (index, token) in scenario.tokens_of(name).into_iter().enumerate() {
+            let variable = match index {
+                0 => (*variable).into(),
+                _ => format!("{variable}_{}", index + 1).into(),
+            };
+            staged.push((variable, token.into()));
         }
     }
     staged

@@ -203,9 +203,10 @@ pub(crate) fn listen(children: Sender<()>, real_time: bool) -> Result<Receiver<i
 /// and SIGHUP at once (systemd.kill(5), `SendSIGHUP=`), and the first of them is what the command gets.
 /// More programs save their work on SIGTERM.
 fn in_order(numbers: impl Iterator<Item = i32>) -> Vec<i32> {
-    let mut numbers: Vec<i32> = numbers.collect();
-    numbers.sort_by_key(|number| *number == Signal::SIGHUP as i32);
-    numbers
+    let (last, mut all): (Vec<i32>, Vec<i32>) =
+        numbers.partition(|number| *number == Signal::SIGHUP as i32);
+    all.extend(last);
+    all
 }
 
 /// Ends ddollar as the child ended: by the same signal, without a second core file; where that is

@@ -6,6 +6,7 @@
 //! that a clock that was set back stretches no wait. It reads no file and no clock (its parent does), and never sees a token: only fingerprints.
 
 use crate::common::duration;
+use crate::common::filled;
 use crate::common::time::{Now, Until};
 use crate::providers::scope::{EndpointKind, Scope};
 use crate::tokens::TokenPool;
@@ -273,8 +274,7 @@ impl StoredTokens {
         let entries = tokens
             .iter()
             .filter(|(key, _)| is_a_key(key))
-            .filter_map(|(key, entry)| Some((key.clone(), StoredToken::from_json(entry)?)))
-            .collect();
+            .filter_map(|(key, entry)| Some((key.clone(), StoredToken::from_json(entry)?)));
         let models = file.get("models").and_then(Value::as_object);
         let models = models.into_iter().flatten().take(MOST_CLIENTS);
         let is_fit = |text: &&str| (1..=LONGEST_GROUP).contains(&text.len());
@@ -283,25 +283,24 @@ impl StoredTokens {
             .filter_map(|(client, model)| {
                 let model = model.as_str().filter(is_fit)?;
                 Some((client.clone(), model.to_owned()))
-            })
-            .collect();
-        Ok(StoredTokens { entries, models })
+            });
+        Ok(StoredTokens {
+            entries: filled(entries),
+            models: filled(models),
+        })
     }
 
     /// The state file.
     pub(crate) fn text(&self) -> String {
-        let tokens: Map<String, Value> = self
-            .entries
-            .iter()
-            .map(|(fingerprint, entry)| (fingerprint.clone(), entry.to_json()))
-            .collect();
+        let tokens = self.entries.iter();
+        let tokens = tokens.map(|(fingerprint, entry)| (fingerprint.clone(), entry.to_json()));
         let mut file = Map::new();
         file.insert("version".into(), VERSION.into());
-        file.insert("tokens".into(), Value::Object(tokens));
+        file.insert("tokens".into(), Value::Object(filled(tokens)));
         if !self.models.is_empty() {
             let models = self.models.iter();
             let models = models.map(|(client, model)| (client.clone(), model.as_str().into()));
-            file.insert("models".into(), Value::Object(models.collect()));
+            file.insert("models".into(), Value::Object(filled(models)));
         }
         format!("{:#}\n", Value::Object(file))
     }
@@ -341,7 +340,7 @@ impl StoredTokens {
                 .range(format!("{fingerprint}/")..format!("{fingerprint}0"));
             keys.filter_map(|(key, _)| Some(scope_of(key)?.1))
         };
-        fingerprints.iter().flat_map(of).collect()
+        filled(fingerprints.iter().flat_map(of))
     }
 
     /// Takes in what a run has found out: of two findings the newer one counts. What has ended is

@@ -3,6 +3,7 @@
 //! Promises: an event takes effect at its own time, even when nobody looked then. Pure: `now` is the
 //! time since the start. Does not know HTTP.
 
+use crate::common::filled;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -268,6 +269,7 @@ impl State {
 
     /// Everything as JSON, for `GET /rehearsal/state`. Without token texts.
     pub(crate) fn report(&self) -> Value {
+        type Entries = serde_json::Map<String, Value>;
         let bucket = |(kind, bucket): &(Kind, Bucket)| {
             let value = json!({
                 "limit": bucket.limit(),
@@ -278,18 +280,13 @@ impl State {
             (kind.name().to_owned(), value)
         };
         let organization = |(organization, bank): (&super::scenario::Organization, &Bank)| {
-            let buckets: serde_json::Map<_, _> = bank.buckets.iter().map(bucket).collect();
+            let buckets: Entries = filled(bank.buckets.iter().map(bucket));
             let value =
                 json!({ "id": organization.id, "requests": bank.served, "buckets": buckets });
             (organization.name.clone(), value)
         };
-        let organizations: serde_json::Map<_, _> = self
-            .scenario
-            .organizations
-            .iter()
-            .zip(&self.banks)
-            .map(organization)
-            .collect();
+        let organizations = self.scenario.organizations.iter().zip(&self.banks);
+        let organizations: Entries = filled(organizations.map(organization));
         let token = |token: &Token| {
             let organization = &self.scenario.organizations[token.organization].name;
             json!({ "label": token.label, "organization": organization })

@@ -401,10 +401,9 @@ impl<'t> Words<'_, 't> {
         }
     }
 
-    /// What the run has cost, and then each token for each model, the most first.
+    /// What the run has cost, and then each token for each model, in the order of their first answers.
     fn spent(&self) -> Vec<String> {
-        let mut rows: Vec<_> = self.timeline.spent.iter().collect();
-        rows.sort_by_key(|(_, _, spent)| std::cmp::Reverse(spent.tokens.sum()));
+        let rows = &self.timeline.spent;
         let sum = |count: fn(&Spent) -> u64| {
             let counts = rows.iter().map(|(_, _, spent)| count(spent));
             counts.fold(0, u64::saturating_add)

@@ -397,9 +397,11 @@ impl Builder {
             }
             Record::Spent { who, model, spent } => {
                 let sums = &mut self.timeline.spent;
-                sums.retain(|sum| sum.0 != who || sum.1 != model);
-                if sums.len() < MOST_TRACKS {
-                    sums.push((who, model, spent));
+                let known = sums.iter().position(|sum| sum.0 == who && sum.1 == model);
+                match known {
+                    Some(at) => sums[at].2 = spent,
+                    None if sums.len() < MOST_TRACKS => sums.push((who, model, spent)),
+                    None => {}
                 }
             }
             Record::Limit {

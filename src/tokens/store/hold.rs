@@ -19,7 +19,7 @@ const LARGEST: u64 = 65 * 1024;
 /// No machine has more runs; what is beyond is not looked at.
 const MOST: usize = 256;
 /// A run that starts at the same time is waited for, to see what it takes.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// This run's own file.
 #[derive(Debug)]
@@ -91,8 +91,9 @@ impl Hold {
 
     /// This run holds these tokens from now on, and no others.
     pub(super) fn set(&mut self, fingerprints: Vec<&str>) {
+        // Whoever starts next looks only when this is written.
+        let _start = self.start.take();
         let text = fingerprints.join("\n");
-        self.start = None;
         if text == self.text {
             return;
         }

@@ -734,3 +734,30 @@ fn a_command_that_fails_and_has_sent_nothing_through_it_is_told_so() {
     proxied.run.tell("exit 3");
     proxied.run.end().expect(3).never_says("No request came");
 }
+
+/// No check has told that the provider works: the command's own requests have.
+#[test]
+fn a_command_whose_requests_alone_tell_what_it_uses_is_paused_beside_another_provider() {
+    let other = Provider::openai(&[0.1]);
+    let provider = Provider::anthropic(&[0.1]);
+    let mut prepared = Supervise::with(&provider).options(&[
+        "--hold",
+        "1s",
+        "--patience",
+        "0s",
+        "--interval",
+        "1h",
+    ]);
+    for (name, value) in other.variables(&other.url) {
+        prepared = prepared.env(&name, value);
+    }
+    let mut proxied = start(prepared);
+    proxied.is_served();
+    provider.control(spent_at("org-1", "2h"));
+    let held = proxied.ask(json!({}));
+    proxied.run.stderr.wait("Pausing subprocess");
+    proxied.run.wait_stopped(proxied.pid);
+    drop(held);
+    proxied.run.signal(nix::sys::signal::Signal::SIGTERM);
+    proxied.run.end().expect(0);
+}

@@ -126,6 +126,12 @@ struct Ring {
 
 impl Ring {
     /// Whether waiting does not help its token in use.
+    /// Whether a token of it was found to be accepted.
+    fn is_accepted(&self, now: Now) -> bool {
+        let condition = |index| self.pool.state(index).condition(now);
+        (0..self.pool.len()).any(|index| condition(index).is_accepted())
+    }
+
     fn is_near_limit(&self, now: Now) -> bool {
         let state = self.pool.state(self.pool.current_index());
         matches!(state.condition(now), Condition::NearLimit { .. })
@@ -296,6 +302,7 @@ impl Session {
             if let Some(pool) = ledger.pool(seen) {
                 ring.pool.clone_from(pool);
                 ring.in_use |= ledger.is_used(place);
+                ring.worked |= ring.in_use && ring.is_accepted(now);
                 ring.keep_going &= ring.is_near_limit(now);
             }
         }
@@ -650,10 +657,7 @@ impl Session {
         }
         let state = ring.pool.state(token.index);
         let condition = state.condition(now);
-        ring.worked |= matches!(
-            condition,
-            Condition::Usable | Condition::NearLimit { .. } | Condition::Limited { .. }
-        );
+        ring.worked |= condition.is_accepted();
         // The user's word holds until the window resets, or the token is refused.
         ring.keep_going &= token.index != ring.pool.current_index()
             || matches!(condition, Condition::NearLimit { .. });

@@ -1,8 +1,10 @@
 //! What both halves promise, for the one that is built.
 
 use super::*;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::{getpgrp, getpid, getppid, getuid};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -150,5 +152,8 @@ fn the_terminal_is_not_waited_for_once_the_pipe_is_dropped() {
     end.write_all(b"x").unwrap();
     assert_eq!(is_readable(&readable, &unless), Ok(true));
     drop(dropped);
+    // A process that another test starts in this moment has the end as well, until it is another program.
+    let mut fds = [PollFd::new(unless.as_fd(), PollFlags::empty())];
+    assert_eq!(poll(&mut fds, 10_000_u16), Ok(1));
     assert_eq!(is_readable(&readable, &unless), Ok(false));
 }

@@ -157,7 +157,10 @@ fn rare_signals_are_forwarded() {
     }
     run.signal(Signal::SIGTERM);
     assert_eq!(run.end(), 0, "{}", run.err());
-    assert_eq!(lines_with(&run.out(), "got CONT").len(), 0, "{}", run.out());
+    // To know whether anything is stopped would take a process there, so SIGCONT always follows.
+    let continued = usize::from(cfg!(feature = "portable"));
+    let seen = lines_with(&run.out(), "got CONT").len();
+    assert_eq!(seen, continued, "{}", run.out());
     run.family.gone();
 }
 

@@ -157,10 +157,11 @@ fn rare_signals_are_forwarded() {
     }
     run.signal(Signal::SIGTERM);
     assert_eq!(run.end(), 0, "{}", run.err());
-    // To know whether anything is stopped would take a process there, so SIGCONT always follows.
-    let continued = usize::from(cfg!(feature = "portable"));
+    // To know whether anything is stopped would take a process in the portable half, so SIGCONT always
+    // follows, if it still finds anybody.
+    let most = usize::from(cfg!(feature = "portable"));
     let seen = lines_with(&run.out(), "got CONT").len();
-    assert_eq!(seen, continued, "{}", run.out());
+    assert!(seen <= most, "{}", run.out());
     run.family.gone();
 }
 

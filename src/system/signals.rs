@@ -174,16 +174,23 @@ pub(crate) fn listen(children: Sender<()>, real_time: bool) -> Result<Receiver<i
         why: why.to_string(),
     };
     let ignored = os::ignored_signals();
+    let is_wanted = move |number: &i32| ignored & bit(*number) == 0 || ALWAYS.contains(number);
     let numbers = heard().map(|signal| signal as i32);
-    let wanted = numbers
-        .chain(os::real_time_signals().filter(|_| real_time))
-        .filter(|number| ignored & bit(*number) == 0 || ALWAYS.contains(number));
-    let mut signals = Signals::new(wanted).map_err(refused)?;
+    let mut signals = Signals::new(numbers.filter(is_wanted)).map_err(refused)?;
     let (sender, receiver) = unbounded();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
+            // Thirty of them take a millisecond, which the command's start need not wait for.
+            for number in os::real_time_signals()
+                .filter(|_| real_time)
+                .filter(is_wanted)
+            {
+                if let Err(why) = signals.add_signal(number) {
+                    log::warn!("cannot listen to signal {number}: {why}");
+                }
+            }
             loop {
                 for number in in_order(signals.wait()) {
                     if number == Signal::SIGCHLD as i32 {

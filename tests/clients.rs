@@ -601,6 +601,14 @@ fn what_a_client_cannot_do_after_a_restart_is_said_at_the_start() {
             "opencode: its full-screen program waits for you after a restart",
         ),
         (
+            &["opencode", "--prompt", "x"],
+            "opencode: its session is found again with `run` alone, so each restart begins --prompt anew",
+        ),
+        (
+            &["opencode", "--session", "ses_1", "--prompt", "x"],
+            "opencode: its full-screen program waits for you after a restart",
+        ),
+        (
             &["aider", "a.py"],
             "aider: its chat waits for you after a restart",
         ),
@@ -613,7 +621,7 @@ fn what_a_client_cannot_do_after_a_restart_is_said_at_the_start() {
         let run = supervise.start(&[&[program.to_str().unwrap()], &words[1..]].concat());
         let ended = run.end().expect(0);
         match cannot {
-            "" => ended.never_says("waits for you"),
+            "" => ended.never_says("waits for you").never_says("anew"),
             cannot => ended.says(&[cannot, "Launching"]),
         };
     }

@@ -269,3 +269,18 @@ fn a_kill_by_somebody_else_is_retried_only_when_retries_are_asked_for() {
         .expect(137)
         .never_says("Launching: sh agent.sh\n▶");
 }
+
+/// Which model it uses is nobody's to see there: a limit of another one than was checked would look the same.
+#[test]
+fn a_failure_without_the_proxy_says_which_model_was_checked_unless_somebody_has_named_it() {
+    let provider = Provider::openai(&[0.1]);
+    let said = "OpenAI: no limit was seen of gpt-5.6-luna; if the command uses another model";
+    let ends = |options: &[&str], script: &str, status: i32| {
+        let run = Supervise::with(&provider).options(options);
+        run.script(script).end().expect(status)
+    };
+    ends(&["--no-proxy"], "exit 3", 3).says_once(said);
+    ends(&["--no-proxy"], "exit 0", 0).never_says(said);
+    ends(&["--no-proxy", "--model", "gpt-x"], "exit 3", 3).never_says("no limit was seen");
+    ends(&[], "exit 3", 3).never_says("no limit was seen");
+}

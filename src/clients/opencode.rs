@@ -18,9 +18,16 @@ pub(super) const CLIENT: Client = Client {
     give_session_id,
     find_session,
     cannot: |parts| {
-        let is_mini = has_any(parts, &["--mini"]);
-        let waits = !is_run(parts) && !is_mini;
-        waits.then_some("its full-screen program waits for you after a restart")
+        let has = |name| has_any(parts, &[name]);
+        match is_run(parts) {
+            true => None,
+            // Only a session of `run` can be found again.
+            false if has("--prompt") && !has("--session") => Some(
+                "its session is found again with `run` alone, so each restart begins --prompt anew",
+            ),
+            false if has("--mini") => None,
+            false => Some("its full-screen program waits for you after a restart"),
+        }
     },
     resume,
     ..GENERIC

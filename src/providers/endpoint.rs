@@ -25,6 +25,8 @@ pub(crate) struct Endpoint {
     /// Where in these a model goes that was seen in the command's requests; `None`: the user has said which
     /// one to ask for.
     pub(crate) seen_goes: Option<usize>,
+    /// Nothing but a table says which model is asked for.
+    pub(crate) is_guess: bool,
     /// More certificates to trust (`SSL_CERT_FILE`).
     pub(crate) certificates: Option<PathBuf>,
     /// The proxy on the way, if there is one.
@@ -65,6 +67,7 @@ impl Endpoint {
             provider,
             models,
             seen_goes: None,
+            is_guess: false,
             certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
             workspace: match provider.name {
                 "anthropic" => variable("ANTHROPIC_WORKSPACE_ID"),
@@ -78,6 +81,7 @@ impl Endpoint {
     /// This model was seen in the command's requests: it goes before those that are only guessed.
     pub(crate) fn has_seen(&mut self, model: &str) {
         if let Some(at) = self.seen_goes {
+            self.is_guess = false;
             let known = self.models.iter().take(at).any(|named| named == model);
             if !known {
                 self.models.retain(|guess| guess != model);

@@ -214,8 +214,11 @@ impl<'a> Supervisor<'a> {
         }
         let mut store = Store::open(config.state.take(), config.command.client().name, &warning);
         say_warnings(&warnings, console);
+        let is_one = config.rings.len() == 1;
+        let mut doubt = None;
         for endpoint in config.rings.iter_mut().flat_map(|(_, all)| all) {
             store.suggest(endpoint);
+            doubt = config::doubt(endpoint, config.road).filter(|_| is_one);
             for notice in config::unwatched(endpoint, config.road) {
                 console.say(&notice);
             }
@@ -286,6 +289,7 @@ impl<'a> Supervisor<'a> {
         let launcher = Launcher::new(&mut config, placeholders, offered, hook_sender)?;
         let hold = (config.road == Road::Proxied).then_some(config.hold);
         let mut session = Session::new(pools, config.rules, hold, now());
+        session.says_on_failure(doubt);
         if config.token_files.are_there() {
             session.rereads_token_files();
         }

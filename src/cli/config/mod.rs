@@ -411,20 +411,33 @@ pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
     if why.is_some() || !provider.tells_limits {
         notices.push(RunEvent::Unwatched { provider, why });
     }
-    let unless = match road {
-        Road::Direct => "--proxy is given",
-        Road::Offered => "its requests come through the proxy",
+    let sooner = match road {
+        Road::Direct => "with --proxy it is seen at once",
+        Road::Offered => "if its requests come through the proxy, at once",
         Road::Proxied => return notices,
     };
     if why.is_none() && !provider.tells_limits {
         notices.push(RunEvent::Warning {
             what: format!(
-                "{}: a limit is seen only when the command ends, unless {unless}",
+                "{}: a limit is seen only when the command ends; {sooner}",
                 provider.label
             ),
         });
     }
     notices
+}
+
+/// What to tell somebody whose command fails although no check has seen a limit. `None` where its requests
+/// are seen, or somebody has said which model they ask for.
+pub(crate) fn doubt(endpoint: &Endpoint, road: Road) -> Option<RunEvent> {
+    let model = endpoint.models.first()?;
+    let is_doubtful = road == Road::Direct && endpoint.is_guess;
+    is_doubtful.then(|| RunEvent::Warning {
+        what: format!(
+            "{}: no limit was seen of {model}; if the command uses another model, name it with --model",
+            endpoint.provider.label
+        ),
+    })
 }
 
 /// A random span; the standard library's hasher is seeded by the system.
@@ -447,8 +460,8 @@ mod tests {
             .map(|(name, value)| (name.into(), value.into()))
             .into();
         for (line, late) in [
-            ("supervise --model m --no-proxy -- sh", "unless --proxy"),
-            ("supervise --model m -- sh", "unless its requests"),
+            ("supervise --model m --no-proxy -- sh", "ends; with --proxy"),
+            ("supervise --model m -- sh", "ends; if its requests"),
             ("supervise --model m --proxy -- sh", ""),
             ("proxy --model m", ""),
         ] {
@@ -467,7 +480,7 @@ mod tests {
             let notices = unwatched(&endpoint, road);
             let said = format!("{notices:?}");
             assert!(said.contains("Unwatched"), "{line}: {said}");
-            let is_late = said.contains("unless ");
+            let is_late = said.contains("only when the command ends");
             assert!(said.contains(late), "{line}: {said}");
             assert_eq!(is_late, !late.is_empty(), "{line}: {said}");
         }

@@ -205,14 +205,15 @@ fn endpoint(
     let on_line = command.model_on_line(provider);
     let seen_goes = model.is_none().then_some(usize::from(on_line.is_some()));
     let own = |of: &dyn Fn() -> Option<String>| known.then(of).flatten();
+    let named = on_line
+        .or_else(|| own(&|| command.model_in_environment(variable)))
+        .or_else(from_variable);
+    let is_guess = model.is_none() && named.is_none();
     let guesses = || {
-        let first = on_line
-            .or_else(|| own(&|| command.model_in_environment(variable)))
-            .or_else(from_variable);
         // What is only guessed may be retired, or never have existed for this account.
         let default = own(&|| command.default_model());
         let cheapest = Some(provider.cheapest_model.to_owned());
-        first.into_iter().chain(default).chain(cheapest)
+        named.into_iter().chain(default).chain(cheapest)
     };
     let mut models: Vec<String> = match model {
         Some(model) => vec![model.to_owned()],
@@ -229,6 +230,7 @@ fn endpoint(
     let endpoint = Endpoint::find(provider, models, &with_own)?;
     Ok(Endpoint {
         seen_goes,
+        is_guess,
         ..endpoint
     })
 }

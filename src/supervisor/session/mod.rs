@@ -209,6 +209,8 @@ pub(crate) struct Session {
     has_news: bool,
     /// What is to be said once the start under way has come about.
     on_start: Option<RunEvent>,
+    /// What is to be said when the child fails and nothing explains it.
+    on_failure: Option<RunEvent>,
 }
 
 impl Session {
@@ -261,6 +263,7 @@ impl Session {
             reread: None,
             has_news: false,
             on_start: None,
+            on_failure: None,
         }
     }
 
@@ -312,6 +315,11 @@ impl Session {
     /// This is to be said once the start under way has come about.
     pub(crate) fn says_on_start(&mut self, event: Option<RunEvent>) {
         self.on_start = event;
+    }
+
+    /// This is to be said if the child fails before any limit was met, and nothing explains it.
+    pub(crate) fn says_on_failure(&mut self, event: Option<RunEvent>) {
+        self.on_failure = event;
     }
 
     /// Whether something new may be known of a token since the last call.
@@ -1103,6 +1111,7 @@ impl Session {
     }
 
     fn switch(&mut self, ring: usize, index: usize) {
+        self.on_failure = None;
         if let Some(ring) = self.rings.get_mut(ring) {
             ring.pool.next(index);
             ring.switched = true;

@@ -113,6 +113,7 @@ impl Session {
     fn pause(&mut self, ring: usize, until: Until, index: Option<usize>, now: Now) -> Turn {
         // A reset within the patience is not worth a question either.
         let asks = self.rules.interactive && !self.is_brief(until, now);
+        self.on_failure = None;
         let mut turn = Turn::action(Action::Pause);
         turn.events = self.exhausted(ring, until, index, now);
         if !asks {

@@ -436,7 +436,11 @@ impl Session {
 
     fn retry_or_finish(&mut self, waiting: Waiting, how: ExitStatus, now: Now) -> Turn {
         if how == ExitStatus::Code(0) || self.retries >= self.rules.retries {
-            return self.finish(how);
+            let mut turn = self.finish(how);
+            if matches!(how, ExitStatus::Code(1..=125)) {
+                turn.events.extend(self.on_failure.take());
+            }
+            return turn;
         }
         let pause = BETWEEN_STARTS
             .saturating_mul(1 << self.retries.min(6))

@@ -380,8 +380,8 @@ fn prompt_needs_a_terminal() {
 }
 
 /// A program behind the proxy, as it says where its requests go and with which secret.
-fn proxied(provider: &Provider) -> (Screen, Pid, String, String) {
-    let mut screen = Setup::with(provider)
+fn behind_the_proxy(setup: Setup) -> (Screen, Pid, String, String) {
+    let mut screen = setup
         .options("--interactive --proxy --patience 0s --interval 1h")
         .bash();
     screen.line(
@@ -398,10 +398,14 @@ fn proxied(provider: &Provider) -> (Screen, Pid, String, String) {
 
 /// What the program would send; the answer is still to come.
 fn request(address: &str, secret: &str) -> Wire {
+    request_to("anthropic/v1/messages", address, secret)
+}
+
+fn request_to(path: &str, address: &str, secret: &str) -> Wire {
     let body = message(json!({}));
     let mut wire = Wire::to(address);
     wire.send(format!(
-        "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     ));
     wire
@@ -412,7 +416,7 @@ fn request(address: &str, secret: &str) -> Wire {
 #[test]
 fn c49_rotate_from_the_prompt_behind_the_proxy() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let (mut screen, child, address, secret) = proxied(&provider);
+    let (mut screen, child, address, secret) = behind_the_proxy(Setup::with(&provider));
     assert_eq!(request(&address, &secret).answer().status, 200);
     provider.control(spent_at("org-1", "10m"));
     let mut held = request(&address, &secret);
@@ -439,7 +443,7 @@ fn c49_rotate_from_the_prompt_behind_the_proxy() {
 #[test]
 fn c48_prompt_near_a_limit_behind_the_proxy() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let (mut screen, child, address, secret) = proxied(&provider);
+    let (mut screen, child, address, secret) = behind_the_proxy(Setup::with(&provider));
     provider.set("org-1", 0.97);
     assert_eq!(request(&address, &secret).answer().status, 200);
     screen.wait("Token limit approaching (97% used)");
@@ -457,5 +461,29 @@ fn c48_prompt_near_a_limit_behind_the_proxy() {
     let with_second =
         seconds.filter(|line| line["who"] == "other" && line["token_label"] == "anthropic#2");
     assert_eq!(with_second.count(), 0);
+    screen.leave();
+}
+
+/// A token that was never accepted is asked about as well, though another provider has shown that it works.
+#[test]
+fn c48_prompt_about_a_rejected_token_behind_the_proxy_beside_another_provider() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let other = Provider::openai(&[0.1]);
+    provider.control(json!([{"answer": {"token": provider.token(1), "fault": "401"}}]));
+    let setup = other
+        .variables(&other.url)
+        .iter()
+        .fold(Setup::with(&provider), |setup, (name, value)| {
+            setup.env(name, value)
+        });
+    let (mut screen, _, address, secret) = behind_the_proxy(setup);
+    let mut first = request_to("openai/chat/completions", &address, &secret);
+    assert_eq!(first.answer().status, 200);
+    let mut held = request(&address, &secret);
+    screen.wait(QUESTION);
+    screen.line("1");
+    assert_eq!(held.answer().status, 200);
+    screen.line("done");
+    assert_eq!(screen.prompt(), 0);
     screen.leave();
 }

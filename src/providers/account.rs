@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::{ErrorBody, Finding, Free, Reply};
-use crate::providers::usage::{Clock, Window};
+use crate::providers::times::Clock;
+use crate::providers::usage::Window;
 
 impl Free {
     /// Under the base URL; begins with `/`.

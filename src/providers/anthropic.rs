@@ -13,7 +13,8 @@ use http::Method;
 use serde_json::json;
 
 use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
-use crate::providers::usage::{Clock, Field, reset};
+use crate::providers::times::{Clock, reset};
+use crate::providers::usage::Field;
 
 /// How the vendor's 400 for a user-set spend limit begins, as it documents. No field tells
 /// it from other 400s.

@@ -11,7 +11,7 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::{Value, json};
 
 use super::{Authorization, ErrorBody, Finding, ProbeRequest, Reply};
-use crate::providers::usage::{self, Clock};
+use crate::providers::times::{self, Clock};
 
 /// Quotas of a day end at midnight in California, as its rate limit page says. Spelled out, because
 /// a machine may have no database of time zones.
@@ -56,7 +56,7 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
         return Some(Finding::Limited {
             retry_after: delay
                 .max(day)
-                .or_else(|| usage::retry_after(&reply.headers, clock)),
+                .or_else(|| times::retry_after(&reply.headers, clock)),
         });
     }
     // The reasons of google.api.ErrorReason. A bad token is a 400 here.

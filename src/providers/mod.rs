@@ -1,7 +1,7 @@
 //! The providers: who they are, how to ask one for its limits, and what its answer means.
 //!
 //! Owns: probes as data, and the reading of a response's status, headers and body. The table of
-//! providers is in `rows.rs`, what only one of them says in a file of its own.
+//! providers is in `table.rs`, what only one of them says in a file of its own.
 //! Promises: pure; the same reply and `now` give the same reading. No reply makes it panic. The
 //! cause of a failure is read from the status and machine-readable fields, and from the three
 //! message prefixes that the vendor documents, never from other prose. Nothing of a body or of an
@@ -19,9 +19,10 @@ pub(crate) mod monitor;
 mod openai; // and all that speak like it
 pub(crate) mod schedule;
 pub(crate) mod scope;
-mod table;
+mod table; // who they are
+mod times;
 pub(crate) mod tls;
-pub(crate) mod usage; // who they are
+pub(crate) mod usage;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,7 +36,8 @@ use miniz_oxide::inflate::{decompress_to_vec_with_limit, decompress_to_vec_zlib_
 use serde_json::Value;
 
 use crate::providers::scope::EndpointKind;
-use crate::providers::usage::{Clock, Usage};
+use crate::providers::times::Clock;
+use crate::providers::usage::Usage;
 
 pub(crate) use table::PROVIDERS;
 
@@ -626,13 +628,13 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
         408 => return Finding::Overloaded { retry_after: None },
         429 => {
             return Finding::Limited {
-                retry_after: usage::retry_after(&reply.headers, clock),
+                retry_after: times::retry_after(&reply.headers, clock),
             };
         }
         // On any other status `retry-after` does not count: Anthropic was seen to send it on a 200.
         503 | 529 => {
             return Finding::Overloaded {
-                retry_after: usage::retry_after(&reply.headers, clock),
+                retry_after: times::retry_after(&reply.headers, clock),
             };
         }
         // What our own proxy says (RFC 5842 §7.2), and no provider.
@@ -662,7 +664,7 @@ impl ErrorBody {
         let details = self.0.pointer("/error/details").and_then(Value::as_array);
         let mut details = details.into_iter().flatten();
         let delay =
-            details.find_map(|detail| usage::reset(detail.get("retryDelay")?.as_str()?, clock));
+            details.find_map(|detail| times::reset(detail.get("retryDelay")?.as_str()?, clock));
         let at = delay.or_else(|| try_again_in(self.text("/error/message"), clock))?;
         at.duration_since(clock.now).ok()
     }
@@ -700,7 +702,7 @@ fn try_again_in(message: &str, clock: Clock) -> Option<SystemTime> {
     // A date, or a number without a unit, is something else.
     let is_span = span.starts_with(|c: char| c.is_ascii_digit())
         && span.ends_with(|c: char| c.is_ascii_lowercase());
-    is_span.then(|| usage::reset(span, clock)).flatten()
+    is_span.then(|| times::reset(span, clock)).flatten()
 }
 
 /// Longest identity taken from a header, in bytes. Real ones are UUIDs and short slugs.

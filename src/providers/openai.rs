@@ -10,7 +10,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
-use crate::providers::usage::{self, Clock, Field};
+use crate::providers::times::{self, Clock};
+use crate::providers::usage::Field;
 
 /// What differs among those that serve chat completions.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +161,7 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
         return None;
     }
     // OpenRouter: the limit of a model's own provider, which every token meets.
-    let retry_after = usage::retry_after(&reply.headers, clock).or_else(|| error.wait(clock));
+    let retry_after = times::retry_after(&reply.headers, clock).or_else(|| error.wait(clock));
     if !error.text("/error/metadata/provider_name").is_empty() {
         return Some(Finding::Overloaded { retry_after });
     }
@@ -169,8 +170,8 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
         .0
         .pointer("/error/metadata/headers/X-RateLimit-Reset")?
     {
-        Value::String(text) => usage::reset(text, clock),
-        number => usage::reset(&number.to_string(), clock),
+        Value::String(text) => times::reset(text, clock),
+        number => times::reset(&number.to_string(), clock),
     };
     let span = || reset()?.duration_since(clock.now).ok();
     let retry_after = retry_after.or_else(span);

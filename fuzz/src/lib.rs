@@ -37,7 +37,7 @@ use common::style::Style;
 use common::time::Now;
 use events::schema as facts;
 use jiff::tz::TimeZone;
-use providers::usage::{self, Clock};
+use providers::times::{self, Clock};
 use providers::{Answer, Finding, PROVIDERS, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use proxy::redact::Redactor;
 use proxy::request::{Destination, Request};
@@ -246,14 +246,14 @@ pub fn reset(bytes: &[u8]) {
             now: at(NOW),
             date: date.map(at),
         };
-        if let Some(reset) = usage::reset(&text, clock) {
+        if let Some(reset) = times::reset(&text, clock) {
             assert!(is_soon(reset), "{text:?} at {date:?}: {reset:?}");
         }
     }
     let names = ["retry-after", "retry-after-ms", "date"];
     let headers: Headers = names.iter().map(|name| (name.as_bytes(), bytes)).collect();
     let clock = Clock::from_headers(&headers, at(NOW));
-    let span = usage::retry_after(&headers, clock);
+    let span = times::retry_after(&headers, clock);
     assert!(
         span.is_none_or(|span| !span.is_zero() && span <= FARTHEST),
         "{span:?}"

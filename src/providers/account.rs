@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::{Timestamp, tz::TimeZone};
 
-use super::{ErrorBody, Finding, Free, Reply};
+use super::reply::ErrorBody;
+use super::{Finding, Free, Reply};
 use crate::providers::times::Clock;
 use crate::providers::usage::Window;
 

@@ -12,7 +12,8 @@ use crate::common::http::headers::Headers;
 use http::Method;
 use serde_json::json;
 
-use super::{Authorization, ErrorBody, Finding, ProbeForm, ProbeRequest, Reply, identity};
+use super::reply::{ErrorBody, identity};
+use super::{Authorization, Finding, ProbeForm, ProbeRequest, Reply};
 use crate::providers::times::{Clock, reset};
 use crate::providers::usage::Field;
 

@@ -10,7 +10,8 @@ use http::Method;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::{Value, json};
 
-use super::{Authorization, ErrorBody, Finding, ProbeRequest, Reply};
+use super::reply::ErrorBody;
+use super::{Authorization, Finding, ProbeRequest, Reply};
 use crate::providers::times::{self, Clock};
 
 /// Quotas of a day end at midnight in California, as its rate limit page says. Spelled out, because

@@ -7,6 +7,10 @@
 //! from a limit, gets a few requests first; and that a limit seen by many requests at once counts
 //! once. It decides and does not act: no socket, no clock. Pure.
 
+mod fallback;
+mod lane;
+mod spending;
+
 use crate::common::time::{Now, Until};
 use crate::events::{Limit, RunEvent, TokenRef};
 use crate::providers::Answer;
@@ -19,14 +23,10 @@ use crate::tokens::ledger::{Ledger, Outlook, Place, first_reset};
 use crate::tokens::policy::{self, Rules};
 use crate::tokens::strategy::Strategy;
 use crate::tokens::{Renewal, TokenId, TokenPool};
+use lane::{Fitness, Lane, TokenLoad, is_left, was_tried};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-/// So many requests go first with a token that has not proven itself: a burst that was refused with one
-/// token must not meet the next one as a whole.
-const TRIAL_REQUESTS: usize = 4;
-/// A token that nothing but its owner can mend is looked at again this often, with one request.
-const REVIEW: Duration = Duration::from_secs(600);
 /// Files and stored answers whose owner is remembered, for each provider.
 const MOST_OWNERS: usize = 1024;
 
@@ -102,51 +102,6 @@ impl RingName {
     }
 }
 
-/// The requests of one scope.
-#[derive(Debug)]
-struct Lane {
-    loads: Vec<TokenLoad>,
-    /// The token after the one that round-robin chose last.
-    turn: usize,
-    /// The token that sticky requests go out with; for some seconds it may be another than the pool's.
-    in_play: usize,
-    /// Requests that wait for a reset.
-    held: usize,
-    /// The wait that was told of.
-    hold: Option<Hold>,
-    said_exhausted: bool,
-    /// Until when its requests are refused, as was said.
-    said_refused: Option<SystemTime>,
-    /// Whether its requests go out for the fallback, as was said.
-    said_fell_back: bool,
-}
-
-/// A wait that all held requests of a scope share.
-#[derive(Clone, Copy, Debug)]
-struct Hold {
-    /// As promised last.
-    until: SystemTime,
-    /// Whether it was said, so that its end is to be said as well.
-    told: bool,
-}
-
-/// What the proxy knows of a token in a scope, beside its condition.
-#[derive(Clone, Debug, Default)]
-struct TokenLoad {
-    /// A request was served since it was taken up or came back.
-    proven: bool,
-    /// Requests under way that have not been answered.
-    under_way: usize,
-    /// Since when it is known that its requests are refused, as long as they are.
-    learned: Option<Instant>,
-    /// When a request was last let through all the same, to see.
-    looked: Option<Instant>,
-    usage: Usage,
-    spent: Spent,
-    /// What was last told of that.
-    told: Spent,
-}
-
 /// One token, for those who ask how things stand.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
@@ -163,16 +118,6 @@ pub(crate) struct Report<'a> {
     /// Requests since the start that were served, and those that a limit or a rejection refused.
     pub(crate) served: u64,
     pub(crate) refused: u64,
-}
-
-/// A token as a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fitness {
-    Good,
-    /// Above the threshold, or due for a look: when nothing better is there.
-    Near,
-    /// Not now.
-    Bad,
 }
 
 impl Balancer {
@@ -223,63 +168,6 @@ impl Balancer {
         Some(place)
     }
 
-    /// The place of the fallback of a request like this, and the model; `None` without one. The command counts
-    /// as using it: it can go on as long as this is served.
-    pub(crate) fn fallback(
-        &mut self,
-        ring: usize,
-        scope: &Scope,
-        now: Now,
-    ) -> Option<(Place, String)> {
-        let model = self.rules.fallback.clone()?;
-        let own = self.rings.get(ring)?;
-        let provider = self
-            .ledger
-            .pool(self.ledger.checked(ring))?
-            .current()
-            .provider;
-        let other = Scope::of_model(provider, &model);
-        let is_other = scope.kind == other.kind && !scope.class.is_empty() && *scope != other;
-        // No model: checks ask for what the command does.
-        let place = (is_other && !own.has_no_fallback)
-            .then(|| self.enter(ring, &other, String::new(), now));
-        Some((place??, model))
-    }
-
-    /// Whether a request goes out for the fallback in `to`, because no token is good for its own model in
-    /// `from` before long. Said once.
-    pub(crate) fn falls_back(
-        &mut self,
-        from: Place,
-        (to, model): (Place, &str),
-        now: Now,
-        say: &mut Vec<RunEvent>,
-    ) -> bool {
-        let known = self.ledger.pool(from).zip(self.rings.get(from.ring));
-        let Some((
-            pool,
-            Ring {
-                has_no_fallback: false,
-                ..
-            },
-        )) = known
-        else {
-            return false;
-        };
-        let reset = first_reset(pool, now).map(|(until, _)| until.remaining(now));
-        let is_near = reset.is_some_and(|left| left <= self.rules.patience);
-        if is_near || self.is_usable(from, now) || !self.is_usable(to, now) {
-            return false;
-        }
-        let event = self.fell_back(from, Some(model.to_owned()));
-        if let Some(lane) = self.lane(from)
-            && !std::mem::replace(&mut lane.said_fell_back, true)
-        {
-            say.extend(event);
-        }
-        true
-    }
-
     /// Whether a token can be used in this place.
     pub(crate) fn is_usable(&self, place: Place, now: Now) -> bool {
         let lane = self
@@ -288,35 +176,6 @@ impl Balancer {
             .and_then(|ring| ring.lanes.get(place.scope));
         let known = self.ledger.pool(place).zip(lane);
         known.is_some_and(|(pool, lane)| lane.is_usable(pool, &self.rules, now))
-    }
-
-    /// The provider refuses the fallback: what its requests were is held. Said once; if it was never served,
-    /// it is not asked for again.
-    pub(crate) fn refuses_fallback(&mut self, place: Place, status: u16) -> Option<RunEvent> {
-        let provider = self.ledger.pool(place)?.current().provider;
-        let model = self.ledger.name(place)?.to_owned();
-        let ring = self.rings.get_mut(place.ring)?;
-        let loads = &ring.lanes.get(place.scope)?.loads;
-        if loads.iter().any(|load| load.spent.answers > 0) || ring.has_no_fallback {
-            return None;
-        }
-        ring.has_no_fallback = true;
-        self.ledger.leave(place);
-        Some(RunEvent::Warning {
-            what: format!(
-                "{} refuses {model} ({status}): no fallback there, requests are held",
-                provider.label
-            ),
-        })
-    }
-
-    fn fell_back(&self, place: Place, to: Option<String>) -> Option<RunEvent> {
-        let pool = self.ledger.pool(place)?;
-        Some(RunEvent::FellBack {
-            token: self.named(place.ring).token(pool, pool.current_index()),
-            model: self.ledger.name(place)?.to_owned(),
-            to,
-        })
     }
 
     /// The token for the next request in this place, but none of a quota group that was `tried` for it.
@@ -678,72 +537,6 @@ impl Balancer {
         }
     }
 
-    /// An answer with this token begins, or says that it has cost so much more.
-    pub(crate) fn spend(&mut self, place: Place, index: usize, more: Spent) {
-        self.spent = more
-            .tokens
-            .0
-            .into_iter()
-            .fold(self.spent, u64::wrapping_add);
-        let ring = self.rings.get_mut(place.ring);
-        if let Some(load) = ring.and_then(|ring| ring.load(place, index)) {
-            load.spent.answers += more.answers;
-            load.spent.counted += more.counted;
-            load.spent.instead += more.instead;
-            load.spent.tokens.add(more.tokens);
-        }
-    }
-
-    /// An answer is over, for better or worse, and has said what it cost, or not.
-    pub(crate) fn is_over(&mut self, counted: bool) -> Option<RunEvent> {
-        let most = self.rules.max_tokens?;
-        if self.spent >= most && !std::mem::replace(&mut self.said_spent, true) {
-            let spent = self.spent;
-            return Some(RunEvent::MaxTokens { spent, most });
-        }
-        let is_news = !counted && !std::mem::replace(&mut self.said_uncounted, true);
-        is_news.then(|| RunEvent::Warning {
-            what: "An answer did not say what it cost: it is not counted for --max-tokens".into(),
-        })
-    }
-
-    /// Whether there is a number of LLM tokens that ends the run.
-    pub(crate) fn counts(&self) -> bool {
-        self.rules.max_tokens.is_some()
-    }
-
-    /// Whether nothing more may be spent.
-    pub(crate) fn is_spent(&self) -> bool {
-        self.said_spent
-    }
-
-    /// What was spent with each token on each model, where that is news: anything with `all`, and otherwise a
-    /// hundredth more answers than were told of, so that the record of a long run does not grow with it.
-    pub(crate) fn spendings(&mut self, all: bool) -> Vec<RunEvent> {
-        let several = self.rings.len() > 1;
-        let mut news = Vec::new();
-        for (ring, own) in self.rings.iter_mut().enumerate() {
-            for (scope, lane) in own.lanes.iter_mut().enumerate() {
-                let place = Place { ring, scope };
-                let known = self.ledger.pool(place).zip(self.ledger.name(place));
-                let Some((pool, model)) = known else { continue };
-                for (index, load) in lane.loads.iter_mut().enumerate() {
-                    let (spent, told) = (load.spent, load.told.answers);
-                    let is_news = all && spent != load.told || spent.answers > told + told / 100;
-                    if is_news {
-                        load.told = spent;
-                        news.push(RunEvent::Spent {
-                            token: RingName { ring, several }.token(pool, index),
-                            model: model.to_owned(),
-                            spent,
-                        });
-                    }
-                }
-            }
-        }
-        news
-    }
-
     /// Whether a request waits for a reset.
     pub(crate) fn is_holding(&self) -> bool {
         let mut lanes = self.rings.iter().flat_map(|ring| &ring.lanes);
@@ -821,226 +614,6 @@ impl Ring {
             count.under_way += 1;
         }
     }
-}
-
-impl Lane {
-    fn new(pool: &TokenPool) -> Lane {
-        let mut loads = vec![TokenLoad::default(); pool.len()];
-        // The first token needs no trial requests: no other one was left for it.
-        if let Some(first) = loads.get_mut(pool.current_index()) {
-            first.proven = true;
-        }
-        Lane {
-            loads,
-            turn: 0,
-            in_play: pool.current_index(),
-            held: 0,
-            hold: None,
-            said_exhausted: false,
-            said_refused: None,
-            said_fell_back: false,
-        }
-    }
-
-    fn fitness(&self, pool: &TokenPool, index: usize, rules: &Rules, now: Now) -> Fitness {
-        let condition = pool.state(index).condition(now);
-        match condition {
-            Condition::Unknown | Condition::Usable => Fitness::Good,
-            Condition::NearLimit { until } if until.remaining(now) <= rules.patience => {
-                Fitness::Good
-            }
-            Condition::NearLimit { .. } => Fitness::Near,
-            Condition::Removed => Fitness::Bad,
-            _ if self.is_due(index, condition, now) => Fitness::Near,
-            _ => Fitness::Bad,
-        }
-    }
-
-    fn is_usable(&self, pool: &TokenPool, rules: &Rules, now: Now) -> bool {
-        (0..pool.len()).any(|index| self.fitness(pool, index, rules, now) != Fitness::Bad)
-    }
-
-    /// Whether a token that is refused is to be looked at again. What it promised is a prediction.
-    fn is_due(&self, index: usize, condition: Condition, now: Now) -> bool {
-        let Some(load) = self.loads.get(index) else {
-            return false;
-        };
-        let Some(learned) = load.learned else {
-            return false;
-        };
-        let due = match condition.is_hopeless() {
-            true => {
-                let ago = now
-                    .tick
-                    .saturating_duration_since(load.looked.unwrap_or(learned));
-                return ago >= REVIEW;
-            }
-            false => policy::last_look(learned, now.tick),
-        };
-        due.is_some_and(|due| load.looked.is_none_or(|looked| looked < due))
-    }
-
-    /// The token to use, if one is usable now.
-    fn candidate(
-        &mut self,
-        pool: &TokenPool,
-        strategy: Strategy,
-        rules: &Rules,
-        tried: &[usize],
-        now: Now,
-    ) -> Option<usize> {
-        let len = pool.len();
-        let first = match strategy {
-            Strategy::RoundRobin => self.turn,
-            Strategy::Sticky | Strategy::Headroom => pool.current_index(),
-        };
-        let used = |index: usize| pool.state(index).used().unwrap_or(0.0);
-        let least = |a: &usize, b: &usize| used(*a).total_cmp(&used(*b));
-        let own = &*self;
-        let of = |wanted: Fitness| {
-            (0..len)
-                .map(move |steps| (first + steps) % len)
-                .filter(move |index| !was_tried(pool, *index, tried))
-                .filter(move |index| own.fitness(pool, *index, rules, now) == wanted)
-        };
-        let good = match strategy {
-            Strategy::Headroom => of(Fitness::Good).min_by(least),
-            Strategy::Sticky | Strategy::RoundRobin => of(Fitness::Good).next(),
-        };
-        // Nothing is lost by running into the limit: the request then goes to another token, or
-        // waits. So what is left of a token is used before anyone waits.
-        let near = || match strategy {
-            Strategy::Sticky => of(Fitness::Near)
-                .find(|index| *index == first)
-                .or_else(|| of(Fitness::Near).min_by(least)),
-            _ => of(Fitness::Near).min_by(least),
-        };
-        let chosen = good.or_else(near)?;
-        self.turn = (chosen + 1) % len;
-        Some(chosen)
-    }
-
-    /// Notes which tokens are refused from now on. An answer may tell of all of a quota group.
-    fn note_refusals(&mut self, pool: &TokenPool, now: Now) {
-        for (index, load) in self.loads.iter_mut().enumerate() {
-            if !pool.state(index).condition(now).is_refused() {
-                load.learned = None;
-                load.looked = None;
-            } else if load.learned.is_none() {
-                load.learned = Some(now.tick);
-                load.proven = false;
-            }
-        }
-    }
-
-    /// One more request goes out with this token, unless its first ones are still under way.
-    fn set_out(&mut self, pool: &TokenPool, index: usize, patient: bool, now: Now) -> Pick {
-        let is_refused = pool.state(index).condition(now).is_refused();
-        let Some(load) = self.loads.get_mut(index) else {
-            return Pick::Hopeless;
-        };
-        if patient && !load.proven && load.under_way >= TRIAL_REQUESTS {
-            return Pick::Queue;
-        }
-        if is_refused {
-            // A look at a token that is refused is one request.
-            load.looked = Some(now.tick);
-        }
-        load.under_way += 1;
-        Pick::Go { index }
-    }
-
-    /// No token is usable now: when one will be.
-    fn earliest(
-        &mut self,
-        pool: &TokenPool,
-        named: RingName,
-        now: Now,
-        say: &mut Vec<RunEvent>,
-    ) -> Pick {
-        let first = first_reset(pool, now);
-        let news = !std::mem::replace(&mut self.said_exhausted, true);
-        let Some((until, index)) = first else {
-            if news {
-                say.push(RunEvent::NoneLeft {
-                    provider: pool.current().provider,
-                });
-            }
-            return Pick::Hopeless;
-        };
-        // An answer that was under way may tell of a success while others are held.
-        if news && self.hold.is_none() {
-            say.push(RunEvent::AllExhausted);
-        }
-        let known = self.hold.filter(|hold| is_same_end(hold.until, until.wall));
-        if known.is_none() {
-            self.hold = Some(Hold {
-                until: until.wall,
-                told: self.hold.is_some_and(|hold| hold.told),
-            });
-            say.push(RunEvent::WaitingForReset {
-                token: named.token(pool, index),
-                span: until.remaining(now),
-                at: until.wall,
-                now: now.wall,
-                held: true,
-            });
-        }
-        Pick::Hold { until, index }
-    }
-
-    /// A sticky request goes out with this token.
-    fn bring_into_play(
-        &mut self,
-        pool: &TokenPool,
-        index: usize,
-        named: RingName,
-        now: Now,
-        say: &mut Vec<RunEvent>,
-    ) {
-        let last = std::mem::replace(&mut self.in_play, index);
-        if last == index {
-            return;
-        }
-        // One that was passed over for some seconds is gone back to without a limit.
-        if !pool.state(last).condition(now).is_good() {
-            say.push(RunEvent::AutoRotating);
-        }
-        say.push(RunEvent::Switched {
-            token: named.token(pool, index),
-        });
-    }
-
-    /// Nobody is held any longer: requests go out with the token at `index`, or are all gone.
-    fn end_hold(
-        &mut self,
-        pool: &TokenPool,
-        named: RingName,
-        index: Option<usize>,
-    ) -> Option<RunEvent> {
-        let hold = self.hold.take()?;
-        hold.told.then(|| RunEvent::HoldOver {
-            token: named.token(pool, index.unwrap_or(self.in_play)),
-            abandoned: index.is_none(),
-        })
-    }
-}
-
-/// Whether the token in use is to be left for good, and not only for a few seconds.
-fn is_left(pool: &TokenPool, rules: &Rules, now: Now) -> bool {
-    match pool.state(pool.current_index()).condition(now) {
-        // It is good, and was only tried before for the same request.
-        condition if condition.is_good() => false,
-        Condition::Limited { until } => until.remaining(now) > rules.patience,
-        _ => true,
-    }
-}
-
-/// Whether a token, or another one of its quota group, is among those that were tried.
-fn was_tried(pool: &TokenPool, index: usize, tried: &[usize]) -> bool {
-    let group = |index: usize| pool.state(index).group();
-    let shares = |other: usize| group(index).is_some() && group(index) == group(other);
-    tried.iter().any(|other| *other == index || shares(*other))
 }
 
 #[cfg(test)]

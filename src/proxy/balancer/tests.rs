@@ -1,5 +1,6 @@
 //! Which token a request goes out with, and what its answer changes.
 
+use super::lane::{REVIEW, TRIAL_REQUESTS};
 use super::*;
 use crate::providers::Reading;
 use crate::providers::scope::EndpointKind;

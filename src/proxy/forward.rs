@@ -6,6 +6,10 @@
 //! attempt is told to the balancer. What is decided is decided by `request`, `route`, `balancer` and
 //! `retry`. Blocks, on the connection's own thread.
 
+mod answer;
+mod counter;
+mod ticket;
+
 use super::balancer::Pick;
 use super::client::{Client, Gone, ReadResult, SPARE_MAX, Wake};
 use super::local_response::{self, LocalResponse};
@@ -31,16 +35,11 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
-/// An error's body is read for what it says: so much of it, and for so long.
-const ERROR_MAX: usize = 64 * 1024;
-const ERROR_ARRIVAL: Duration = Duration::from_secs(15);
-/// A stream is held back until its first content, but not for longer, nor more of it. What is held
-/// back can still be asked for again; a client that shows its user each event sees none meanwhile.
-/// `response.created` and `response.in_progress` repeat the instructions and tools of the request.
-const PRELUDE_ARRIVAL: Duration = Duration::from_secs(60);
-const PRELUDE_MAX: usize = 1024 * 1024;
-/// A request waits for the first requests of a new token no longer than this.
-const QUEUE: Duration = Duration::from_secs(15);
+use answer::UpstreamError;
+pub(super) use answer::UpstreamResponse;
+pub(super) use counter::Counter;
+use ticket::Choice;
+
 /// While it waits, a request looks this often whether its client is still there.
 const LOOK: Duration = Duration::from_millis(500);
 /// Few heads are larger.
@@ -321,154 +320,12 @@ struct Exchange<'a> {
     large: Option<BodyFraming>,
 }
 
-/// What a request is to do.
-enum Choice<'a> {
-    /// Go out with this token.
-    Go(Ticket<'a>),
-    /// Be answered with this.
-    Own(LocalResponse),
-    /// Be answered with what came last: each token was tried.
-    Tried,
-}
-
 /// A refusal that another token's answer is to explain.
 struct FirstAnswer {
     came: Result<UpstreamResponse, UpstreamError>,
     index: usize,
     asked: Instant,
     reading: Reading,
-}
-
-/// A token that a request is out with. Dropped without an answer, it is told to the balancer as well.
-struct Ticket<'a> {
-    shared: &'a Shared,
-    place: Place,
-    index: usize,
-    asked: Instant,
-    open: bool,
-}
-
-impl Ticket<'_> {
-    fn answered(mut self, reading: Result<Reading, String>, testimony: Testimony) {
-        self.open = false;
-        let answer = Answer {
-            asked: self.asked,
-            reading,
-        };
-        let mut balancer = self.shared.balancer();
-        let say = balancer.answered(self.place, self.index, answer, testimony, now());
-        // Under the lock, so that what follows from it is said after it.
-        self.shared.say(say);
-        drop(balancer);
-        self.shared.wake();
-    }
-}
-
-impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        if self.open {
-            self.shared.balancer().gave_up(self.place, self.index);
-            self.shared.wake();
-        }
-    }
-}
-
-/// Counts what an answer costs, on its way to the client. Dropped, the answer is over.
-pub(super) struct Counter<'a> {
-    shared: &'a Shared,
-    place: Place,
-    index: usize,
-    meter: Meter,
-}
-
-impl Counter<'_> {
-    /// Reads the next piece of the answer.
-    pub(super) fn read(&mut self, piece: &[u8]) {
-        let first = !self.meter.has_counted();
-        if let Some(tokens) = self.meter.read(piece) {
-            self.spend(Spent {
-                counted: first.into(),
-                tokens,
-                ..Spent::default()
-            });
-        }
-    }
-
-    fn spend(&self, more: Spent) {
-        self.shared.balancer().spend(self.place, self.index, more);
-    }
-}
-
-impl Drop for Counter<'_> {
-    fn drop(&mut self) {
-        let counted = self.meter.has_counted();
-        let mut balancer = self.shared.balancer();
-        let say = balancer.is_over(counted);
-        self.shared.say(say.into_iter().collect());
-    }
-}
-
-/// A request that waits for a reset. Dropped, it is told to the balancer.
-struct Held<'a> {
-    shared: &'a Shared,
-    place: Place,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        let mut balancer = self.shared.balancer();
-        let say = balancer.dequeue(self.place);
-        self.shared.say(say.into_iter().collect());
-    }
-}
-
-/// A response that has begun to come.
-pub(super) struct UpstreamResponse {
-    pub(super) link: Link,
-    pub(super) response: Response,
-    /// What is still to come of the body.
-    pub(super) rest: BodyFraming,
-    /// The beginning of the body, as far as it had to be looked at.
-    pub(super) held: Vec<u8>,
-    /// The body is over.
-    pub(super) whole: bool,
-    /// The body broke off.
-    pub(super) broken: bool,
-    /// What the first events of a stream said instead of an answer.
-    failure: Option<(u16, Vec<u8>)>,
-}
-
-impl UpstreamResponse {
-    /// The answer as `providers` reads it: with what it failed with in the place of its status.
-    fn reply(&self) -> Reply {
-        let (status, body) = match &self.failure {
-            Some((status, body)) => (*status, body.clone()),
-            // What was asked for is there: the change of protocol.
-            None if self.response.status == 101 => (200, Vec::new()),
-            None if self.response.status >= 400 => (self.response.status, self.held.clone()),
-            None => (self.response.status, Vec::new()),
-        };
-        Reply {
-            status,
-            headers: self.response.headers(),
-            body,
-        }
-    }
-
-    /// Its status, or that of the failure in its place.
-    fn status(&self) -> u16 {
-        self.failure
-            .as_ref()
-            .map_or(self.response.status, |(status, _)| *status)
-    }
-}
-
-/// The next bytes of a body.
-enum BodyRead {
-    Data(usize),
-    End,
-    Broken,
-    Late,
 }
 
 impl<'a> Exchange<'a> {
@@ -633,159 +490,6 @@ impl<'a> Exchange<'a> {
     fn let_go(&mut self) {
         if let Some((Ok(came), _)) = self.last.take() {
             self.reuse(came);
-        }
-    }
-
-    /// A thing of which the owner is known is asked for with the owner's token.
-    fn ticket_of_owner(&self) -> Option<Ticket<'a>> {
-        if self.kind != EndpointKind::Other {
-            return None;
-        }
-        let pick = self
-            .shared
-            .balancer()
-            .owner(self.place, self.thing(), now());
-        match pick {
-            Some(Pick::Go { index }) => Some(self.out_with(index)),
-            _ => None,
-        }
-    }
-
-    /// The token to go out with, as soon as there is one; or what to say instead.
-    fn ticket(&mut self, attempts: &mut Attempts, hold_until: Instant) -> Result<Choice<'a>, Gone> {
-        let queue_until = Instant::now() + QUEUE;
-        let provider = self.upstream.provider;
-        // Dropped after the balancer's lock, which it takes.
-        let mut held = None;
-        loop {
-            let mut say = Vec::new();
-            let shared = self.shared;
-            let mut balancer = shared.balancer();
-            let now = now();
-            let patient = now.tick < queue_until;
-            if let Some((place, model)) = &self.other {
-                let changes = match self.has_fallen_back {
-                    false => balancer.falls_back(self.place, (*place, model), now, &mut say),
-                    true => !balancer.is_usable(self.place, now),
-                };
-                if changes {
-                    self.change_model();
-                    attempts.was_held();
-                }
-            }
-            let tried = attempts.tried();
-            let wait = match balancer.choose(self.place, tried, patient, now, &mut say) {
-                Pick::Go { index } => {
-                    shared.say(say);
-                    drop(balancer);
-                    return Ok(Choice::Go(self.out_with(index)));
-                }
-                Pick::Tried => {
-                    drop(balancer);
-                    return Ok(Choice::Tried);
-                }
-                Pick::Hopeless => {
-                    let outlook = balancer.outlook(self.place.ring, now);
-                    drop(balancer);
-                    match (shared.waits_for_ever, outlook) {
-                        (true, Outlook::Hopeless) => shared.exhausted(),
-                        (true, _) => {}
-                        (false, _) => shared.say(say),
-                    }
-                    return Ok(Choice::Own(LocalResponse::exhausted(provider, None)));
-                }
-                Pick::Queue => LOOK,
-                Pick::Asked => {
-                    shared.exhausted();
-                    attempts.was_held();
-                    LOOK
-                }
-                Pick::Hold { until, index } => {
-                    let left = until.remaining(now);
-                    if left > hold_until.saturating_duration_since(now.tick) {
-                        let outlook = balancer.outlook(self.place.ring, now);
-                        match (shared.waits_for_ever, outlook) {
-                            // The supervisor pauses the command, and says so.
-                            (true, Outlook::Until { .. }) => {
-                                say.clear();
-                                shared.exhausted();
-                            }
-                            (waits, _) => {
-                                if waits {
-                                    let first = (until, index);
-                                    let refused = balancer.refused(self.place, first, now);
-                                    say = refused.into_iter().collect();
-                                }
-                                shared.say(say);
-                                drop(balancer);
-                                let own = LocalResponse::exhausted(provider, Some(left));
-                                return Ok(Choice::Own(own));
-                            }
-                        }
-                    }
-                    balancer.hold(self.place, held.is_none(), !say.is_empty());
-                    let place = self.place;
-                    held.get_or_insert_with(|| {
-                        shared.counters.held.fetch_add(1, Relaxed);
-                        Held { shared, place }
-                    });
-                    attempts.was_held();
-                    left.clamp(Duration::from_millis(1), LOOK)
-                }
-            };
-            // Said before what ends the wait is. Under the same lock, so that no change is missed.
-            shared.say(say);
-            drop(shared.wait(balancer, wait));
-            self.let_go();
-            if shared.is_stopping() {
-                let why = "the proxy is being shut down";
-                return Ok(Choice::Own(LocalResponse::error(
-                    Some(provider.dialect),
-                    503,
-                    "overloaded_error",
-                    why,
-                )));
-            }
-            self.client.watch(None, Instant::now(), self.interim())?;
-        }
-    }
-
-    /// Has it go out for the fallback in place of its own model, or the other way round.
-    fn change_model(&mut self) {
-        if let Some((place, model)) = &mut self.other {
-            std::mem::swap(&mut self.place, place);
-            swap_model(&mut self.path, &mut self.body, model);
-            self.has_fallen_back = !self.has_fallen_back;
-        }
-    }
-
-    /// Goes out with a token of a quota group that was not tried, as soon as its first requests let it.
-    fn another(&mut self, tried: &[usize]) -> Result<Option<Ticket<'a>>, Gone> {
-        let queue_until = Instant::now() + QUEUE;
-        let shared = self.shared;
-        while !shared.is_stopping() {
-            let mut balancer = shared.balancer();
-            let now = now();
-            match balancer.another(self.place, tried, now.tick < queue_until, now) {
-                Some(Pick::Go { index }) => {
-                    drop(balancer);
-                    return Ok(Some(self.out_with(index)));
-                }
-                Some(Pick::Queue) => drop(shared.wait(balancer, LOOK)),
-                _ => break,
-            }
-            self.client.watch(None, Instant::now(), self.interim())?;
-        }
-        Ok(None)
-    }
-
-    fn out_with(&self, index: usize) -> Ticket<'a> {
-        Ticket {
-            shared: self.shared,
-            place: self.place,
-            index,
-            asked: Instant::now(),
-            open: true,
         }
     }
 
@@ -972,113 +676,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Reads as much of the body as shows whether it is an answer: of an error all, of a stream the
-    /// events before its content, of a short JSON text all, because it may be nothing but an error.
-    fn look(
-        &mut self,
-        mut came: UpstreamResponse,
-    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
-        let status = came.response.status;
-        let dialect = self.upstream.provider.dialect;
-        let mut prelude =
-            (status < 300 && came.response.is_stream()).then(|| StreamPrelude::new(dialect));
-        let (span, most) = if prelude.is_some() {
-            (PRELUDE_ARRIVAL, PRELUDE_MAX)
-        } else if status >= 400 || came.response.is_page() {
-            (ERROR_ARRIVAL, ERROR_MAX)
-        } else if came.response.may_be_lone_error() {
-            (ERROR_ARRIVAL, LONE_ERROR_MAX as usize)
-        } else {
-            return Ok(Ok(came));
-        };
-        let until = Instant::now() + span;
-        while came.held.len() < most {
-            match self.pull(&mut came, until)? {
-                BodyRead::Data(count) => {
-                    let from = came.held.len();
-                    came.held.extend_from_slice(&came.link.buffered()[..count]);
-                    came.link.consume(count);
-                    let seen = prelude
-                        .as_mut()
-                        .map(|prelude| prelude.look(&came.held[from..]));
-                    match seen {
-                        Some(Seen::Content) => break,
-                        Some(Seen::Failure { status, body }) => {
-                            came.failure = Some((status, body));
-                            break;
-                        }
-                        Some(Seen::Prelude) | None => {}
-                    }
-                }
-                BodyRead::End => {
-                    came.whole = true;
-                    break;
-                }
-                BodyRead::Broken => {
-                    came.broken = true;
-                    break;
-                }
-                BodyRead::Late => break,
-            }
-        }
-        match &prelude {
-            // A stream that ends before it has said anything has failed, however it ends.
-            Some(_) if came.whole || came.broken => {
-                came.failure.get_or_insert((502, Vec::new()));
-            }
-            None if status < 300 && came.whole => {
-                if let Seen::Failure { status, body } = lone_error(dialect, &came.held) {
-                    came.failure = Some((status, body));
-                }
-            }
-            Some(_) | None => {}
-        }
-        Ok(self.only_answers(came))
-    }
-
-    /// The response, unless something on the way has answered in the provider's place: that is no
-    /// answer, whatever its status says.
-    fn only_answers(&self, came: UpstreamResponse) -> Result<UpstreamResponse, UpstreamError> {
-        let is_suspect = came.response.status >= 400 || came.response.is_page();
-        let why = match is_suspect && came.failure.is_none() {
-            true => self.upstream.provider.impostor(&came.reply()),
-            false => None,
-        };
-        match why {
-            Some(why) => {
-                self.reuse(came);
-                Err(UpstreamError { began: false, why })
-            }
-            None => Ok(came),
-        }
-    }
-
-    /// The next bytes of the body, if they come before then.
-    fn pull(&mut self, came: &mut UpstreamResponse, until: Instant) -> Result<BodyRead, Gone> {
-        loop {
-            match came.link.piece(&mut came.rest) {
-                Ok(BodyPart::Data(count)) => return Ok(BodyRead::Data(count)),
-                Ok(BodyPart::End) => return Ok(BodyRead::End),
-                Ok(BodyPart::More) => {}
-                Err(_) => return Ok(BodyRead::Broken),
-            }
-            match self.client.read_on(&mut came.link, until, b"")? {
-                ReadResult::Some => {}
-                ReadResult::End if came.rest == BodyFraming::UntilEnd => return Ok(BodyRead::End),
-                ReadResult::End | ReadResult::Broken => return Ok(BodyRead::Broken),
-                ReadResult::Late => return Ok(BodyRead::Late),
-            }
-        }
-    }
-
-    /// What the response says about the token.
-    fn reading(&self, came: &UpstreamResponse) -> Reading {
-        let (provider, reply) = (self.upstream.provider, came.reply());
-        let mut reading = provider.read(ProbeTarget::Traffic, &reply, SystemTime::now());
-        reading.said = provider.refusal(&reply, &reading.finding);
-        reading
-    }
-
     /// Keeps the connection of a response that is not passed on, if nothing is left on it.
     fn reuse(&self, came: UpstreamResponse) {
         if came.whole && came.response.keep_alive {
@@ -1131,25 +728,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// What counts the cost of this answer, if a model has given it, and with one of our tokens.
-    fn counter(&self, response: &Response, index: usize) -> Option<Counter<'a>> {
-        if self.is_foreign || !self.kind.is_work() || response.status >= 300 {
-            return None;
-        }
-        let counter = Counter {
-            shared: self.shared,
-            place: self.place,
-            index,
-            meter: Meter::new(response.is_stream()),
-        };
-        counter.spend(Spent {
-            answers: 1,
-            instead: self.has_fallen_back.into(),
-            ..Spent::default()
-        });
-        Some(counter)
-    }
-
     /// The body will not be sent again.
     fn give_body_back(&mut self) {
         let body = std::mem::take(&mut self.body);
@@ -1167,12 +745,4 @@ fn send(link: &mut Link, first: &[u8], rest: &[u8]) -> io::Result<()> {
     socket.write_all(first)?;
     socket.write_all(rest)?;
     socket.flush()
-}
-
-/// Why there is no response.
-struct UpstreamError {
-    /// Some of it had come, or it was waited for as long as it may be: the provider has taken the
-    /// request up.
-    began: bool,
-    why: String,
 }

@@ -1,8 +1,8 @@
 //! What happened in a run, and everyone who is told.
 //!
 //! The session, the proxy and the configuration say what happened as [`RunEvent`]s, with typed
-//! fields; whoever emits one knows what is true. `message` has the words for people, `console`
-//! prints them, `recorder` and `schema` make lines of the journal of them, and `reporter` passes them
+//! fields; whoever emits one knows what is true. `message` has the words for people, `wording` how times
+//! and counts read in them, `console` prints them, `recorder` and `schema` make lines of the journal of them, and `reporter` passes them
 //! to the journal, a command of the user's (`notify`) and the service manager (`systemd`).
 
 pub(crate) mod console;
@@ -14,6 +14,7 @@ pub(crate) mod reporter;
 pub(crate) mod schema;
 pub(crate) mod systemd;
 pub(crate) mod token_status;
+pub(crate) mod wording;
 
 use crate::providers::meter::Spent;
 use crate::providers::usage::{Usage, Window};

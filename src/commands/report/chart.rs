@@ -5,8 +5,8 @@
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
 use crate::common::duration::spaced;
 use crate::common::style::Colour;
-use crate::events::message::{how_it_ended, percent, short, token_names, window_words};
 use crate::events::schema::{Cause, Ending, Millis, Who};
+use crate::events::wording::{how_it_ended, percent, short, token_names, window_words};
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
 use jiff::Timestamp;

@@ -5,6 +5,7 @@
 
 mod chart;
 mod json;
+mod newest;
 mod svg;
 mod text;
 mod timeline;

@@ -4,7 +4,7 @@ use super::chart::{Chart, Line};
 use super::timeline::Activity;
 use crate::common::style::{Colour, Style};
 use crate::common::visible::is_visible;
-use crate::events::message::percent;
+use crate::events::wording::percent;
 use std::fmt::Write as _;
 
 /// Sizes, in pixels.

@@ -5,70 +5,18 @@
 //! events are counted and skipped, a time before the last one counts as the last one, and a run without
 //! an end is shown as far as it goes. Pure.
 
+use super::newest::Newest;
 use crate::common::duration::compact;
 use crate::events::schema::{
     Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
-use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 /// Tokens that are shown at most: ten times as many as anyone has. A journal's head may claim any
 /// number.
 const MOST_TRACKS: usize = 1000;
-
-/// Items of one kind that are kept at most, so that a journal of any length takes bounded memory: a check in
-/// each minute of two months, and more events than anybody reads.
-const MOST_KEPT: usize = if cfg!(test) { 2_000 } else { 100_000 };
-
-/// The newest items of a list: when it is full, its older half is given up.
-#[derive(Debug)]
-pub(crate) struct Newest<T> {
-    kept: Vec<T>,
-    given_up: usize,
-}
-
-impl<T> Newest<T> {
-    fn new() -> Newest<T> {
-        Newest {
-            kept: Vec::new(),
-            given_up: 0,
-        }
-    }
-
-    fn push(&mut self, item: T) {
-        if self.kept.len() == MOST_KEPT {
-            self.kept.drain(..MOST_KEPT / 2);
-            self.given_up += MOST_KEPT / 2;
-        }
-        self.kept.push(item);
-    }
-
-    /// How many items there have been.
-    pub(crate) fn count(&self) -> usize {
-        self.given_up + self.kept.len()
-    }
-
-    /// How many items are not kept any more.
-    pub(crate) fn given_up(&self) -> usize {
-        self.given_up
-    }
-}
-
-impl<T> Deref for Newest<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        &self.kept
-    }
-}
-
-impl<T> DerefMut for Newest<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.kept
-    }
-}
 
 /// What happened in a run, as far as its journal says.
 #[derive(Debug)]
@@ -715,7 +663,7 @@ impl Builder {
                     (&ending, timeline.story.last())
                     && how == last
                 {
-                    timeline.story.kept.pop();
+                    timeline.story.pop();
                 }
                 timeline.story.push((at, Entry::End(ending.clone())));
                 End::Told(ending)

@@ -1,9 +1,13 @@
 //! The words of events: how times and limits read, and that each sentence fits a line.
 
 use super::*;
+use crate::providers::usage::Usage;
 use crate::providers::{Reading, by_name};
+use crate::system::exit_status::ExitStatus;
 use crate::tokens::TokenId;
 use crate::tokens::condition::Condition;
+use nix::sys::signal::Signal;
+use std::time::Duration;
 
 #[test]
 fn a_time_has_its_date_when_it_is_not_todays() {

@@ -41,12 +41,15 @@
 //! `kind` and `events` (stream-error: the error's type, `overloaded_error` unless said, and how many
 //! events of the usual stream come before it, none unless said; what is not streamed is as usual).
 
+mod node;
+
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::bucket::{Bucket, Level, Refill};
 use super::times;
+use node::{Fields, Node, is_header_text};
 
 /// Whose wire format a token is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -613,155 +616,6 @@ fn usual_organization(name: String) -> Organization {
         id: name.clone(),
         name,
         buckets: vec![requests, tokens],
-    }
-}
-
-fn is_header_text(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// A JSON value and the way to it, for errors.
-struct Node<'a> {
-    path: String,
-    value: &'a Value,
-}
-
-/// An object whose field names are all known.
-struct Fields<'a> {
-    path: String,
-    map: &'a Map<String, Value>,
-}
-
-impl<'a> Node<'a> {
-    fn root(value: &'a Value, name: &str) -> Self {
-        Self {
-            path: name.to_owned(),
-            value,
-        }
-    }
-
-    fn complaint(&self, text: &str) -> String {
-        let path = if self.path.is_empty() {
-            "scenario"
-        } else {
-            &self.path
-        };
-        format!("{path}: {text}")
-    }
-
-    fn wrong(&self, expected: &str) -> String {
-        self.complaint(&format!("expected {expected}"))
-    }
-
-    fn object(&self) -> Result<&'a Map<String, Value>, String> {
-        self.value
-            .as_object()
-            .ok_or_else(|| self.wrong("an object"))
-    }
-
-    fn fields(&self, known: &[&str]) -> Result<Fields<'a>, String> {
-        let map = self.object()?;
-        if let Some(name) = map.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(self.complaint(&format!(
-                "unknown field {name:?}, known: {}",
-                known.join(", ")
-            )));
-        }
-        Ok(Fields {
-            path: self.path.clone(),
-            map,
-        })
-    }
-
-    fn entries(&self) -> Result<Vec<(&'a str, Node<'a>)>, String> {
-        let entry = |(name, value): (&'a String, &'a Value)| {
-            (
-                name.as_str(),
-                Node {
-                    path: join(&self.path, name),
-                    value,
-                },
-            )
-        };
-        Ok(self.object()?.iter().map(entry).collect())
-    }
-
-    fn items(&self) -> Result<Vec<Node<'a>>, String> {
-        let list = self.value.as_array().ok_or_else(|| self.wrong("a list"))?;
-        let item = |(index, value)| Node {
-            path: format!("{}[{index}]", self.path),
-            value,
-        };
-        Ok(list.iter().enumerate().map(item).collect())
-    }
-
-    fn text(&self) -> Result<String, String> {
-        self.value
-            .as_str()
-            .map(str::to_owned)
-            .ok_or_else(|| self.wrong("text"))
-    }
-
-    /// Text that can stand in a header.
-    fn header_text(&self) -> Result<String, String> {
-        self.text()
-            .ok()
-            .filter(|text| is_header_text(text))
-            .ok_or_else(|| self.wrong("visible ASCII"))
-    }
-
-    fn flag(&self) -> Result<bool, String> {
-        self.value
-            .as_bool()
-            .ok_or_else(|| self.wrong("true or false"))
-    }
-
-    fn count(&self, least: u64) -> Result<u64, String> {
-        let number = self.value.as_u64().filter(|number| *number >= least);
-        number.ok_or_else(|| self.wrong(&format!("a whole number, {least} or more")))
-    }
-
-    fn fraction(&self) -> Result<f64, String> {
-        let number = self
-            .value
-            .as_f64()
-            .filter(|number| (0.0..=10.0).contains(number));
-        number.ok_or_else(|| self.wrong("a fraction such as 0.96"))
-    }
-
-    fn duration(&self) -> Result<Duration, String> {
-        times::duration(self.value).ok_or_else(|| self.wrong("a duration such as \"5s\" or 1.5"))
-    }
-
-    fn positive_duration(&self) -> Result<Duration, String> {
-        let duration = self.duration()?;
-        if duration.is_zero() {
-            Err(self.wrong("a duration above zero"))
-        } else {
-            Ok(duration)
-        }
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<Node<'a>> {
-        self.map.get(name).map(|value| Node {
-            path: join(&self.path, name),
-            value,
-        })
-    }
-
-    fn need(&self, name: &str) -> Result<Node<'a>, String> {
-        self.get(name)
-            .ok_or_else(|| format!("{}: missing", join(&self.path, name)))
-    }
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
     }
 }
 

@@ -612,10 +612,23 @@ fn what_a_client_cannot_do_after_a_restart_is_said_at_the_start() {
             &["aider", "a.py"],
             "aider: its chat waits for you after a restart",
         ),
+        (
+            &["claude", "-p", "x", "--no-session-persistence"],
+            "claude: it keeps no session, so each restart begins the task anew",
+        ),
+        (
+            &["codex", "exec", "--ephemeral", "x"],
+            "codex: it keeps no session, so each restart begins the task anew",
+        ),
         (&["opencode", "run", "x"], ""),
         (&["aider", "--message", "x"], ""),
+        (&["claude", "-p", "x"], ""),
+        (&["codex", "exec", "x"], ""),
     ] {
-        let provider = Provider::openai(&[0.1]);
+        let provider = match words[0] {
+            "claude" => Provider::anthropic(&[0.1]),
+            _ => Provider::openai(&[0.1]),
+        };
         let supervise = hourly(&provider);
         let program = supervise.desk().write(words[0], "#!/bin/sh\n");
         let run = supervise.start(&[&[program.to_str().unwrap()], &words[1..]].concat());

@@ -279,8 +279,14 @@ fn a_failure_without_the_proxy_says_which_model_was_checked_unless_somebody_has_
         let run = Supervise::with(&provider).options(options);
         run.script(script).end().expect(status)
     };
-    ends(&["--no-proxy"], "exit 3", 3).says_once(said);
+    let checked = "OpenAI: checks ask for gpt-5.6-luna; name the command's model with --model";
+    ends(&["--no-proxy"], "exit 3", 3)
+        .says_once(said)
+        .says(&[checked, "Launching", said]);
     ends(&["--no-proxy"], "exit 0", 0).never_says(said);
-    ends(&["--no-proxy", "--model", "gpt-x"], "exit 3", 3).never_says("no limit was seen");
-    ends(&[], "exit 3", 3).never_says("no limit was seen");
+    for options in [&["--no-proxy", "--model", "gpt-x"][..], &[]] {
+        ends(options, "exit 3", 3)
+            .never_says("no limit was seen")
+            .never_says("checks ask for");
+    }
 }

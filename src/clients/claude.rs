@@ -1,7 +1,10 @@
 //! Claude Code: its options, how it resumes, its settings and its hooks. Measured with 2.1.332.
 
 use super::args::{Grammar, Part, Takes};
-use super::{CONTINUE, Client, GENERIC, has_any, is_dashes, subcommand, with_session_id, words_of};
+use super::{
+    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, is_dashes, subcommand, with_session_id,
+    words_of,
+};
 use crate::tokens::condition::Trouble;
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -33,8 +36,11 @@ pub(super) const CLIENT: Client = Client {
         start.id_if_in_any(Some(projects), &format!("{}.jsonl", start.id?))
     },
     cannot: |parts| {
-        has_any(parts, &["--max-budget-usd"])
-            .then_some("--max-budget-usd starts anew at each restart")
+        let has = |name| has_any(parts, &[name]);
+        let budget =
+            || has("--max-budget-usd").then_some("--max-budget-usd starts anew at each restart");
+        let keeps_none = has("--no-session-persistence").then_some(KEEPS_NO_SESSION);
+        keeps_none.or_else(budget)
     },
     resume,
     ..GENERIC

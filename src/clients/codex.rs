@@ -2,7 +2,9 @@
 
 use super::args::{Grammar, Part, Takes};
 use super::session::{Start, uuid_at_end};
-use super::{CONTINUE, Client, GENERIC, has_any, is_dashes, subcommand, words_of};
+use super::{
+    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, is_dashes, subcommand, words_of,
+};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -21,6 +23,7 @@ pub(super) const CLIENT: Client = Client {
     },
     own_base_url: |parts, _| own_setting(parts, "openai_base_url"),
     find_session,
+    cannot: |parts| has_any(parts, &["--ephemeral"]).then_some(KEEPS_NO_SESSION),
     watches_files: true,
     resume,
     ..GENERIC

@@ -35,6 +35,9 @@ pub(crate) const HOOKED_TOKEN_VARIABLE: &str = "ANTHROPIC_AUTH_TOKEN";
 /// Prompt for a client that needs one to resume.
 const CONTINUE: &str = "Continue where you left off.";
 
+/// What a client cannot do that has been told to keep no session.
+const KEEPS_NO_SESSION: &str = "it keeps no session, so each restart begins the task anew";
+
 /// Looks up a variable of the client's environment.
 pub(crate) type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// The user's arguments, changed so that the client takes this base URL.

@@ -408,6 +408,16 @@ pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
     let model = endpoint.models.first().map_or("", String::as_str);
     let why = provider.unwatched(&endpoint.base_url, model);
     let mut notices = Vec::new();
+    // Nobody knows more of the command than that it may use this provider.
+    let is_any = endpoint.is_guess && model == provider.cheapest_model;
+    if road == Road::Direct && is_any && why.is_none() && provider.tells_limits {
+        notices.push(RunEvent::Warning {
+            what: format!(
+                "{}: checks ask for {model}; name the command's model with --model",
+                provider.label
+            ),
+        });
+    }
     if why.is_some() || !provider.tells_limits {
         notices.push(RunEvent::Unwatched { provider, why });
     }

@@ -47,6 +47,10 @@ use system::signals::{self, Inherited};
 use system::watchdog;
 use tokens::is_token_variable;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     match run(signals::take_over()) {
         Ok(code) => code,

@@ -61,8 +61,10 @@ pub(crate) struct Meter {
     /// How many of these, from the outermost, may hold a usage.
     way: usize,
     text: Text,
-    /// The beginning of the last text, and whether it fits.
-    word: Vec<u8>,
+    /// The beginning of the last text, and how much of it there is: a byte more than any name that is
+    /// looked for has.
+    word: [u8; LONGEST_NAME + 1],
+    word_length: usize,
     key: Key,
     /// The usage that is being read, and the depth at which it began.
     usage: Vec<u8>,
@@ -110,23 +112,23 @@ impl Meter {
     pub(crate) fn read(&mut self, piece: &[u8]) -> Option<LlmTokens> {
         let before = self.counted;
         let mut rest = piece;
-        while let Some((byte, tail)) = rest.split_first() {
-            rest = tail;
-            if self.text == Text::Inside {
-                let all = piece
-                    .get(piece.len() - tail.len() - 1..)
-                    .unwrap_or_default();
-                let end = memchr3(b'"', b'\\', b'\n', all).unwrap_or(all.len());
-                let (inside, tail) = all.split_at(end);
-                self.keep(inside);
-                let Some((byte, tail)) = tail.split_first() else {
-                    break;
-                };
-                self.step(*byte);
-                rest = tail;
-            } else {
-                self.step(*byte);
+        loop {
+            // What says nothing is passed over.
+            let plain = match self.text {
+                Text::Inside => memchr3(b'"', b'\\', b'\n', rest),
+                Text::Outside => rest.iter().position(is_sign),
+                Text::Escaped => Some(0),
+            };
+            let (plain, tail) = rest.split_at(plain.unwrap_or(rest.len()));
+            match self.text {
+                Text::Inside => self.keep(plain),
+                Text::Outside | Text::Escaped => self.gather(plain),
             }
+            let Some((byte, tail)) = tail.split_first() else {
+                break;
+            };
+            self.step(*byte);
+            rest = tail;
         }
         let counted = self.counted.filter(|_| self.counted != before)?;
         Some(before.unwrap_or_default().beyond(counted))
@@ -134,8 +136,11 @@ impl Meter {
 
     /// Takes in what is within a text.
     fn keep(&mut self, inside: &[u8]) {
-        let room = (LONGEST_NAME + 1).saturating_sub(self.word.len());
-        self.word.extend(inside.iter().take(room));
+        let room = self.word.iter_mut().skip(self.word_length);
+        for (place, byte) in room.zip(inside) {
+            *place = *byte;
+            self.word_length += 1;
+        }
         self.gather(inside);
     }
 
@@ -167,10 +172,10 @@ impl Meter {
             (Text::Inside, _) => {}
             (Text::Outside, b'"') => {
                 self.text = Text::Inside;
-                self.word.clear();
+                self.word_length = 0;
             }
             (Text::Outside, b':') => {
-                self.key = match &self.word[..] {
+                self.key = match &self.word[..self.word_length] {
                     b"usage" | b"usageMetadata" => Key::Usage,
                     // Anthropic's first event, OpenAI's last one, Groq's last chunk, Cohere's last event.
                     b"message" | b"response" | b"x_groq" | b"delta" => Key::Way,
@@ -211,6 +216,11 @@ impl Meter {
         }
         self.gather(&[byte]);
     }
+}
+
+/// What means something outside of a text.
+fn is_sign(byte: &u8) -> bool {
+    matches!(byte, b'"' | b'{' | b'}' | b'[' | b']' | b':' | b',' | b'\n')
 }
 
 /// What a usage says, where one before it has said `last`. A stream's later ones may leave out what was

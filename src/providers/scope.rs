@@ -5,6 +5,7 @@
 
 use super::{Dialect, Provider, anthropic};
 use memchr::memchr2;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Longest name of a model; real ones have some 50 characters. Names are stored and printed.
@@ -100,7 +101,10 @@ impl Provider {
     /// The models that draw on the same bucket as this one, by the name of one of them; empty when the
     /// name cannot be one.
     fn model_class(&self, model: &str) -> String {
-        let model = model.trim().to_ascii_lowercase();
+        let mut model = Cow::Borrowed(model.trim());
+        if model.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            model.to_mut().make_ascii_lowercase();
+        }
         let name = model.strip_prefix("models/").unwrap_or(&model);
         let is_fit = name.len() <= LONGEST_NAME && name.bytes().all(|byte| byte.is_ascii_graphic());
         match self.dialect {

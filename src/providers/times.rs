@@ -6,6 +6,7 @@
 use crate::common::http::headers::Headers;
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// A reset farther away than this (ten years) is taken for an error of the sender. The longest real
@@ -87,8 +88,9 @@ pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
         };
     }
     // jiff's "friendly" durations contain those of Go. A negative one fails the conversion, and so
-    // says nothing.
-    if let Ok(duration) = text.parse::<SignedDuration>() {
+    // says nothing. What begins with a year is none.
+    let is_date = text.as_bytes().get(4) == Some(&b'-');
+    if !is_date && let Ok(duration) = text.parse::<SignedDuration>() {
         return clock.after(Duration::try_from(duration).ok()?);
     }
     let instant = text
@@ -134,7 +136,10 @@ pub(super) fn decimal(text: &str) -> Option<f64> {
 
 /// jiff fails on more than nine fractional digits, and Cerebras sends fifteen. Nanoseconds are
 /// plenty: drop the rest.
-fn at_most_nine_decimals(text: &str) -> String {
+fn at_most_nine_decimals(text: &str) -> Cow<'_, str> {
+    if !text.contains('.') {
+        return Cow::Borrowed(text);
+    }
     let mut decimals: Option<usize> = None;
     text.chars()
         .filter(|&c| match decimals {

@@ -203,27 +203,30 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
             if is_first && shared.key.takes_tokens() {
                 shared.say(vec![RunEvent::InPlace]);
             }
-            let is_spent = !is_foreign && shared.balancer().is_spent();
-            if is_spent {
-                // The command is being ended. Clients do not ask again after this one.
-                let why = "--max-tokens is reached";
-                let dialect = Some(upstream.provider.dialect);
-                let own = LocalResponse::error(dialect, 403, "permission_error", why);
-                return refuse(client, own);
-            }
             let (scope, mut model) =
                 Scope::of_request(upstream.provider, request.method(), &path, &body);
             if is_foreign {
                 // It may be one that is not there for the run's tokens.
                 model.clear();
             }
+            let mut balancer = shared.balancer();
+            if !is_foreign && balancer.is_spent() {
+                drop(balancer);
+                // The command is being ended. Clients do not ask again after this one.
+                let why = "--max-tokens is reached";
+                let dialect = Some(upstream.provider.dialect);
+                let own = LocalResponse::error(dialect, 403, "permission_error", why);
+                return refuse(client, own);
+            }
+            let now = now();
             let can_change = large.is_none() && !is_foreign;
-            let fallback = || shared.balancer().fallback(ring, &scope, now());
-            let other = can_change.then(fallback).flatten();
-            // Entered after that one, so that it is what was used last.
-            let Some(place) = shared.balancer().enter(ring, &scope, model, now()) else {
-                return Err(Gone);
+            let other = match can_change {
+                true => balancer.fallback(ring, &scope, now),
+                false => None,
             };
+            // Entered after that one, so that it is what was used last.
+            let place = balancer.enter(ring, &scope, model, now).ok_or(Gone)?;
+            drop(balancer);
             let mut exchange = Exchange {
                 client,
                 shared,

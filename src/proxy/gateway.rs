@@ -94,7 +94,7 @@ impl Gateway {
 
     /// Whether LLM tokens were to be counted, and none could be.
     pub(crate) fn counted_nothing(&self) -> bool {
-        !self.carries() && self.proxy.shared.balancer().counts()
+        !self.carries() && self.proxy.shared.is_capped
     }
 
     /// How often a request has begun, or bytes of one have moved.

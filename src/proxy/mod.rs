@@ -96,6 +96,8 @@ pub(crate) struct Shared {
     any_host: bool,
     /// How long a request may wait for a reset.
     hold: Duration,
+    /// Whether a number of LLM tokens ends the run.
+    is_capped: bool,
     /// Whether it then waits on: a supervisor pauses the command meanwhile.
     waits_for_ever: bool,
     most_connections: usize,
@@ -287,6 +289,7 @@ impl Proxy {
             .map(|(pool, endpoint)| Upstream::new(pool, endpoint))
             .collect::<Result<Vec<_>, _>>()
             .map_err(failed("cannot connect to a provider"))?;
+        let is_capped = rules.max_tokens.is_some();
         let shared = Arc::new(Shared {
             providers: upstreams.iter().map(|upstream| upstream.provider).collect(),
             upstreams,
@@ -297,6 +300,7 @@ impl Proxy {
             name: format!("ddollar-{:016x}", RandomState::new().hash_one(address)),
             any_host: setup.is_open,
             hold: setup.hold,
+            is_capped,
             waits_for_ever: setup.waits_for_ever,
             most_connections: listener::most_connections(),
             unproven: listener::Unproven::default(),

@@ -108,6 +108,9 @@ pub(super) fn relay(
     if whole && framing == Framing::Chunked {
         out.extend_from_slice(LAST_CHUNK);
     }
+    if let Some(counter) = &mut counter {
+        counter.close();
+    }
     client.send(&out)?;
     client.give_back(out);
     if whole && came.response.keep_alive {

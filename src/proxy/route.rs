@@ -82,13 +82,17 @@ const ENDPOINTS: [&str; 17] = [
 fn below_base<'a>(provider: &Provider, rest: &'a str) -> Cow<'a, str> {
     let version = provider.version;
     // Of the two, one is empty.
-    let whole = [base_path(provider), version].concat();
+    let whole = match version {
+        "" => base_path(provider),
+        _ => version,
+    };
     let last = whole.rfind('/').map_or("", |at| &whole[at..]);
-    for prefix in [&*whole, last] {
+    for prefix in [whole, last] {
         let below = rest.strip_prefix(prefix).filter(|rest| begins_anew(rest));
         if let Some(below) = below.filter(|_| !prefix.is_empty()) {
             return match version {
                 "" => Cow::Borrowed(below),
+                _ if prefix == version => Cow::Borrowed(rest),
                 _ => Cow::Owned([version, below].concat()),
             };
         }

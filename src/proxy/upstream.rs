@@ -23,7 +23,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use ureq::{Proxy, ProxyProtocol};
 
@@ -130,24 +130,30 @@ impl Upstream {
 
     /// A connection that was kept and is still good.
     pub(crate) fn kept(&self) -> Option<Link> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // The youngest first; the old ones are closed when they come up.
-        while let Some((link, since)) = idle.pop() {
+        loop {
+            let mut idle = self.idle();
+            // The youngest first; the old ones are closed when they come up.
+            let (link, since) = idle.pop()?;
             if since.elapsed() > LONGEST_IDLE {
                 idle.clear();
                 return None;
             }
+            // Others need not wait for the look at it.
+            drop(idle);
             if !link.source_ref().has_news() {
                 return Some(link);
             }
         }
-        None
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Link, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a connection for the next request.
     pub(crate) fn keep(&self, mut link: Link) {
         link.rest();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         if link.buffered().is_empty() && idle.len() < MOST_IDLE {
             idle.push((link, Instant::now()));
         }

@@ -256,13 +256,12 @@ impl Ledger {
             return;
         };
         policy::record(pool, index, answer, rules, now);
-        let known = pool.clone();
-        let Some(books) = self.rings.get_mut(place.ring) else {
-            return;
-        };
-        for (scope, book) in books.iter_mut().enumerate() {
-            if scope != place.scope {
-                book.pool.follow(&known);
+        let books = self.rings.get_mut(place.ring).into_iter();
+        let parts = books.filter_map(|books| books.split_at_mut_checked(place.scope));
+        for (before, rest) in parts {
+            if let Some((known, after)) = rest.split_first_mut() {
+                let others = before.iter_mut().chain(after);
+                others.for_each(|book| book.pool.follow(&known.pool));
             }
         }
     }

@@ -150,11 +150,11 @@ fn share(pool: &mut TokenPool, index: usize, asked: Instant, now: Now) {
     if state.found != Some(asked) || !condition.is_of_the_group() {
         return;
     }
-    let Some(group) = state.group.clone() else {
+    if state.group().is_none() {
         return;
-    };
+    }
     for other in 0..pool.len() {
-        if other != index && pool.state(other).group() == Some(&group) {
+        if other != index && pool.state(other).group() == pool.state(index).group() {
             pool.standing_mut(other).share(condition, asked, now);
         }
     }

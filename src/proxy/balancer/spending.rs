@@ -33,11 +33,6 @@ impl Balancer {
         })
     }
 
-    /// Whether there is a number of LLM tokens that ends the run.
-    pub(crate) fn counts(&self) -> bool {
-        self.rules.max_tokens.is_some()
-    }
-
     /// Whether nothing more may be spent.
     pub(crate) fn is_spent(&self) -> bool {
         self.said_spent

@@ -8,6 +8,8 @@ pub(in crate::proxy) struct Counter<'a> {
     pub(super) place: Place,
     pub(super) index: usize,
     pub(super) meter: Meter,
+    /// The answer itself, until it is counted: with its cost, if it says that, and otherwise at its end.
+    pub(super) answer: Option<Spent>,
 }
 
 impl Counter<'_> {
@@ -15,21 +17,33 @@ impl Counter<'_> {
     pub(in crate::proxy) fn read(&mut self, piece: &[u8]) {
         let first = !self.meter.has_counted();
         if let Some(tokens) = self.meter.read(piece) {
-            self.spend(Spent {
+            let spent = Spent {
                 counted: first.into(),
                 tokens,
-                ..Spent::default()
-            });
+                ..self.answer.take().unwrap_or_default()
+            };
+            self.spend(spent);
         }
     }
 
-    pub(super) fn spend(&self, more: Spent) {
+    /// The end of the answer goes to the client next, and its command may end with it.
+    pub(in crate::proxy) fn close(&mut self) {
+        if let Some(spent) = self.answer.take() {
+            self.spend(spent);
+        }
+    }
+
+    fn spend(&self, more: Spent) {
         self.shared.balancer().spend(self.place, self.index, more);
     }
 }
 
 impl Drop for Counter<'_> {
     fn drop(&mut self) {
+        self.close();
+        if !self.shared.is_capped {
+            return;
+        }
         let counted = self.meter.has_counted();
         let mut balancer = self.shared.balancer();
         let say = balancer.is_over(counted);
@@ -43,17 +57,17 @@ impl<'a> Exchange<'a> {
         if self.is_foreign || !self.kind.is_work() || response.status >= 300 {
             return None;
         }
-        let counter = Counter {
+        let answer = Spent {
+            answers: 1,
+            instead: self.has_fallen_back.into(),
+            ..Spent::default()
+        };
+        Some(Counter {
             shared: self.shared,
             place: self.place,
             index,
             meter: Meter::new(response.is_stream()),
-        };
-        counter.spend(Spent {
-            answers: 1,
-            instead: self.has_fallen_back.into(),
-            ..Spent::default()
-        });
-        Some(counter)
+            answer: Some(answer),
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! The terminal: who may use it, and in what state it is left.
 //!
 //! Owns the controlling terminal as far as ddollar has a say in it: handing it to the child, taking
-//! it back, and the terminal's modes on either side (facts/supervision.md §1.1, §1.3, §1.7). It
+//! it back, and the terminal's modes on either side. It
 //! promises never to take the terminal from a foreground that is neither ours nor the child's, and
 //! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
 
@@ -38,8 +38,10 @@ pub(crate) enum Foreground {
     Other,
 }
 
-/// Ends every mode that a full-screen program may have left on. Each piece is harmless when its
-/// mode was off (facts/supervision.md M5, which says why each is there and in this order).
+/// Ends every mode that a full-screen program may have left on. Each piece is harmless when its mode was
+/// off (xterm's "Control Sequences", kitty's keyboard protocol). The cursor is saved before what would
+/// move it: the end of the alternate screen restores a saved one, and a new scroll region sends it home.
+/// kitty keeps a stack of keyboard modes for each screen.
 const RESET: &str = concat!(
     "\x1b[?2026l",                               // synchronised output
     "\x1b[<99u\x1b[=0u",                         // kitty keyboard, main screen

@@ -218,12 +218,20 @@ fn a_token_on_the_childs_own_command_line_is_not_repeated() {
 fn a_token_in_the_place_of_an_option_or_command_is_not_repeated() {
     let provider = Provider::anthropic(&[0.1]);
     let token = provider.token(1);
-    for words in [
-        &["supervise", "--", token][..],
-        &["supervise", "--model", "m", "--resume", token, "--", "true"],
+    let own = format!("{token}.");
+    for (words, code) in [
+        (&["supervise", "--", token][..], 127),
+        (
+            &["supervise", "--model", "m", "--resume", token, "--", "true"],
+            125,
+        ),
+        (
+            &["supervise", "--model", "m", "--resume", &own, "--", "true"],
+            127,
+        ),
     ] {
         let ended = Supervise::with(&provider).start_as(words).end();
-        assert_eq!(ended.code(), 127);
+        assert_eq!(ended.code(), code);
         assert!(!ended.stderr.contains(token), "{}", ended.stderr);
     }
 }

@@ -30,7 +30,11 @@ fn refusal(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 #[test]
 fn what_is_no_token_is_refused_before_anyone_is_asked() {
     let quoted = format!("\"{KEY}\"");
+    let curly = format!("“{KEY}”");
+    let spaced = format!("{KEY}\u{200b}");
+    let json = format!("{{\"key\":\"{KEY}\"}}");
     let bearer = format!("Bearer {KEY}");
+    let header = format!("Authorization: {bearer}");
     let exported = format!("export ANTHROPIC_API_KEY={KEY}");
     for (value, why, hint) in [
         (
@@ -41,16 +45,33 @@ fn what_is_no_token_is_refused_before_anyone_is_asked() {
         ("~/keys", "is the path of a file", "ANTHROPIC_API_KEYS_FILE"),
         (
             "your-key-here",
-            "is an example's, not yours",
+            "is a placeholder from an example",
             "your own token",
         ),
-        ("sk-ant-...", "is an example's, not yours", "your own token"),
-        ("<your key>", "is an example's, not yours", "your own token"),
+        (
+            "sk-ant-...",
+            "is a placeholder from an example",
+            "your own token",
+        ),
+        (
+            "<your key>",
+            "is a placeholder from an example",
+            "your own token",
+        ),
         (
             "$MY_KEY",
             "is the name of a variable, not its value",
-            "single quotes",
+            "within single quotes",
         ),
+        (&curly, "has quotes around it", "without them"),
+        (&header, "begins like a header", "without 'Bearer'"),
+        (&json, "is a piece of JSON", "the token alone"),
+        (
+            "sk-ant-admin01-0123456789abcdefghij",
+            "is an admin key",
+            "an ordinary API key",
+        ),
+        (&spaced, "contains a character", "copy it again"),
         (&quoted, "has quotes around it", "without them"),
         (
             &bearer,
@@ -70,8 +91,10 @@ fn what_is_no_token_is_refused_before_anyone_is_asked() {
         ),
     ] {
         let said = refusal(&["supervise", "true"], &[("ANTHROPIC_API_KEY", value)]);
-        let wanted = format!("ddollar: the token in ANTHROPIC_API_KEY {why}\nhint: ");
-        assert!(said.starts_with(&wanted) && said.contains(hint), "{said}");
+        let wanted = format!("ddollar: the token in ANTHROPIC_API_KEY {why}");
+        assert!(said.starts_with(&wanted), "{said}");
+        let hints = said.matches("\nhint: ").count();
+        assert!(hints == 1 && said.contains(hint), "{said}");
     }
     let said = refusal(&["supervise", "true"], &[("OPENAI_API_KEY", KEY)]);
     assert!(said.contains("is Anthropic's, not OpenAI's\nhint: put it into ANTHROPIC_API_KEY\n"));
@@ -91,6 +114,16 @@ fn a_token_in_another_place_is_sent_to_its_own() {
             &["supervise", "--provider", KEY, "true"],
             &key,
             "that is a token: put it into a variable such as ANTHROPIC_API_KEY",
+        ),
+        (
+            &["supervise", "--log", KEY, "true"],
+            &key,
+            "that is a token: put it into a variable such as ANTHROPIC_API_KEY; --log takes FILE\n",
+        ),
+        (
+            &["supervise", "--model", KEY, "true"],
+            &key,
+            "that is a token: put it into a variable such as ANTHROPIC_API_KEY; --model takes MODEL\n",
         ),
         (&["report", KEY], &key, "that is a token, not a path"),
         (
@@ -114,12 +147,15 @@ fn a_variable_of_another_name_is_named_where_there_is_no_token() {
         "anthropic_api_key",
     ] {
         let said = refusal(&["supervise", "true"], &[(name, KEY)]);
-        let wanted = format!("\nhint: {name} is set, but not read here; set ANTHROPIC_API_KEY");
+        let wanted =
+            format!("\nhint: {name} is set, but ddollar does not read it; set ANTHROPIC_API_KEY");
         assert!(said.contains(&wanted), "{said}");
     }
     let line = ["supervise", "--provider", "openai", "true"];
     let said = refusal(&line, &[("ANTHROPIC_API_KEY", KEY)]);
-    assert!(said.contains("hint: ANTHROPIC_API_KEY is set, but not read here; set OPENAI_API_KEY"));
+    assert!(said.contains(
+        "hint: ANTHROPIC_API_KEY is set, but ddollar does not read it; set OPENAI_API_KEY"
+    ));
 }
 
 #[test]
@@ -133,6 +169,17 @@ fn a_fraction_a_day_and_a_command_of_another_program() {
     for word in ["doctor", "check", "init"] {
         let said = refusal(&[word], &[]);
         assert!(said.contains("did you mean 'status'?"), "{said}");
+    }
+    for (arguments, hint) in [
+        (&["list"][..], "did you mean 'report'?"),
+        (
+            &["supervise", "--provider", "claude", "true"],
+            "did you mean 'anthropic'?",
+        ),
+        (&["report", "monday"], "'ddollar report --list' names"),
+    ] {
+        let said = refusal(arguments, &key);
+        assert!(said.contains(hint), "{said}");
     }
     let provider = Provider::anthropic(&[0.1]);
     let run = Supervise::with(&provider)
@@ -171,4 +218,34 @@ fn a_file_of_variables_and_a_lines_end_do_no_harm() {
     run.wait_ready_with(1);
     run.finish()
         .says(&["Loaded 2 token(s) across 1 provider(s)"]);
+}
+
+#[test]
+fn a_slip_in_a_token_file_has_the_hint_of_a_file() {
+    for (text, why, hint) in [
+        (
+            format!("{KEY},{KEY}"),
+            "', line 1 contains a comma or semicolon\n",
+            "hint: the file holds one token a line",
+        ),
+        (
+            "OPENAI_API_KEY=sk-proj-0123456789abcdefghijklmnop".into(),
+            "': it holds no token\n",
+            "in a .env file, the lines of this provider's variable count",
+        ),
+        (
+            format!("{{\"anthropic\":\"{KEY}\"}}"),
+            "', line 1 is a piece of JSON",
+            "hint: write the token alone",
+        ),
+    ] {
+        let desk = Desk::new();
+        let file = desk.write("keys", text);
+        let file = file.to_str().unwrap();
+        let said = refusal(&["supervise", "true"], &[("ANTHROPIC_API_KEYS_FILE", file)]);
+        assert!(
+            said.contains(why.trim_start_matches("': ")) && said.contains(hint),
+            "{said}"
+        );
+    }
 }

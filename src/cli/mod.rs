@@ -18,6 +18,7 @@ pub(crate) use generate::{Kind, generate};
 pub(crate) use help::{general_help, help_of};
 
 use crate::common::error::Error;
+use crate::common::mask::is_key;
 use crate::system::exec_shim::ExecSpec;
 use crate::system::signals::Limits;
 use args::Values;
@@ -208,7 +209,9 @@ fn unknown_subcommand(given: &OsString) -> Error {
     let names = ENTRIES.iter().map(|entry| entry.name);
     // What other programs call it.
     let near = match &*given {
-        "doctor" | "check" | "init" | "tokens" | "limits" => Some(Command::Status.name()),
+        "doctor" | "check" | "init" | "setup" | "login" | "tokens" | "keys" | "limits"
+        | "usage" => Some(Command::Status.name()),
+        "list" | "log" | "logs" | "history" | "runs" => Some(Command::Report.name()),
         "run" | "start" | "exec" | "watch" => Some(Command::Supervise.name()),
         "demo" | "test" | "try" => Some(Command::Rehearse.name()),
         _ => nearest(&given, names),
@@ -295,7 +298,13 @@ fn apply(
             command: command.name(),
         })?,
     };
-    (flag.set)(values, &value).map_err(|wants| Error::BadValue {
+    // Else a file would be called so, or a provider asked for a model of this name.
+    let is_token = value.to_str().is_some_and(is_key);
+    let set = match is_token {
+        true => Err(flag.value.unwrap_or_default().into()),
+        false => (flag.set)(values, &value),
+    };
+    set.map_err(|wants| Error::BadValue {
         flag: name.into(),
         value: value.to_string_lossy().into_owned(),
         wants: wants.into(),

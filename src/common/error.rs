@@ -172,7 +172,7 @@ impl Error {
                  ddollar rehearse               watch it work; no token is needed\n  \
                  ddollar status                 your tokens, and how full each is\n  \
                  ddollar supervise -- COMMAND   run COMMAND under supervision\n\
-                 All of it: ddollar help, and man ddollar"
+                 More: ddollar help, man ddollar"
                     .into()
             }
             Error::UnknownSubcommand { near, .. } => match near {
@@ -197,19 +197,14 @@ impl Error {
             | Error::NeedsValue { command, .. }
             | Error::FlagUsage { command, .. } => format!("see 'ddollar help {command}'"),
             Error::NeedsProxy { .. } => {
-                "give --proxy, without --no-proxy and --mixed: only there requests are seen".into()
+                "give --proxy, and neither --no-proxy nor --mixed: requests are seen only there".into()
             }
-            Error::BadValue { wants, value, .. } if is_key(value) => {
-                format!("that is a token, which belongs into a variable; give {wants}")
-            }
+            Error::BadValue { flag, wants, value } if is_key(value) => format!(
+                "that is a token: put it into a variable such as ANTHROPIC_API_KEY; {flag} takes {wants}"
+            ),
             Error::BadValue { wants, .. } => format!("give {wants}"),
             Error::NoCommand { command } => {
                 format!("say what to run: ddollar {command} -- claude --continue")
-            }
-            Error::UnknownProvider { name, .. } if is_key(name) => {
-                "that is a token: put it into a variable such as ANTHROPIC_API_KEY; --provider takes \
-                 a name such as anthropic"
-                    .into()
             }
             Error::UnknownProvider { near, .. } => match near {
                 Some(near) => format!("did you mean '{near}'? 'ddollar help supervise' lists them"),
@@ -228,8 +223,8 @@ impl Error {
             } => {
                 let unread = match &unread[..] {
                     [] => String::new(),
-                    [one] => format!("{one} is set, but not read here; "),
-                    more => format!("{} are set, but not read here; ", more.join(" and ")),
+                    [one] => format!("{one} is set, but ddollar does not read it; "),
+                    more => format!("{} are set, but ddollar does not read them; ", more.join(" and ")),
                 };
                 let first = variables.split(' ').next().unwrap_or_default();
                 format!(
@@ -363,7 +358,7 @@ impl fmt::Display for Error {
             }
             Error::NeedsValue { flag, .. } => write!(f, "option '{flag}' needs a value"),
             Error::FlagUsage { flag, problem, .. } => write!(f, "option '{flag}' {problem}"),
-            Error::NeedsProxy { flag } => write!(f, "option '{flag}' works in the proxy alone"),
+            Error::NeedsProxy { flag } => write!(f, "option '{flag}' works only in the proxy"),
             Error::BadValue { flag, value, .. } => {
                 write!(f, "option '{flag}' does not take '{value}'")
             }
@@ -401,7 +396,7 @@ impl fmt::Display for Error {
                 ..
             } => write!(f, "the token in {source} is {issuer}'s, not {not}'s"),
             Error::SubscriptionToken { source } => {
-                write!(f, "the token in {source} is a subscription's")
+                write!(f, "the token in {source} belongs to a subscription")
             }
             Error::BaseUrl { variable, why } => write!(f, "{variable} {why}"),
             Error::File {

@@ -311,7 +311,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
         what: "journal",
         path: path.to_owned(),
         why: error.to_string(),
-        hint: "'ddollar report' without a name shows the newest run",
+        hint: "'ddollar report --list' names the runs that are kept",
     }
 }
 

@@ -234,7 +234,7 @@ fn candidates(
         let lines = file_lines(variable, &path, &file.text)?;
         if lines.is_empty() {
             let why = "it holds no token".into();
-            let hint = ONE_A_LINE;
+            let hint = "it has one token a line; in a .env file, the lines of this provider's variable count";
             return Err(unusable(Unreadable { why, hint }));
         }
         all.extend(lines);
@@ -335,7 +335,11 @@ fn checked(place: &str, variable: &str, text: &str) -> Result<Secret, Error> {
         Some(slip) => Err(Error::MalformedToken {
             source: place.to_owned(),
             why: slip.why,
-            hint: slip.hint.replace("NAME", variable),
+            // A place in a file is in quotes.
+            hint: match place.starts_with('\'') && slip.hint == slip::SEVERAL {
+                true => ONE_A_LINE.into(),
+                false => slip.hint.replace("NAME", variable),
+            },
         }),
         None => Ok(Secret::new(text)),
     }
@@ -504,7 +508,7 @@ mod tests {
             (
                 &[("ANTHROPIC_API_KEYS", "ok,sk-ant-oat01-secret")],
                 b"",
-                "number 2) is a subscription",
+                "number 2) belongs to a subscription",
             ),
             (
                 &[("ANTHROPIC_API_KEYS_FILE", "tokens")],

@@ -42,10 +42,14 @@ pub(super) fn assignment(line: &str) -> Option<(&str, &str)> {
     Some((name, quoted.unwrap_or_else(bare)))
 }
 
-const QUOTES: [char; 3] = ['"', '\'', '`'];
+/// Also those that a word processor makes of them.
+const QUOTES: [char; 7] = ['"', '\'', '`', '“', '”', '‘', '’'];
 
-const SEVERAL: &str = "several tokens go into NAME_2 or NAMES; look for a stray line break";
+/// For a variable; a file has one token a line.
+pub(super) const SEVERAL: &str =
+    "several tokens go into NAME_2 or NAMES; look for a stray line break";
 const ALONE: &str = "write the token alone";
+const COPY: &str = "copy it again, from the provider's console";
 
 /// In the order in which they are told.
 static SLIPS: &[SlipOfToken] = &[
@@ -71,8 +75,13 @@ static SLIPS: &[SlipOfToken] = &[
     },
     SlipOfToken {
         is_made: |text| {
-            let scheme = text.get(..7).unwrap_or_default();
-            scheme.eq_ignore_ascii_case("bearer ") || text.starts_with("x-api-key:")
+            let begins = |name: &str| {
+                let start = text.get(..name.len());
+                start.is_some_and(|start| start.eq_ignore_ascii_case(name))
+            };
+            ["bearer ", "authorization:", "x-api-key:"]
+                .into_iter()
+                .any(begins)
         },
         why: "begins like a header of a request",
         hint: "write the token alone, without 'Bearer' or a header's name before it",
@@ -85,17 +94,27 @@ static SLIPS: &[SlipOfToken] = &[
     SlipOfToken {
         is_made: |text| text.starts_with('$'),
         why: "is the name of a variable, not its value",
-        hint: "a shell fills in $NAME only outside of single quotes; other programs never do",
+        hint: "a shell puts the value in its place, but not within single quotes; other programs never do",
     },
     SlipOfToken {
         is_made: is_path,
         why: "is the path of a file",
-        hint: "name a file with one token a line in ANTHROPIC_API_KEYS_FILE, OPENAI_API_KEYS_FILE or the like",
+        hint: "the path of a file with one token a line goes into NAMES_FILE",
     },
     SlipOfToken {
         is_made: is_placeholder,
-        why: "is an example's, not yours",
+        why: "is a placeholder from an example",
         hint: "put your own token there, from the provider's console",
+    },
+    SlipOfToken {
+        is_made: |text| text.starts_with("sk-ant-admin") || text.starts_with("sk-admin-"),
+        why: "is an admin key, with which no model answers",
+        hint: "create an ordinary API key in the provider's console",
+    },
+    SlipOfToken {
+        is_made: |text| text.starts_with(['{', '[']),
+        why: "is a piece of JSON or of a template",
+        hint: ALONE,
     },
     SlipOfToken {
         is_made: |text| text.contains(char::is_whitespace),
@@ -105,7 +124,7 @@ static SLIPS: &[SlipOfToken] = &[
     SlipOfToken {
         is_made: |text| !text.bytes().all(|byte| byte.is_ascii_graphic()),
         why: "contains a character that no token has",
-        hint: SEVERAL,
+        hint: COPY,
     },
     SlipOfToken {
         is_made: |text| text.contains([',', ';']),

@@ -146,7 +146,13 @@ fn named_providers(names: &[String]) -> Result<Vec<&'static Provider>, Error> {
     let mut providers: Vec<&'static Provider> = Vec::new();
     for name in names {
         let provider = by_name(name).ok_or_else(|| Error::UnknownProvider {
-            near: nearest(name, PROVIDERS.iter().map(|provider| provider.name)),
+            near: match &**name {
+                "claude" => Some("anthropic"),
+                "chatgpt" | "gpt" | "codex" => Some("openai"),
+                "google" => Some("gemini"),
+                "grok" => Some("xai"),
+                _ => nearest(name, PROVIDERS.iter().map(|provider| provider.name)),
+            },
             name: name.clone(),
         })?;
         if !providers.iter().any(|known| std::ptr::eq(*known, provider)) {

@@ -3,6 +3,7 @@
 
 use crate::support::env::{Desk, PROGRAM, output};
 use crate::support::{Provider, Supervise};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -16,17 +17,13 @@ fn options_of(command: &str) -> Vec<String> {
     let help = String::from_utf8(help.stdout).unwrap();
     let mut found = Vec::new();
     for line in help.lines().filter(|line| line.starts_with("  ")) {
-        let mut words = line
-            .split_whitespace()
-            .skip_while(|word| !word.starts_with("--"));
-        let Some(option) = words.next() else { continue };
-        let is_option = line.find("--").is_some_and(|at| at <= 6);
-        let takes_value = words.next().is_some_and(|word| {
-            let name = word.split(['[', ',']).next().unwrap_or_default();
-            name.len() > 1 && name.chars().all(|c| c.is_ascii_uppercase() || c == ':')
-        });
-        if is_option && takes_value {
-            found.push(option.to_owned());
+        // `      --log FILE   append ...`; what a switch does stands two columns and more behind it.
+        let Some(at) = line.find("--").filter(|at| *at <= 6) else {
+            continue;
+        };
+        let option = line[at..].split("  ").next().unwrap();
+        if let Some((name, _value)) = option.split_once(' ') {
+            found.push(name.to_owned());
         }
     }
     found
@@ -37,13 +34,13 @@ fn gives_away(text: &str) -> bool {
     (0..=KEY.len() - 12).any(|at| text.contains(&KEY[at..at + 12]))
 }
 
-/// Looks into what ddollar has written below a folder; not at the key's own file.
-fn assert_no_file_gives_away(folder: &Path, own: &str) {
+/// Looks into what ddollar has written below a folder; not at the test's own files.
+fn assert_no_file_gives_away(folder: &Path, own: &[&str]) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() {
             assert_no_file_gives_away(&path, own);
-        } else if entry.file_name() != own {
+        } else if !own.contains(&&*entry.file_name().to_string_lossy()) {
             let text = fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             assert!(!gives_away(&text), "{}: {text}", path.display());
@@ -53,7 +50,14 @@ fn assert_no_file_gives_away(folder: &Path, own: &str) {
 
 /// Runs ddollar with these arguments and variables, and looks at all that came of it.
 fn try_with(arguments: &[&str], variables: &[(&str, &str)]) {
+    try_with_file(arguments, variables, "");
+}
+
+/// The same, with this text in the file `own`. Returns what was on stdout.
+fn try_with_file(arguments: &[&str], variables: &[(&str, &str)], text: &str) -> String {
     let desk = Desk::new();
+    fs::create_dir(desk.join("folder")).unwrap();
+    desk.write("own", text);
     let mut command = desk.command(PROGRAM);
     command
         .args(arguments)
@@ -69,14 +73,22 @@ fn try_with(arguments: &[&str], variables: &[(&str, &str)]) {
         let text = String::from_utf8_lossy(text);
         assert!(!gives_away(&text), "{arguments:?} {variables:?}: {text}");
     }
-    assert_no_file_gives_away(desk.path(), KEY);
+    // A state file that is damaged is set aside as it is.
+    assert_no_file_gives_away(desk.path(), &[KEY, "own", "own.damaged"]);
+    String::from_utf8(made.stdout).unwrap()
 }
 
 #[test]
 fn as_the_value_of_any_option() {
     for command in ["supervise", "rehearse", "status", "report", "proxy"] {
         let options = options_of(command);
-        assert!(!options.is_empty(), "{command}");
+        let least = match command {
+            "supervise" | "rehearse" => 18,
+            "proxy" => 10,
+            "status" => 6,
+            _ => 1,
+        };
+        assert!(options.len() >= least, "{command}: {options:?}");
         for option in options {
             // It would serve until it is told to end.
             let rest: &[&str] = match command {
@@ -87,6 +99,9 @@ fn as_the_value_of_any_option() {
             let joined = format!("{option}={KEY}");
             try_with(&[&[command, &joined], rest].concat(), &[]);
             try_with(&[&[command, &option, KEY], rest].concat(), &[]);
+            // As a whole it is refused at once; within a path or a name it may be used.
+            let within = format!("folder/{KEY}");
+            try_with(&[&[command, &option, &within], rest].concat(), &[]);
         }
     }
 }
@@ -118,6 +133,94 @@ fn as_an_argument_of_any_command() {
         ],
     ] {
         try_with(arguments, &[]);
+    }
+}
+
+/// The names of variables in the program's text, and words that look the same there.
+fn names_in(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            names_in(&path, found);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let is_name = |word: &&str| {
+            let plain = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            word.len() > 3
+                && word.starts_with(|c: char| c.is_ascii_uppercase())
+                && word.chars().all(plain)
+        };
+        found.extend(text.split('"').filter(is_name).map(str::to_owned));
+    }
+}
+
+#[test]
+fn in_any_variable_that_the_program_names() {
+    let mut names = BTreeSet::new();
+    names_in(
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+        &mut names,
+    );
+    for known in [
+        "MISTRAL_API_BASE",
+        "NO_PROXY",
+        "COPILOT_MODEL",
+        "OPENAI_MODEL",
+    ] {
+        assert!(names.contains(known), "{known}: {names:?}");
+    }
+    let arguments = ["supervise", "-v", "--log", "log", "--", "true"];
+    for name in names {
+        try_with(&arguments, &[(&name, KEY)]);
+    }
+}
+
+#[test]
+fn in_any_file() {
+    let tokens = [("ANTHROPIC_API_KEYS_FILE", "own")];
+    let supervise = ["supervise", "-v", "--log", "log", "--", "true"];
+    for line in [
+        KEY.to_owned(),
+        format!("\"{KEY}\""),
+        format!("{KEY} {KEY}"),
+        format!("{KEY} group={KEY}"),
+        format!("one-token-of-mine\n{KEY},"),
+        format!("export ANTHROPIC_API_KEY='{KEY}'\nOTHER={KEY}"),
+        format!("\0{KEY}"),
+    ] {
+        try_with_file(&supervise, &tokens, &line);
+        try_with_file(&["status", "--json"], &tokens, &line);
+    }
+    let json = format!("{{\"{KEY}\": \"{KEY}\"}}");
+    let journal = format!(
+        "{{\"at\":\"2027-01-01T00:00:00Z\",\"event\":\"run\",\"journal\":1,\"ddollar\":\"{KEY}\",\"pid\":1,\
+         \"command\":\"x {KEY}\",\"threshold\":0.95,\"providers\":[]}}\n\
+         {{\"at\":\"2027-01-01T00:00:01Z\",\"event\":\"note\",\"text\":\"{KEY}\"}}\n"
+    );
+    let shown = try_with_file(&["report", "own"], &[], &journal);
+    assert_eq!(shown.matches("(key …x2Lp)").count(), 2, "{shown}");
+    for text in [KEY, &json, &journal] {
+        for arguments in [
+            &["report", "own"][..],
+            &["report", "own", "--json"],
+            &["report", "own", "--svg", "-"],
+            &["supervise", "--state", "own", "--", "true"],
+            &[
+                "supervise",
+                "--client",
+                "claude",
+                "--",
+                "true",
+                "--settings",
+                "own",
+            ],
+            &["status", "--state", "own"],
+            &["rehearse", "--scenario", "own", "--", "true"],
+        ] {
+            try_with_file(arguments, &[], text);
+        }
+        try_with_file(&supervise, &[("SSL_CERT_FILE", "own")], text);
     }
 }
 

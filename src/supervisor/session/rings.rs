@@ -161,6 +161,13 @@ impl Session {
         Some(TokenRef::new(pool, id, self.rings.len() > 1))
     }
 
+    /// Why the token in use will not do; `None`: that its provider is silent was told.
+    pub(super) fn untold_reason(&self, ring: usize, now: Now) -> Option<RunEvent> {
+        let was_told = self.rings.get(ring).is_some_and(|ring| ring.said_silent);
+        let reason = self.reason(ring, now);
+        (!was_told || !matches!(reason, RunEvent::Silent { .. })).then_some(reason)
+    }
+
     /// Why the token in use will not do.
     pub(super) fn reason(&self, ring: usize, now: Now) -> RunEvent {
         let (Some(token), Some(ring)) = (self.token(ring, None), self.rings.get(ring)) else {

@@ -392,6 +392,18 @@ fn an_outage_is_told_once_and_so_is_its_end() {
 }
 
 #[test]
+fn an_outage_that_was_told_is_not_told_again_when_the_child_fails() {
+    let mut night = Night::of(&["a"]);
+    let _ = night.answer(0, night.used(0.1, 60));
+    let told = night.answer(0, Err("refused".into()));
+    let failed = night.ends(ExitStatus::Code(1), false);
+    let asked = night.answer(0, Err("refused".into()));
+    let all = [told, failed, asked].map(|turn| words(&turn)).join("\n");
+    assert_eq!(all.matches("cannot be reached").count(), 1, "{all}");
+    assert!(all.contains("Waiting until Anthropic answers"), "{all}");
+}
+
+#[test]
 fn tokens_of_one_quota_are_told_as_soon_as_they_are_known() {
     let mut night = Night::of(&["a", "b", "c"]);
     for index in 0..3 {

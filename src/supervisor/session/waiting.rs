@@ -565,7 +565,11 @@ impl Session {
     /// What is still to be said of a failure: how the child ended, and why.
     fn cause(&self, reported: Reported, how: ExitStatus, ring: usize, now: Now) -> Vec<RunEvent> {
         match reported {
-            Reported::Nothing => vec![RunEvent::Failed { how }, self.reason(ring, now)],
+            Reported::Nothing => {
+                let mut say = vec![RunEvent::Failed { how }];
+                say.extend(self.untold_reason(ring, now));
+                say
+            }
             Reported::Cause | Reported::All => Vec::new(),
         }
     }
@@ -582,7 +586,7 @@ impl Session {
             .rings
             .get(ring)
             .is_some_and(|ring| ring.pool.len() == 1);
-        let mut say = vec![self.reason(ring, now)];
+        let mut say: Vec<RunEvent> = self.untold_reason(ring, now).into_iter().collect();
         if single {
             say.push(RunEvent::NoNextToken);
         } else if !self.is_brief(until, now) {

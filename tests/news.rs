@@ -194,6 +194,10 @@ fn that_the_notify_command_fails_is_said_once() {
     let run = Supervise::with(&provider).options(&["--notify", "exit 9"]);
     let said = "⚠️  --notify: the command failed at 'exit': exit status: 9\n";
     run.start(&["true"]).end().expect(0).says_once(said);
+    let test = r#"[ "$DDOLLAR_EVENT" = limit ] && true"#;
+    let run = Supervise::with(&provider).options(&["--notify", test]);
+    let said = "at 'exit': exit status: 1 ('[ ... ] && ...' ends so when the test is false; 'if' does not)\n";
+    run.start(&["true"]).end().expect(0).says_once(said);
     let run = Supervise::with(&provider).options(&["--notify", "true"]);
     run.start(&["true"]).end().expect(0).never_says("--notify");
 }

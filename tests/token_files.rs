@@ -42,6 +42,8 @@ fn a_token_that_was_added_is_used_before_a_wait() {
             state.to_str().unwrap(),
             "--journal",
             "journal",
+            "--notify",
+            "echo \"$DDOLLAR_EVENT $DDOLLAR_TOKEN_NAME\" >>news",
         ])
         .agent();
     run.wait_ready_with(1);
@@ -52,6 +54,11 @@ fn a_token_that_was_added_is_used_before_a_wait() {
     // It is one of them in all that is told: its number, its name, the state, the journal.
     let journal = fs::read_to_string(run.desk.join("journal")).unwrap();
     assert!(journal.contains("new: token 2/2"), "{journal}");
+    let news = run.desk.join("news");
+    eventually("the rotation is told with the name", || {
+        let news = fs::read_to_string(&news).unwrap_or_default();
+        news.contains("rotate …9c-3, tokens:2\n").then_some(())
+    });
     let token = provider.token(3).to_owned();
     run.tell(&format!("exec ddollar-is-not-there {token}"));
     run.tell("exit 0");

@@ -13,7 +13,7 @@ use crate::providers::Finding;
 use crate::providers::usage::Window;
 use crate::tokens::condition::ProbeFailure;
 use std::fmt::Write as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What people are told of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl RunEvent {
             } => {
                 let mut text = format!("   {}", token_names(provider.label, names));
                 if !duplicates.is_empty() {
-                    let _ = write!(text, "; found twice: {}", duplicates.join(", "));
+                    let _ = write!(text, "; duplicates dropped: {}", duplicates.join(", "));
                 }
                 (Mark::None, text)
             }
@@ -156,7 +156,7 @@ impl RunEvent {
             } => (
                 Mark::None,
                 format!(
-                    "{} tells no limit before it is reached; its errors count",
+                    "{} does not announce its limits; ddollar acts on its errors",
                     provider.label
                 ),
             ),
@@ -381,7 +381,7 @@ impl RunEvent {
             ),
             RunEvent::KeepingOn => (
                 Mark::Next,
-                "Keeping on until the window resets or the token is refused".into(),
+                "Going on until the window resets or the token is refused".into(),
             ),
             RunEvent::Saved { .. } => (
                 Mark::Done,
@@ -403,12 +403,14 @@ impl RunEvent {
             } => {
                 let plural = if *rotations == 1 { "" } else { "s" };
                 let report = if *kept { "; ddollar report" } else { "" };
+                // To the nearest second, as in the report.
+                let span = |span: Duration| rough(span.saturating_sub(Duration::from_millis(500)));
                 (
                     Mark::None,
                     format!(
                         "   {rotations} rotation{plural}, waited {}, {} of work{report}",
-                        rough(*waited),
-                        rough(*worked)
+                        span(*waited),
+                        span(*worked)
                     ),
                 )
             }
@@ -448,7 +450,7 @@ impl RunEvent {
             } => (
                 Mark::Warning,
                 format!(
-                    "{}{model} is refused until {} (token {} first); others go on",
+                    "{}{model} is spent until {} (token {}); other models go on",
                     prefix(*token),
                     local(*at, *now),
                     token.number(),
@@ -545,7 +547,7 @@ impl RunEvent {
             ),
             RunEvent::NotThrough => (
                 Mark::None,
-                "No request came through the proxy: a next start goes without its address".into(),
+                "No request came through the proxy: a restart would leave its address out".into(),
             ),
             RunEvent::ProxyListening { address } => {
                 (Mark::Done, format!("Proxy listens on http://{address}"))

@@ -48,8 +48,6 @@ pub(crate) struct Notifier {
     /// The first failure of the command.
     failed: Option<String>,
     said_failed: bool,
-    /// The tokens of the run.
-    rings: Vec<Ring>,
     /// Whether the run is waiting, so that its next start is the end of the wait.
     waiting: bool,
 }
@@ -68,19 +66,20 @@ impl Notifier {
             running: Vec::new(),
             failed: None,
             said_failed: false,
-            rings: Vec::new(),
             waiting: false,
         }
     }
 
-    /// Runs the command, if this record is one that it is told of. `words` are for people. Returns the
-    /// new process.
-    pub(crate) fn tell(&mut self, record: &Record, at: Millis, words: &str) -> Option<Pid> {
+    /// Runs the command, if this record is one that it is told of. `words` are for people; `rings` are the
+    /// tokens of the run. Returns the new process.
+    pub(crate) fn tell(
+        &mut self,
+        record: &Record,
+        at: Millis,
+        words: &str,
+        rings: &[Ring],
+    ) -> Option<Pid> {
         let event = match record {
-            Record::Run(run) => {
-                self.rings.clone_from(&run.providers);
-                return None;
-            }
             Record::Limit { .. } => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Stall { .. } => "stall",
@@ -101,7 +100,7 @@ impl Notifier {
             log::warn!("{event} is not told: {MOST_RUNNING} notify commands are running");
             return None;
         }
-        match self.start(event, record, at, words) {
+        match self.start(event, record, at, words, rings) {
             Ok((helper, held)) => {
                 self.running.push((event, held));
                 Some(helper)
@@ -125,7 +124,16 @@ impl Notifier {
             let length = held.read(&mut said).unwrap_or_default();
             if length > 0 && failed.is_none() {
                 let how = String::from_utf8_lossy(&said[..length]).into_owned();
-                *failed = Some(format!("--notify: the command failed at '{event}': {how}"));
+                // The shell's way to say that a test was false, and `grep`'s that it found nothing.
+                let often = match &*how {
+                    "exit status: 1" => {
+                        " ('[ ... ] && ...' ends so when the test is false; 'if' does not)"
+                    }
+                    _ => "",
+                };
+                *failed = Some(format!(
+                    "--notify: the command failed at '{event}': {how}{often}"
+                ));
             }
             false
         });
@@ -144,6 +152,7 @@ impl Notifier {
         record: &Record,
         at: Millis,
         words: &str,
+        rings: &[Ring],
     ) -> io::Result<(Pid, PipeReader)> {
         let (held, holder) = io::pipe()?;
         let mut command = Command::new(own_program());
@@ -156,7 +165,7 @@ impl Notifier {
             .env("DDOLLAR_EVENT", event)
             .env("DDOLLAR_MESSAGE", &*masked(words))
             .env("DDOLLAR_FACT", &*masked(&record.json(at)))
-            .envs(details(record, &self.rings))
+            .envs(details(record, rings))
             .stdin(Stdio::null())
             .stdout(holder)
             .stderr(Stdio::null())

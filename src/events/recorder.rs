@@ -63,6 +63,11 @@ impl Recorder {
         }
     }
 
+    /// The tokens of the run, also those that came later.
+    pub(crate) fn rings(&self) -> &[Ring] {
+        &self.rings
+    }
+
     /// The head of the journal of a run of `command`; `threshold` is 0.0 to 1.0.
     pub(crate) fn head(
         &mut self,
@@ -232,7 +237,19 @@ impl Recorder {
             | RunEvent::Saved { .. }
             | RunEvent::AskRotate { .. }
             | RunEvent::AskExhausted => return None,
-            RunEvent::TokensChanged { .. } => told(Record::Note { text: words() }),
+            RunEvent::TokensChanged { here, .. } => {
+                for token in here {
+                    // One that comes back has its old number.
+                    if let Some(ring) = self.rings.get_mut(token.id.ring)
+                        && token.number() > ring.names.len()
+                    {
+                        ring.names.resize(token.id.index, String::new());
+                        ring.names.push(token.name.into());
+                        ring.tokens = token.number();
+                    }
+                }
+                told(Record::Note { text: words() })
+            }
             event if event.severity() == Severity::Warning => told(Record::Note { text: words() }),
             _ => return None,
         })

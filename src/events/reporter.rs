@@ -214,6 +214,7 @@ impl Reporter {
         if let Some(service) = &mut self.service {
             service.tell(record, words);
         }
-        self.notifier.as_mut()?.tell(record, at, words)
+        let notifier = self.notifier.as_mut()?;
+        notifier.tell(record, at, words, self.recorder.rings())
     }
 }

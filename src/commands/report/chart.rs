@@ -451,7 +451,11 @@ impl<'t> Words<'_, 't> {
             ("waited", Activity::Waiting),
             ("restarting", Activity::Restarting),
         ];
-        let times = times.map(|(word, doing)| format!("{word} {}", long(timeline.time(doing))));
+        let times: Vec<String> = times
+            .iter()
+            .filter(|(_, doing)| *doing != Activity::Restarting || timeline.starts > 1)
+            .map(|(word, doing)| format!("{word} {}", long(timeline.time(*doing))))
+            .collect();
         let answered = match timeline.unanswered {
             0 => String::new(),
             unanswered => format!(", {unanswered} without an answer"),
@@ -474,7 +478,7 @@ impl<'t> Words<'_, 't> {
         }
         if timeline.saved >= SECOND && !timeline.run.rehearsal {
             lines.push(format!(
-                "Saved about {}: until the tokens that it left were good again",
+                "Saved about {} of waiting for resets",
                 long(timeline.saved)
             ));
         }

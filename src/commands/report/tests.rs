@@ -204,10 +204,52 @@ command    =====================-R===================............==========
 Worked 2h 27m, waited 31m, restarting 2m
 2 starts, 1 rotation, 1 wait; 6 checks
 Without ddollar it would have met its first limit at 23:00:00
-Saved about 3h 58m: until the tokens that it left were good again
+Saved about 3h 58m of waiting for resets
 Anthropic: 1 ...k7Qw, ANTHROPIC_API_KEY; 2 ...x2Lp, tokens:1
 "
     );
+}
+
+#[test]
+fn what_the_signs_mean_is_told_on_a_narrow_screen_too() {
+    let night = read(&lines(&night()), None).unwrap();
+    for utf8 in [true, false] {
+        let style = Style {
+            utf8,
+            width: 40,
+            ..PLAIN
+        };
+        let text = text(&night, TimeZone::UTC, style);
+        let (lanes, _) = text.split_once("\n\n22:00:00").unwrap();
+        assert!(lanes.ends_with(" next token"), "{text}");
+        assert!(
+            lanes.contains(" works ") && !lanes.contains("..\n"),
+            "{text}"
+        );
+        assert!(
+            lanes.lines().all(|line| line.chars().count() <= 40),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn behind_the_end_of_the_command_nothing_is_started_again() {
+    let exit = Record::Exit {
+        how: ExitStatus::Code(0),
+        asked: false,
+    };
+    let launch = Record::Launch {
+        again: false,
+        tokens: vec![1],
+    };
+    let end = Record::End(Ending::AsCommand(ExitStatus::Code(0)));
+    let facts = [(0, head(1)), (0, launch), (10, exit), (11, end)];
+    let run = read(&lines(&facts), None).unwrap();
+    assert_eq!(run.time(Activity::Working), 10 * MINUTE);
+    assert_eq!(run.time(Activity::Restarting), 0);
+    let text = drawn(&run, 80);
+    assert!(text.contains("\nWorked 10m, waited 0s\n"), "{text}");
 }
 
 #[test]

@@ -64,7 +64,8 @@ fn lanes(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {
         lines.push(row);
     }
     lines.push(command(chart, style, &scale, margin));
-    lines.push(style.paint(Colour::Faint, &legend(style, margin)));
+    let legend = legend(style, margin);
+    lines.extend(legend.map(|line| style.paint(Colour::Faint, &line)));
     lines.push(String::new());
 }
 
@@ -109,19 +110,27 @@ fn glyph(style: Style, doing: Activity) -> char {
     }
 }
 
-fn legend(style: Style, margin: usize) -> String {
+/// What the characters mean: in one line, or in two where that is too long.
+fn legend(style: Style, margin: usize) -> impl Iterator<Item = String> {
     let (levels, rotation) = if style.utf8 {
         ("▁ to █: used", ROTATION.0)
     } else {
         ("0 to 9, #: tenths used", ROTATION.1)
     };
-    let text = format!(
-        "{levels}  {} works  {} waits  {rotation} next token",
+    let signs = format!(
+        "{} works  {} waits  {rotation} next token",
         glyph(style, Activity::Working),
         glyph(style, Activity::Waiting),
     );
-    let column = margin.min(style.width.saturating_sub(text.chars().count()));
-    " ".repeat(column) + &style.cut(&text)
+    let whole = format!("{levels}  {signs}");
+    let lines = match whole.chars().count() <= style.width {
+        true => vec![whole],
+        false => vec![levels.to_owned(), signs],
+    };
+    lines.into_iter().map(move |text| {
+        let column = margin.min(style.width.saturating_sub(text.chars().count()));
+        " ".repeat(column) + &style.cut(&text)
+    })
 }
 
 fn story(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {

@@ -28,7 +28,7 @@ pub(crate) struct Timeline {
     pub(crate) end: End,
     /// In the order of providers and tokens.
     pub(crate) tracks: Vec<Track>,
-    /// What the command was doing; without gaps, in order.
+    /// What the command was doing, until it ended; without gaps, in order.
     pub(crate) spans: Newest<Span>,
     pub(crate) waits: Newest<Wait>,
     /// What each token has cost for each model.
@@ -647,7 +647,10 @@ impl Builder {
             _ => self.timeline.to,
         };
         self.timeline.to = at;
-        self.close_span(at);
+        // Behind the end of the command nothing is started again.
+        if self.ended.is_none() || self.doing != Activity::Restarting {
+            self.close_span(at);
+        }
         for track in &mut self.timeline.tracks {
             close(track, at);
         }

@@ -308,7 +308,7 @@ fn a_token_is_named_by_its_end_and_where_it_was_found() {
     run.wait_ready_at_last_with(2);
     run.finish().says(&[
         &format!(
-            "\n   Anthropic: 1 …{one_ends}, ANTHROPIC_API_KEY; 2 …{two_ends}, tokens:2; found twice: tokens:3\n"
+            "\n   Anthropic: 1 …{one_ends}, ANTHROPIC_API_KEY; 2 …{two_ends}, tokens:2; duplicates dropped: tokens:3\n"
         ),
         &format!("(96% used)\n   token 1/2 …{one_ends}, ANTHROPIC_API_KEY; requests, 96% used, resets "),
     ]);

@@ -134,7 +134,7 @@ fn a_provider_that_tells_nothing_is_judged_by_its_errors() {
     run.tell("exit 1");
     run.wait_ready_with(2);
     run.finish().says(&[
-        "Gemini tells no limit before it is reached; its errors count",
+        "Gemini does not announce its limits; ddollar acts on its errors",
         "Process exited with status 1",
         "Token limit reached",
         "Switched to token 2/2",

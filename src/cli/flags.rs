@@ -163,8 +163,8 @@ pub(super) static FLAGS: &[Flag] = &[
         value: None,
         default: None,
         commands: BOTH,
-        about: "one ring over all providers, for a command that can use any",
-        details: "The command gets one token of one provider, and DDOLLAR_PROVIDER says of which. \
+        about: "rotate over all providers, for a command that can use any",
+        details: "The command gets one token of one provider, and DDOLLAR_PROVIDER names it. \
                   Without this option it gets one token of each provider.",
         set: |values, _| {
             values.supervision.mixed = true;
@@ -222,7 +222,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("NAME"),
         default: None,
         commands: BOTH,
-        about: "what the command is, when it does not look like it",
+        about: "which client the command is, if its name does not tell",
         details: "claude, codex, gemini, opencode, aider, llm, copilot or qwen, which are otherwise known by \
                   their names, also behind npx, env or nice. ddollar tells them their token in \
                   their own way and makes them go on with their session after a restart. With \
@@ -287,9 +287,9 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("N"),
         default: None,
         commands: BOTH,
-        about: "exit with 75 once so many LLM tokens were used, such as 20M",
-        details: "All that the answers say they have read and written counts, what comes from a cache \
-                  or goes there, too. The answer under way still ends; then the command is stopped in \
+        about: "exit with 75 once this many LLM tokens are used, such as 20M",
+        details: "Everything counts that the answers report as read or written, also what is read from a \
+                  cache or written to one. The answer under way still ends; then the command is stopped in \
                   order. Only what comes through the proxy is counted.",
         set: |values, value| {
             let wants = "a number of LLM tokens from 1, such as 20M or 500k";
@@ -303,7 +303,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("N"),
         default: Some("0"),
         commands: BOTH,
-        about: "start a command again that fails for reasons of its own",
+        about: "how often to restart a command that fails for reasons of its own",
         details: "Failures that a limit or an outage explains do not count. Three starts in a row \
                   that die within 2 seconds end the run all the same.",
         set: |values, value| {
@@ -319,10 +319,10 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("DURATION"),
         default: None,
         commands: BOTH,
-        about: "tell when the command does nothing for so long",
-        details: "Nothing: no request through the proxy, and no processor time worth speaking of in all of its \
-                  processes; without the proxy, the latter alone. A client whose session is known is then \
-                  ended and goes on with its session, three times in a row at most. From 30s.",
+        about: "warn when the command does nothing for this long",
+        details: "It then sends no request through the proxy, and its processes take no processor time worth \
+                  speaking of; without the proxy, only the latter is seen. A client whose session is known is \
+                  restarted and goes on with it, at most three times in a row. 30s at least.",
         set: |values, value| {
             let span = duration(value).filter(|span| *span >= SHORTEST_STALL);
             values.supervision.stall = Some(span.ok_or(A_LONG_DURATION)?);
@@ -335,7 +335,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("FILE"),
         default: None,
         commands: KEEPERS,
-        about: "what is known of tokens, for the runs after and beside this one",
+        about: "the file in which runs share what is known of the tokens",
         details: "Without this option: ddollar/state.json in XDG_STATE_HOME, or in .local/state \
                   in HOME. Tokens that are known to be spent are passed over at the start. Tokens \
                   are never part of it.",
@@ -379,7 +379,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("FILE"),
         default: None,
         commands: BOTH,
-        about: "keep the journal of this run at the end of this file",
+        about: "append the journal of this run to this file",
         details: "'ddollar report' draws it. Without this option it is a file of its own in \
                   ~/.local/state/ddollar/runs (or XDG_STATE_HOME), where the newest 50 stay; \
                   /dev/null keeps none.",
@@ -603,7 +603,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: None,
         default: None,
         commands: RUNNING,
-        about: "say each check's numbers too",
+        about: "also say the numbers of each check",
         details: "",
         set: |values, _| {
             values.voice.verbosity = Verbosity::Verbose;

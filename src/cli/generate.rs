@@ -413,7 +413,7 @@ fn man() -> String {
     as_it_is(&mut page, EXIT);
     page.push_str(".SH FILES\n.TP\n");
     page.push_str("\\fI~/.local/state/ddollar/state.json\\fR\n");
-    page.push_str("What is known of tokens, for the runs after and beside a run. No token.\n.TP\n");
+    page.push_str("What is known of the tokens, which runs share. No token.\n.TP\n");
     page.push_str("\\fI~/.local/state/ddollar/runs/\\fR\n");
     page.push_str("The journals of the newest 50 runs. XDG_STATE_HOME moves both.\n");
     page.push_str(".SH EXAMPLES\n");

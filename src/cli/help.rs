@@ -32,8 +32,9 @@ pub(super) static ENTRIES: &[Entry] = &[
         usage: "[OPTIONS] -- COMMAND [ARG...]",
         line: "run COMMAND under supervision",
         about: "Runs COMMAND, watches the limits of its token, and moves it to the next token\n\
-                in time: SIGTERM, grace, restart with the new token in its environment. When\n\
-                every token is spent, COMMAND is paused until the earliest reset.\n",
+                in time: within a proxy on this machine if its requests come through that,\n\
+                else by a restart with the new token in its environment. When every token is\n\
+                spent, COMMAND is paused until the earliest reset.\n",
     },
     Entry {
         name: "proxy",
@@ -47,7 +48,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     Entry {
         name: "status",
         usage: "[OPTIONS]",
-        line: "how full every token is, and what would be done now",
+        line: "how full the limits of each token are, and what would be next",
         about: "Asks about every token at once, with one minimal request each, and shows how\n\
                 full its windows are, when they reset, and what ddollar would do now. Exit\n\
                 status: 0 when a token is usable, 75 when one will be later, 1 when none will.\n",
@@ -57,8 +58,8 @@ pub(super) static ENTRIES: &[Entry] = &[
         usage: "[OPTIONS] [RUN]",
         line: "what happened in a run: the newest, or a journal by its path",
         about: "Shows what happened in a run, also while it goes on: how full each token was,\n\
-                rotations, waits, and what it comes to. RUN is a journal, by its path or by its\n\
-                name in ~/.local/state/ddollar/runs; without it, the newest one there.\n",
+                rotations, waits, and the sums. RUN is a journal, by its path or by its name in\n\
+                ~/.local/state/ddollar/runs; without it, the newest one there.\n",
     },
     Entry {
         name: "rehearse",

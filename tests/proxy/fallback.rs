@@ -184,7 +184,7 @@ fn a_fallback_that_cannot_be_one_is_refused() {
         ),
         (
             &["--fallback-model", "m", "--no-proxy"],
-            "works in the proxy alone",
+            "works only in the proxy",
         ),
     ] {
         let run = Supervise::with(&provider).options(options).script("true");

@@ -301,7 +301,7 @@ fn it_is_told_when_there_is_nothing_to_count() {
     for more in ["--no-proxy", "--mixed"] {
         let ended = offered().options(&[more]).script("true").end().expect(125);
         ended.says(&[
-            "option '--max-tokens' works in the proxy alone",
+            "option '--max-tokens' works only in the proxy",
             "hint: give --proxy",
         ]);
     }

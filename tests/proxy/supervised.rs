@@ -204,7 +204,7 @@ fn a_client_that_takes_another_model_is_not_paused() {
         .run
         .finish()
         .expect(0)
-        .says_once("claude-opus-5-5 is refused until ")
+        .says_once("claude-opus-5-5 is spent until ")
         .never_says("Pausing")
         .says_once("Launching");
 }

@@ -2,12 +2,12 @@
 
 use crate::support::canned::Canned;
 use crate::support::env::PROGRAM;
-use crate::support::{AGENT, Provider, Supervise, spent_at};
-use serde_json::json;
+use crate::support::{AGENT, Fault, Faulty, Provider, Supervise, spent_at};
 use std::collections::HashMap;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
+use std::time::Duration;
 
 #[test]
 fn a_child_that_fails_on_a_spent_token_goes_on_with_the_next_and_the_resume_command() {
@@ -104,20 +104,25 @@ fn a_child_that_fails_in_an_outage_is_started_again_when_it_has_passed() {
     // 529, and out of reach: side by side, for each takes the first pause of 5 s.
     let tries = ["529", "close"].map(|fault| {
         let mut provider = Provider::anthropic(&[0.1, 0.1]);
-        let mut run = Supervise::with(&provider)
+        let front = Faulty::front_of(&provider);
+        let mut run = Supervise::behind(&provider, &front.url)
             .options(&["--interval", "1h"])
             .agent();
         run.wait_ready_with(1);
         provider.wait_for_probe("anthropic#2");
-        provider.fault(fault);
+        match fault {
+            "529" => provider.fault(fault),
+            _ => front.fault(Fault::Close),
+        }
         run.tell("exit 1");
-        (fault, provider, run)
+        (fault, provider, front, run)
     });
-    for (fault, provider, mut run) in tries {
+    for (fault, provider, front, mut run) in tries {
         run.stderr.wait("Process exited with status 1");
         run.stderr
             .wait("Waiting until Anthropic answers, next try in ");
         provider.clear_faults();
+        front.clear();
         run.wait_ready_with(1);
         let trouble = match fault {
             "529" => "Anthropic is overloaded",
@@ -164,11 +169,12 @@ fn a_child_that_fails_for_reasons_of_its_own_ends_the_run_with_its_status() {
 
 #[test]
 fn a_child_that_fails_before_the_first_answer_is_judged_by_it() {
-    let mut provider = Provider::anthropic(&[1.0, 0.1]);
-    provider.control(json!({"answer": {"token": "anthropic#1", "fault": "slow", "delay": "5s"}}));
-    let mut run = Supervise::with(&provider).agent();
+    let provider = Provider::anthropic(&[1.0, 0.1]);
+    let front = Faulty::front_of(&provider);
+    front.fault_for(provider.token(1), Fault::Slow(Duration::from_secs(5)));
+    let mut run = Supervise::behind(&provider, &front.url).agent();
     run.wait_ready_with(1);
-    provider.wait_for_probe("anthropic#1");
+    front.wait_for_probe(provider.token(1));
     run.tell("exit 1");
     run.wait_ready_with(2);
     run.finish()

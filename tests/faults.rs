@@ -1,10 +1,13 @@
 //! A provider that breaks the protocol or the connection: one clear notice, and a child that does
 //! not notice.
 
-use crate::support::{Provider, Run, Supervise, proc};
+use crate::support::faulty::HUGE;
+use crate::support::gateway::{Wire, message};
+use crate::support::{Fault, Faulty, Provider, Run, Supervise, proc};
 use nix::unistd::Pid;
 use serde_json::json;
 use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 /// One run whose provider answers the first probe, and then with `fault`.
 fn with_fault(fault: &str) -> (Provider, Run, Pid) {
@@ -15,6 +18,19 @@ fn with_fault(fault: &str) -> (Provider, Run, Pid) {
     provider.fault(fault);
     provider.wait_for_probe("anthropic#1");
     (provider, run, pid)
+}
+
+/// The same, and what breaks is the protocol or the connection.
+fn with_break(fault: Fault) -> (Provider, Faulty, Run, Pid) {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let front = Faulty::front_of(&provider);
+    let supervise = Supervise::behind(&provider, &front.url);
+    let mut run = supervise.options(&["-v"]).agent();
+    let pid = run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#2");
+    front.fault(fault);
+    front.wait_for_probe(provider.token(1));
+    (provider, front, run, pid)
 }
 
 /// The run has said `notice` once; its child is the first and the only one, and runs.
@@ -31,25 +47,25 @@ fn is_undisturbed(mut run: Run, pid: Pid, notice: &str) {
 
 #[test]
 fn garbage_is_told_once_and_disturbs_nothing() {
-    let (_provider, run, pid) = with_fault("garbage");
+    let (_provider, _front, run, pid) = with_break(Fault::Garbage);
     is_undisturbed(run, pid, "⚠️  Anthropic cannot be reached (");
 }
 
 #[test]
 fn half_a_header_is_told_once_and_disturbs_nothing() {
-    let (_provider, run, pid) = with_fault("half-header");
+    let (_provider, _front, run, pid) = with_break(Fault::HalfHeader);
     is_undisturbed(run, pid, "⚠️  Anthropic cannot be reached (");
 }
 
 #[test]
 fn a_closed_connection_is_told_once_and_disturbs_nothing() {
-    let (_provider, run, pid) = with_fault("close");
+    let (_provider, _front, run, pid) = with_break(Fault::Close);
     is_undisturbed(run, pid, "⚠️  Anthropic cannot be reached (");
 }
 
 #[test]
 fn silence_is_told_once_and_disturbs_nothing() {
-    let (_provider, run, pid) = with_fault("silent");
+    let (_provider, _front, run, pid) = with_break(Fault::Silent);
     is_undisturbed(run, pid, "⚠️  Anthropic cannot be reached (");
 }
 
@@ -58,12 +74,13 @@ fn a_redirect_is_not_followed_and_told_once() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     let location = format!("http://{}/v1/messages", elsewhere.local_addr().unwrap());
-    let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    provider.control(json!({"answer": {"fault": "redirect", "location": location}}));
-    let mut run = Supervise::with(&provider).agent();
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let front = Faulty::front_of(&provider);
+    front.fault(Fault::Redirect(location));
+    let mut run = Supervise::behind(&provider, &front.url).agent();
     let pid = run.wait_ready_with(1);
     for _ in 0..3 {
-        provider.wait_for_probe("anthropic#1");
+        front.wait_for_probe(provider.token(1));
     }
     is_undisturbed(run, pid, "⚠️  Anthropic tells no limits: ");
     assert!(
@@ -74,7 +91,7 @@ fn a_redirect_is_not_followed_and_told_once() {
 
 #[test]
 fn forty_megabytes_of_body_cost_neither_memory_nor_the_childs_peace() {
-    let (mut provider, mut run, pid) = with_fault("huge-body");
+    let (mut provider, _front, mut run, pid) = with_break(Fault::HugeBody);
     for _ in 0..3 {
         provider.wait_for_probe("anthropic#1");
     }
@@ -130,4 +147,79 @@ fn an_answer_that_says_nothing_about_limits_is_told_once() {
         provider.wait_for_probe("anthropic#1");
     }
     is_undisturbed(run, pid, "⚠️  Anthropic tells no limits: ");
+}
+
+/// The answer to a message with this token, to the end of the connection.
+fn exchange(front: &Faulty, token: &str) -> String {
+    let mut wire = Wire::to(front.url.trim_start_matches("http://"));
+    let body = message(json!({}));
+    let length = body.len();
+    wire.send(format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {token}\r\ncontent-length: {length}\r\n\r\n{body}"
+    ));
+    wire.end();
+    wire.until_the_end()
+}
+
+#[test]
+fn broken_answers_on_the_wire() {
+    let provider = Provider::anthropic(&[0.1]);
+    let front = Faulty::front_of(&provider);
+    let broken = |fault| {
+        front.fault(fault);
+        exchange(&front, provider.token(1))
+    };
+    let garbage = broken(Fault::Garbage);
+    assert!(
+        !garbage.is_empty() && !garbage.starts_with("HTTP/"),
+        "{garbage}"
+    );
+    let half = broken(Fault::HalfHeader);
+    assert!(
+        half.starts_with("HTTP/1.1 200 OK\r\n") && !half.ends_with('\n'),
+        "{half}"
+    );
+    assert_eq!(broken(Fault::Close), "");
+    assert_eq!(broken(Fault::Silent), "");
+    let huge = broken(Fault::HugeBody);
+    assert!(huge.starts_with("HTTP/1.1 200 OK\r\n") && huge.len() > HUGE);
+    assert!(huge.contains("\r\nanthropic-ratelimit-requests-remaining: "));
+    let redirect = broken(Fault::Redirect("http://127.0.0.1:9/".to_owned()));
+    assert!(redirect.starts_with("HTTP/1.1 302 "), "{redirect}");
+    assert!(redirect.contains("\r\nlocation: http://127.0.0.1:9/\r\n"));
+}
+
+#[test]
+fn broken_faults() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let front = Faulty::front_of(&provider);
+    let delay = Duration::from_millis(250);
+    for fault in [
+        Fault::Garbage,
+        Fault::HalfHeader,
+        Fault::HugeBody,
+        Fault::Close,
+        Fault::Silent,
+        Fault::Redirect("http://x/".to_owned()),
+        Fault::Slow(delay),
+    ] {
+        front.fault_for(provider.token(2), fault.clone());
+        // The other token is served as ever.
+        let usual = exchange(&front, provider.token(1));
+        assert!(
+            usual.starts_with("HTTP/1.1 200 OK\r\n"),
+            "{fault:?}: {usual}"
+        );
+        assert!(usual.contains("Done."), "{fault:?}: {usual}");
+        let begun = Instant::now();
+        let broken = exchange(&front, provider.token(2));
+        match fault {
+            Fault::Slow(_) => {
+                assert!(broken.contains("Done.") && begun.elapsed() >= delay);
+            }
+            _ => assert!(!broken.contains("Done."), "{fault:?}: {broken}"),
+        }
+    }
+    front.clear();
+    assert!(exchange(&front, provider.token(2)).contains("Done."));
 }

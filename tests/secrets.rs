@@ -1,7 +1,7 @@
 //! No token anywhere but in the child's environment and in the requests to its provider.
 
 use crate::support::proc::Process;
-use crate::support::{Desk, Provider, Run, Supervise, eventually, proc, spent_at};
+use crate::support::{Desk, Fault, Faulty, Provider, Run, Supervise, eventually, proc, spent_at};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::io::{Read, Write};
@@ -62,8 +62,9 @@ fn look_everywhere(run: &Run, tokens: &[String]) {
 #[test]
 fn no_token_shows_in_a_night_with_everything_that_can_go_wrong() {
     let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let front = Faulty::front_of(&provider);
     let tokens = provider.tokens().to_vec();
-    let mut run = Supervise::with(&provider)
+    let mut run = Supervise::behind(&provider, &front.url)
         .options(&[
             "-v",
             "--log",
@@ -92,7 +93,7 @@ fn no_token_shows_in_a_night_with_everything_that_can_go_wrong() {
     run.stderr.wait("Session continued");
     run.tell("exit 1");
     run.wait_ready_with(3);
-    provider.fault("garbage");
+    front.fault(Fault::Garbage);
     provider.control(json!({"clear": {"token": "anthropic#2"}}));
     run.stderr.wait("cannot be reached");
     look_everywhere(&run, &tokens);

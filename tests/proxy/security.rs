@@ -3,7 +3,7 @@
 use crate::support::gateway::{Gateway, Wire};
 use crate::support::proc::{self, Process};
 use crate::support::upstream::Upstream;
-use crate::support::{Provider, Supervise, spent_at};
+use crate::support::{Fault, Faulty, Provider, Supervise, spent_at};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -222,14 +222,15 @@ fn a_token_that_is_echoed_is_masked_everywhere() {
 #[test]
 fn no_token_and_no_secret_is_where_it_must_not_be() {
     let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let gateway = Gateway::with(&mut provider, &["-v", "--log", "proxy.log"]);
+    let front = Faulty::front_of(&provider);
+    let gateway = Gateway::behind(&mut provider, &front.url, &["-v", "--log", "proxy.log"]);
     let tokens = provider.tokens().to_vec();
     provider.control(spent_at("org-1", "2h"));
     assert_eq!(gateway.post(json!({})).status, 200);
     provider.fault("401");
     gateway.post(json!({}));
     provider.clear_faults();
-    provider.fault("close");
+    front.fault(Fault::Close);
     gateway.post(json!({}));
     for path in ["/ddollar/status", "/ddollar/metrics"] {
         let text = gateway.get(path).text();

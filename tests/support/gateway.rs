@@ -208,7 +208,13 @@ impl Gateway {
 
     /// The same, with more options.
     pub(crate) fn with(provider: &mut Provider, options: &[&str]) -> Gateway {
-        let gateway = Gateway::start(Supervise::with(provider), options);
+        let address = provider.url.clone();
+        Gateway::behind(provider, &address, options)
+    }
+
+    /// The same, with the provider at another address.
+    pub(crate) fn behind(provider: &mut Provider, address: &str, options: &[&str]) -> Gateway {
+        let gateway = Gateway::start(Supervise::behind(provider, address), options);
         // Asked and answered: from here on the proxy knows the groups.
         for number in 1..=provider.tokens().len() {
             gateway.eventually_status(|status| status["tokens"][number - 1]["group"].is_string());

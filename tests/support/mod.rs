@@ -1,12 +1,14 @@
 //! What the suites share. `env` is the one place where an environment is made, `provider` the
 //! built-in provider as a process, `canned` one for what it does not speak, `upstream` one that says
-//! what a test writes, byte for byte, `run` a supervised command, `gateway` a proxy and a client of
+//! what a test writes, byte for byte, `faulty` a front of the built-in one that breaks the protocol,
+//! `run` a supervised command, `gateway` a proxy and a client of
 //! it, `pty` a command in a terminal, `family` all processes of a test, `tls` a TLS front for the
 //! provider.
 
 pub(crate) mod canned;
 pub(crate) mod env;
 pub(crate) mod family;
+pub(crate) mod faulty;
 pub(crate) mod gateway;
 pub(crate) mod proc;
 pub(crate) mod provider;
@@ -16,6 +18,7 @@ pub(crate) mod tls;
 pub(crate) mod upstream;
 
 pub(crate) use env::Desk;
+pub(crate) use faulty::{Fault, Faulty};
 pub(crate) use provider::{Provider, organizations, spent_at};
 pub(crate) use run::{AGENT, Run, Supervise};
 

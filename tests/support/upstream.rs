@@ -55,8 +55,23 @@ impl Played {
 }
 
 impl Upstream {
-    /// `play` is called for every request; the connection goes on when it returns true.
+    /// `play` is called for every request but ddollar's own; the connection goes on when it returns
+    /// true.
     pub(crate) fn playing(play: impl Fn(&mut Played) -> bool + Send + Sync + 'static) -> Upstream {
+        Upstream::start(false, play)
+    }
+
+    /// The same, and `play` is called for ddollar's own requests, too.
+    pub(crate) fn playing_all(
+        play: impl Fn(&mut Played) -> bool + Send + Sync + 'static,
+    ) -> Upstream {
+        Upstream::start(true, play)
+    }
+
+    fn start(
+        plays_checks: bool,
+        play: impl Fn(&mut Played) -> bool + Send + Sync + 'static,
+    ) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, heads) = channel();
@@ -72,7 +87,7 @@ impl Upstream {
                     let mut stream = stream;
                     while let Some((head, body)) = request(&mut stream, &mut rest) {
                         // ddollar's own question at the start is not the test's business.
-                        if head.to_ascii_lowercase().contains("user-agent: ddollar/") {
+                        if !plays_checks && is_check(&head) {
                             let _ =
                                 stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
                             continue;
@@ -111,6 +126,11 @@ impl Upstream {
     pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
+}
+
+/// Whether a request is ddollar's own.
+pub(crate) fn is_check(head: &str) -> bool {
+    head.to_ascii_lowercase().contains("user-agent: ddollar/")
 }
 
 fn request(stream: &mut TcpStream, rest: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {

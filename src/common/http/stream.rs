@@ -73,14 +73,14 @@ impl Read for Timed<TcpStream> {
 /// and could take our last answer with it.
 pub(crate) fn linger(stream: &TcpStream) {
     if stream.shutdown(Shutdown::Write).is_ok() {
-        drain(stream, LINGER);
+        drain(stream);
     }
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Reads and drops what comes, until the other side ends it or this time has passed.
-pub(crate) fn drain(mut stream: &TcpStream, limit: Duration) {
-    let until = Instant::now() + limit;
+/// Reads and drops what comes, until the other side ends it or [`LINGER`] has passed.
+fn drain(mut stream: &TcpStream) {
+    let until = Instant::now() + LINGER;
     let mut sink = [0; 16 * 1024];
     loop {
         let left = until.saturating_duration_since(Instant::now());

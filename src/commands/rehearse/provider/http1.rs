@@ -11,9 +11,6 @@ use crate::common::http::reader::{BodyFraming, Parsed, ReadError, Reader};
 use crate::common::http::request::RequestHead;
 use crate::common::http::response::{LAST_CHUNK, put_chunk, put_head};
 
-/// The length of the answer to the `huge-body` fault, in bytes.
-pub(crate) const HUGE: usize = 40 * 1000 * 1000;
-
 /// The next request. `go_on` sends `100 Continue` when the client waits for it.
 pub(crate) fn next<S: Read>(
     reader: &mut Reader<S>,
@@ -95,16 +92,6 @@ fn whole(
     bytes.extend_from_slice(body.as_bytes());
     // One write, so that a short answer is one packet.
     sink.write_all(&bytes)
-}
-
-/// Writes `response`'s head and a body of [`HUGE`] spaces.
-pub(crate) fn write_huge(sink: &mut impl Write, response: &Response) -> io::Result<()> {
-    sink.write_all(&head_of(response, Some(HUGE), false))?;
-    let piece = [b' '; 50_000];
-    for _ in 0..HUGE / piece.len() {
-        sink.write_all(&piece)?;
-    }
-    sink.flush()
 }
 
 #[cfg(test)]

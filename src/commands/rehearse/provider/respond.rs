@@ -13,30 +13,24 @@ use serde_json::{Value, json};
 
 use super::scenario::{Dialect, Fault};
 use super::state::{Costs, State};
-use super::wire::{
-    Answer, Body, Call, Endpoint, Note, Reply, Request, Response, Stamp, WireFormat,
-};
+use super::wire::{Body, Call, Endpoint, Note, Request, Response, Stamp, WireFormat};
 use super::{anthropic, openai, times};
 
-/// Answers `request` at `now` (since the start; `wall` is the same moment on the clock).
+/// Answers `request` at `now` (since the start; `wall` is the same moment on the clock). The note is
+/// nothing for the control endpoint.
 pub(crate) fn respond(
     state: &mut State,
     now: Duration,
     wall: SystemTime,
     request: &Request,
-) -> Answer {
+) -> (Response, Option<Note>) {
     state.advance(now);
     let stamp = Stamp {
         wall,
         serial: state.next_serial(),
     };
     if let Some(rest) = request.path().strip_prefix("/rehearsal/") {
-        let reply = Reply::Http(control(state, wall, rest, request));
-        return Answer {
-            delay: Duration::ZERO,
-            reply,
-            note: None,
-        };
+        return (control(state, wall, rest, request), None);
     }
     let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
     let known = credential(request).and_then(|text| state.token(text));
@@ -49,30 +43,14 @@ pub(crate) fn respond(
     let note = note(state, token, &body);
 
     let fault = state.fault(token, |fault| concerns(fault, endpoint, token.is_some()));
-    let delay = match fault {
-        Some(Fault::Slow(delay)) => delay,
-        _ => Duration::ZERO,
-    };
     let wire: &dyn WireFormat = match dialect {
         Dialect::Anthropic => &anthropic::Anthropic,
         Dialect::Openai => &openai::Openai,
     };
-    let reply = match (fault, token, endpoint) {
-        (Some(Fault::Garbage), _, _) => Reply::Garbage,
-        (Some(Fault::HalfHeader), _, _) => Reply::HalfHeader,
-        (Some(Fault::Silent(limit)), _, _) => Reply::Silent(limit),
-        (Some(Fault::Close), _, _) => Reply::Close,
-        (Some(Fault::Redirect { location }), _, _) => {
-            let headers = vec![("date", times::http_date(wall)), ("location", location)];
-            Reply::Http(Response {
-                status: 302,
-                headers,
-                body: Body::Whole(String::new()),
-            })
-        }
-        (Some(Fault::Down(status)), _, _) => Reply::Http(wire.down(stamp, status)),
-        (_, None, _) => Reply::Http(wire.unknown_token(stamp)),
-        (_, Some(_), None) => Reply::Http(wire.nowhere(stamp)),
+    let response = match (fault, token, endpoint) {
+        (Some(Fault::Down(status)), _, _) => wire.down(stamp, status),
+        (_, None, _) => wire.unknown_token(stamp),
+        (_, Some(_), None) => wire.nowhere(stamp),
         (fault, Some(token), Some(endpoint)) => {
             let mut call = call(
                 state,
@@ -84,23 +62,18 @@ pub(crate) fn respond(
                 request.body.len(),
             );
             match fault {
-                None | Some(Fault::Slow(_)) => Reply::Http(usual(state, wire, token, &mut call)),
-                Some(Fault::HugeBody) => Reply::HugeBody(wire.usual(&call)),
+                None => usual(state, wire, token, &mut call),
                 Some(Fault::StreamError { kind, events }) => {
-                    Reply::Http(broken_off(wire.usual(&call), dialect, &kind, events))
+                    broken_off(wire.usual(&call), dialect, &kind, events)
                 }
-                Some(fault) => Reply::Http(wire.fault(&call, &fault)),
+                Some(fault) => wire.fault(&call, &fault),
             }
         }
     };
     if let Some(token) = token {
         state.count(token);
     }
-    Answer {
-        delay,
-        reply,
-        note: Some(note),
-    }
+    (response, Some(note))
 }
 
 /// The answer with an error event after so many events, if it is a stream.
@@ -219,17 +192,8 @@ fn route(request: &Request, of_token: Option<Dialect>) -> (Dialect, Option<Endpo
 /// list; what depends on the account cannot concern a token that is not known.
 fn concerns(fault: &Fault, endpoint: Option<Endpoint>, known: bool) -> bool {
     match fault {
-        Fault::Down(_)
-        | Fault::Garbage
-        | Fault::HalfHeader
-        | Fault::Silent(_)
-        | Fault::Close
-        | Fault::Redirect { .. } => true,
-        Fault::Unauthorized
-        | Fault::Forbidden
-        | Fault::HugeBody
-        | Fault::Slow(_)
-        | Fault::StreamError { .. } => known,
+        Fault::Down(_) => true,
+        Fault::Unauthorized | Fault::Forbidden | Fault::StreamError { .. } => known,
         Fault::CreditBalance => {
             known && endpoint.is_some_and(|endpoint| endpoint != Endpoint::Models)
         }

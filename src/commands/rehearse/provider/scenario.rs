@@ -34,12 +34,11 @@
 //! no `organization`: all. The most specific fault answers; a new one replaces the old of its scope.
 //!
 //! Faults: `401 403 404 429 500 503 529 spend-cap user-spend-limit credit-balance
-//! insufficient-quota garbage half-header huge-body silent close redirect slow stream-error`. Config: `retry_after`
-//! (429: seconds, null for no header; 5 unless said), `until` (spend-cap, user-spend-limit: access
-//! again after this time; first of next month unless said), `code` (insufficient-quota: `error.code`),
-//! `delay` (slow: 2s unless said; silent: closes after it, 10m unless said), `location` (redirect),
-//! `kind` and `events` (stream-error: the error's type, `overloaded_error` unless said, and how many
-//! events of the usual stream come before it, none unless said; what is not streamed is as usual).
+//! insufficient-quota stream-error`. Their fields: `retry_after` (429: seconds, null for no header; 5
+//! unless said), `until` (spend-cap, user-spend-limit: access again after this time; first of next month
+//! unless said), `code` (insufficient-quota: `error.code`), `kind` and `events` (stream-error: the error's
+//! type, `overloaded_error` unless said, and how many events of the usual stream come before it, none
+//! unless said; what is not streamed is as usual).
 
 mod node;
 
@@ -192,17 +191,6 @@ pub(crate) enum Fault {
     },
     /// 500, 503 or 529.
     Down(u16),
-    Garbage,
-    HalfHeader,
-    HugeBody,
-    /// No answer; the connection closes after this time.
-    Silent(Duration),
-    Close,
-    Redirect {
-        location: String,
-    },
-    /// The usual answer, this much later.
-    Slow(Duration),
     /// A stream that ends with an error after so many events.
     StreamError {
         kind: String,
@@ -473,8 +461,6 @@ impl Scenario {
             "retry_after",
             "until",
             "code",
-            "delay",
-            "location",
             "kind",
             "events",
         ])?;
@@ -498,11 +484,6 @@ fn read_fault(fields: &Fields) -> Result<Fault, String> {
         _ => node.text()?,
     };
     let until = || fields.get("until").map(|node| node.duration()).transpose();
-    let delay = |usual| {
-        fields
-            .get("delay")
-            .map_or(Ok(Duration::from_secs(usual)), |node| node.duration())
-    };
     Ok(match name.as_str() {
         "401" => Fault::Unauthorized,
         "403" => Fault::Forbidden,
@@ -525,19 +506,6 @@ fn read_fault(fields: &Fields) -> Result<Fault, String> {
                 .get("code")
                 .map_or(Ok("insufficient_quota".to_owned()), |node| node.text())?,
         },
-        "garbage" => Fault::Garbage,
-        "half-header" => Fault::HalfHeader,
-        "huge-body" => Fault::HugeBody,
-        "silent" => Fault::Silent(delay(600)?),
-        "close" => Fault::Close,
-        "redirect" => Fault::Redirect {
-            location: fields
-                .get("location")
-                .map_or(Ok("http://127.0.0.1:9/".to_owned()), |node| {
-                    node.header_text()
-                })?,
-        },
-        "slow" => Fault::Slow(delay(2)?),
         "stream-error" => Fault::StreamError {
             kind: fields
                 .get("kind")
@@ -548,7 +516,12 @@ fn read_fault(fields: &Fields) -> Result<Fault, String> {
                 .try_into()
                 .unwrap_or(usize::MAX),
         },
-        _ => return Err(node.complaint("no such fault")),
+        _ => {
+            return Err(node.complaint(
+                "no such fault, known: 401, 403, 404, 429, 500, 503, 529, spend-cap, user-spend-limit, \
+                 credit-balance, insufficient-quota, stream-error",
+            ));
+        }
     })
 }
 
@@ -722,7 +695,7 @@ mod tests {
             ),
             (
                 event(r#"{"answer":{"fault":"418"}}"#),
-                "events[0].do.answer.fault: no such fault",
+                "events[0].do.answer.fault: no such fault, known: 401, ",
             ),
         ];
         for (text, expected) in cases {

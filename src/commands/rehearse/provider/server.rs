@@ -1,5 +1,5 @@
 //! The provider's listener on 127.0.0.1 and its connections.
-//! Owns: sockets, a thread per connection, time limits, the faults that break the protocol.
+//! Owns: sockets, a thread per connection, time limits.
 //! Promises: listens on loopback only; nothing a client sends ends the server; the observer hears of a
 //! request before its client gets the answer; dropping it ends the listener and every connection.
 //! Does not own: what is answered (`respond`), or how HTTP is read and written (`http1`).
@@ -17,7 +17,7 @@ use super::http1;
 use super::respond;
 use super::scenario::Scenario;
 use super::state::State;
-use super::wire::{Answer, Body, Reply, Request, Response};
+use super::wire::{Body, Request, Response};
 use crate::common::http::reader::{ReadError, Reader};
 use crate::common::http::stream;
 
@@ -42,7 +42,6 @@ pub(crate) struct Served {
     pub(crate) method: String,
     /// With the query.
     pub(crate) path: String,
-    /// 0 when the answer was broken on purpose.
     pub(crate) status: u16,
     /// `ddollar` for its own probes (by User-Agent), else `other`.
     pub(crate) who: &'static str,
@@ -228,7 +227,11 @@ fn converse(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
         let go_on = || (&*stream).write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         let refused = match http1::next(&mut reader, go_on) {
             Ok(request) => {
-                if serve(stream, shared, &request)? {
+                let response = decide(shared, &request);
+                let pause = || thread::sleep(shared.stream_pause);
+                let (keep_alive, chunked_ok) = (request.keep_alive, request.chunked_ok);
+                http1::write(&mut sink, &response, keep_alive, chunked_ok, pause)?;
+                if keep_alive {
                     continue;
                 }
                 return Ok(());
@@ -244,57 +247,29 @@ fn converse(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers one request. Whether the connection goes on.
-fn serve(stream: &TcpStream, shared: &Shared, request: &Request) -> io::Result<bool> {
-    let mut sink = stream;
-    let answer = decide(shared, request);
-    thread::sleep(answer.delay);
-    match answer.reply {
-        Reply::Http(response) => {
-            let pause = || thread::sleep(shared.stream_pause);
-            let keep_alive = request.keep_alive;
-            http1::write(&mut sink, &response, keep_alive, request.chunked_ok, pause)?;
-            return Ok(keep_alive);
-        }
-        Reply::HugeBody(head) => http1::write_huge(&mut sink, &head)?,
-        Reply::Garbage => {
-            sink.write_all(b"\x00\xff\xfe rehearsal \x07 this is not HTTP \r\n\x80\r\n\r\n")?
-        }
-        Reply::HalfHeader => sink.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: applic")?,
-        Reply::Silent(limit) => keep_silent(stream, limit),
-        Reply::Close => {}
-    }
-    Ok(false)
-}
-
 /// Decides and tells the observer, under one lock, so that it hears in the order of the decisions.
-fn decide(shared: &Shared, request: &Request) -> Answer {
+fn decide(shared: &Shared, request: &Request) -> Response {
     let mut state = lock(&shared.state);
     let (now, wall) = (shared.started.elapsed(), SystemTime::now());
-    let answer = respond::respond(&mut state, now, wall, request);
-    if let Some(note) = &answer.note {
+    let (response, note) = respond::respond(&mut state, now, wall, request);
+    if let Some(note) = note {
         (shared.observer)(&Served {
             at: wall,
-            token_label: note.token_label.clone(),
-            organization: note.organization.clone(),
+            token_label: note.token_label,
+            organization: note.organization,
             method: request.method.clone(),
             path: request.target.clone(),
-            status: answer.reply.status(),
+            status: response.status,
             who: if request.is_ddollars() {
                 "ddollar"
             } else {
                 "other"
             },
-            model: note.model.clone(),
+            model: note.model,
             streamed: note.streamed,
         });
     }
-    answer
-}
-
-/// Says nothing until the client gives up or `limit` has passed.
-fn keep_silent(stream: &TcpStream, limit: Duration) {
-    stream::drain(stream, limit);
+    response
 }
 
 fn refusal(status: u16, why: &str) -> Response {

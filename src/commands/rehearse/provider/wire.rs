@@ -6,7 +6,7 @@
 use super::scenario::Fault;
 use super::state::{Costs, Refusal, Window};
 use serde_json::Value;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// A request, read completely.
 #[derive(Clone, Debug, Default)]
@@ -74,32 +74,6 @@ impl Body {
     }
 }
 
-/// What to do with the connection.
-#[derive(Clone, Debug)]
-pub(crate) enum Reply {
-    Http(Response),
-    /// Bytes that are not HTTP, then the end.
-    Garbage,
-    /// Half a header, then the end.
-    HalfHeader,
-    /// This head, then a body of 40 MB.
-    HugeBody(Response),
-    /// Nothing, and the end after this time.
-    Silent(Duration),
-    /// The end at once.
-    Close,
-}
-
-impl Reply {
-    /// The status that the client sees; 0 when it sees none that it could trust.
-    pub(crate) fn status(&self) -> u16 {
-        match self {
-            Self::Http(response) | Self::HugeBody(response) => response.status,
-            Self::Garbage | Self::HalfHeader | Self::Silent(_) | Self::Close => 0,
-        }
-    }
-}
-
 /// Who asked for what; for the observer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Note {
@@ -111,16 +85,6 @@ pub(crate) struct Note {
     pub(crate) model: String,
     /// Whether the request asked for a stream.
     pub(crate) streamed: bool,
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    /// Wait this long before sending.
-    pub(crate) delay: Duration,
-    pub(crate) reply: Reply,
-    /// Nothing for the control endpoint.
-    pub(crate) note: Option<Note>,
 }
 
 /// What is served.

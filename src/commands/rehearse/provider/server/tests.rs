@@ -63,19 +63,6 @@ fn exchange(server: &Server, request: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn control(server: &Server, action: &str) {
-    let text = format!(
-        "POST /rehearsal/control HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{action}",
-        action.len()
-    );
-    let answer = exchange(server, text.as_bytes());
-    assert!(
-        answer.starts_with(b"HTTP/1.1 200 "),
-        "{:?}",
-        String::from_utf8_lossy(&answer)
-    );
-}
-
 #[test]
 fn keeps_the_connection_and_tells_the_observer_first() {
     let (server, served) = start();
@@ -174,45 +161,28 @@ fn malformed_requests_get_400_and_the_server_lives_on() {
 }
 
 #[test]
-fn broken_answers_on_the_wire() {
-    let (server, served) = start();
-    let broken = |options: &str| {
-        control(
-            &server,
-            &format!("{{\"answer\":{{\"fault\":{options},\"times\":1}}}}"),
-        );
-        let request = message(MESSAGE).replace("host: x", "connection: close");
-        let answer = exchange(&server, request.as_bytes());
-        (answer, served.try_recv().unwrap().status)
-    };
-    let (garbage, status) = broken("\"garbage\"");
-    assert_eq!(
-        (garbage.starts_with(b"HTTP/"), garbage.is_empty(), status),
-        (false, false, 0)
-    );
-    let (half, _) = broken("\"half-header\"");
-    assert!(half.starts_with(b"HTTP/1.1 200 OK\r\n") && !half.ends_with(b"\n"));
-    assert_eq!(broken("\"close\""), (Vec::new(), 0));
-    assert_eq!(broken("\"silent\",\"delay\":\"20ms\""), (Vec::new(), 0));
-    let (huge, status) = broken("\"huge-body\"");
-    assert_eq!((huge.len() > http1::HUGE, status), (true, 200));
-    let (answer, status) = broken("\"redirect\"");
-    assert!(String::from_utf8_lossy(&answer).contains("\r\nlocation: http://127.0.0.1:9/\r\n"));
-    assert_eq!(status, 302);
-}
-
-#[test]
 fn a_drop_ends_waiting_connections() {
-    let (server, served) = start();
-    control(&server, r#"{"answer":{"fault":"silent"}}"#);
-    let mut silent = connect(&server);
-    silent.write_all(message(MESSAGE).as_bytes()).unwrap();
-    served.recv_timeout(Duration::from_secs(30)).unwrap();
+    // The answer waits for long after its first event.
+    let scenario = Scenario {
+        stream_pause: IDLE,
+        ..Scenario::night()
+    };
+    let server = Server::start(scenario, |_| ()).unwrap();
+    let mut waiting = connect(&server);
+    let body = MESSAGE.replace("{\"model", "{\"stream\":true,\"model");
+    waiting.write_all(message(&body).as_bytes()).unwrap();
+    let mut begun = Vec::new();
+    while !begun.ends_with(b"event: message_start\n") {
+        let mut byte = [0];
+        waiting.read_exact(&mut byte).unwrap();
+        begun.push(byte[0]);
+    }
     let address = server.address;
     drop(server);
     let mut rest = Vec::new();
-    let _ = silent.read_to_end(&mut rest);
-    assert!(rest.is_empty());
+    let _ = waiting.read_to_end(&mut rest);
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(!rest.contains("event: "), "{rest}");
     assert!(TcpStream::connect(address).is_err());
 }
 

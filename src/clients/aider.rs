@@ -1,6 +1,6 @@
 //! aider: its options and how it resumes. Measured with 0.86.2.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::{CONTINUE, Client, GENERIC, has_any, words_of};
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ pub(super) const CLIENT: Client = Client {
     base_url_variables: &[("OPENAI_API_BASE", "openai")],
     may_exit_zero_on_failure: true,
     cannot: |parts| {
-        let waits = !has_any(parts, &["--message", "--message-file"]);
+        let waits = !has_any(parts, "--message --message-file");
         waits.then_some("its chat waits for you after a restart")
     },
     resume,
@@ -19,18 +19,12 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help: the options that the rules below look at, and those that are common.
-const GRAMMAR: Grammar = &[
-    (&["--message", "--msg", "-m"], Takes::One),
-    (&["--message-file", "-f"], Takes::One),
-    (&["--model"], Takes::One),
-    (&["--restore-chat-history"], Takes::Nothing),
-    (&["--yes-always", "--yes"], Takes::Nothing),
-    (&["--no-auto-commits"], Takes::Nothing),
-    (&["--no-git"], Takes::Nothing),
-    (&["--architect"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--message|--msg|-m --message-file|-f --model",
+    nothing: "--restore-chat-history --yes-always|--yes --no-auto-commits --no-git \
+         --architect --help|-h --version",
+    ..Grammar::NONE
+};
 
 /// Restores the chat history of the folder; a message that was sent becomes a request to continue.
 fn resume(parts: &[Part], _: Option<&str>) -> Option<Vec<OsString>> {

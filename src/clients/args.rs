@@ -7,19 +7,49 @@ use std::ffi::{OsStr, OsString};
 
 /// What an option takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
-    /// Nothing.
+enum Takes {
     Nothing,
-    /// One word, whatever it is.
     One,
-    /// A word, unless it begins with a dash.
     Optional,
-    /// All words up to the next that begins with a dash.
     Many,
 }
 
-/// The options of one client: their names, beginning with the one that the rules use, and what they take.
-pub(super) type Grammar = &'static [(&'static [&'static str], Takes)];
+/// The options of one client by what they take, apart by spaces. Further names of an option follow its
+/// first, which the rules use, behind a bar: `--model|-m`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grammar {
+    /// One word, whatever it is.
+    pub(super) one: &'static str,
+    /// A word, unless it begins with a dash.
+    pub(super) optional: &'static str,
+    /// All words up to the next that begins with a dash.
+    pub(super) many: &'static str,
+    pub(super) nothing: &'static str,
+}
+
+impl Grammar {
+    pub(super) const NONE: Grammar = Grammar {
+        one: "",
+        optional: "",
+        many: "",
+        nothing: "",
+    };
+
+    /// The first name of an option, and what it takes.
+    fn known(&self, name: &str) -> Option<(&'static str, Takes)> {
+        let groups = [
+            (self.one, Takes::One),
+            (self.optional, Takes::Optional),
+            (self.many, Takes::Many),
+            (self.nothing, Takes::Nothing),
+        ];
+        groups.into_iter().find_map(|(options, takes)| {
+            let mut options = options.split_ascii_whitespace();
+            let names = options.find(|names| names.split('|').any(|known| known == name))?;
+            Some((names.split('|').next()?, takes))
+        })
+    }
+}
 
 /// An option with its values, or a plain word.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +81,7 @@ impl Part {
 }
 
 /// Splits `args`, the words after the program.
-pub(super) fn parts(args: &[OsString], grammar: Grammar) -> Vec<Part> {
+pub(super) fn parts(args: &[OsString], grammar: &Grammar) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = args.iter().peekable();
     while let Some(word) = rest.next() {
@@ -73,14 +103,14 @@ pub(super) fn parts(args: &[OsString], grammar: Grammar) -> Vec<Part> {
             parts.extend(letters.map(|letter| {
                 let short = format!("-{letter}");
                 option(
-                    known(&short, grammar).map_or(&short, |(name, _)| name),
+                    grammar.known(&short).map_or(&short, |(name, _)| name),
                     &short.clone().into(),
                     None,
                 )
             }));
             continue;
         }
-        let (name, takes) = known(text, grammar).unwrap_or((text, guess(rest.peek())));
+        let (name, takes) = grammar.known(text).unwrap_or((text, guess(rest.peek())));
         let mut part = option(name, word, None);
         let is_value = |word: &&OsString| !word.as_encoded_bytes().starts_with(b"-");
         match takes {
@@ -122,33 +152,28 @@ fn plain(word: &OsString) -> Part {
     }
 }
 
-fn known(name: &str, grammar: Grammar) -> Option<(&'static str, Takes)> {
-    grammar
-        .iter()
-        .find(|(names, _)| names.contains(&name))
-        .and_then(|(names, takes)| Some((*names.first()?, *takes)))
-}
-
 /// Name and value of `--name=value`, or of `-nvalue` if the option takes one value.
-fn inline_value(text: &str, grammar: Grammar) -> Option<(&str, &str)> {
+fn inline_value(text: &str, grammar: &Grammar) -> Option<(&str, &str)> {
     if text.starts_with("--") {
         let (name, value) = text.split_once('=')?;
-        return Some((known(name, grammar).map_or(name, |(name, _)| name), value));
+        return Some((grammar.known(name).map_or(name, |(name, _)| name), value));
     }
     let (short, value) = text.split_at_checked(2)?;
-    match known(short, grammar) {
+    match grammar.known(short) {
         Some((name, Takes::One)) if !value.is_empty() => Some((name, value)),
         _ => None,
     }
 }
 
 /// The letters of `-abc`, if each is an option that takes nothing.
-fn cluster<'a>(text: &'a str, grammar: Grammar) -> Option<std::str::Chars<'a>> {
+fn cluster<'a>(text: &'a str, grammar: &Grammar) -> Option<std::str::Chars<'a>> {
     let letters = text.strip_prefix('-').filter(|letters| letters.len() > 1)?;
     letters
         .chars()
         .all(|letter| {
-            known(&format!("-{letter}"), grammar).is_some_and(|(_, takes)| takes == Takes::Nothing)
+            grammar
+                .known(&format!("-{letter}"))
+                .is_some_and(|(_, takes)| takes == Takes::Nothing)
         })
         .then(|| letters.chars())
 }

@@ -1,9 +1,8 @@
 //! Claude Code: its options, how it resumes, its settings and its hooks. Measured with 2.1.332.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::{
-    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, is_dashes, subcommand, with_session_id,
-    words_of,
+    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, options_but, value, with_session_id,
 };
 use crate::tokens::condition::Trouble;
 use serde_json::{Map, Value, json};
@@ -27,7 +26,8 @@ pub(super) const CLIENT: Client = Client {
     does_without: Some("Remote Control"),
     has_hooks: true,
     grammar: GRAMMAR,
-    works_on_session,
+    subcommands: SUBCOMMANDS,
+    elsewhere: "--bg --desktop --cloud --teleport --environment",
     give_session_id,
     find_session: |start| {
         let projects = start
@@ -36,7 +36,7 @@ pub(super) const CLIENT: Client = Client {
         start.id_if_in_any(Some(projects), &format!("{}.jsonl", start.id?))
     },
     cannot: |parts| {
-        let has = |name| has_any(parts, &[name]);
+        let has = |name| has_any(parts, name);
         let budget =
             || has("--max-budget-usd").then_some("--max-budget-usd starts anew at each restart");
         let keeps_none = has("--no-session-persistence").then_some(KEEPS_NO_SESSION);
@@ -47,136 +47,36 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help, and from the documentation for what the help leaves out.
-const GRAMMAR: Grammar = &[
-    (&["--print", "-p"], Takes::Nothing),
-    (&["--continue", "-c"], Takes::Nothing),
-    (&["--resume", "-r"], Takes::Optional),
-    (&["--session-id"], Takes::One),
-    (&["--fork-session"], Takes::Nothing),
-    (&["--settings"], Takes::One),
-    (&["--model"], Takes::One),
-    (&["--input-format"], Takes::One),
-    (&["--output-format"], Takes::One),
-    (&["--no-session-persistence"], Takes::Nothing),
-    (&["--bare"], Takes::Nothing),
-    (&["--safe-mode"], Takes::Nothing),
-    (&["--bg", "--background"], Takes::Nothing),
-    (&["--desktop"], Takes::Nothing),
-    (&["--cloud"], Takes::Optional),
-    (&["--teleport"], Takes::Optional),
-    (&["--environment"], Takes::One),
-    (&["--add-dir"], Takes::Many),
-    (&["--allowedTools", "--allowed-tools"], Takes::Many),
-    (&["--disallowedTools", "--disallowed-tools"], Takes::Many),
-    (&["--tools"], Takes::Many),
-    (&["--betas"], Takes::Many),
-    (&["--file"], Takes::Many),
-    (&["--mcp-config"], Takes::Many),
-    (&["--agent"], Takes::One),
-    (&["--agents"], Takes::One),
-    (&["--append-system-prompt"], Takes::One),
-    (&["--append-system-prompt-file"], Takes::One),
-    (&["--system-prompt"], Takes::One),
-    (&["--system-prompt-file"], Takes::One),
-    (&["--system-prompt-snapshot"], Takes::One),
-    (&["--autocompact"], Takes::One),
-    (&["--debug-file"], Takes::One),
-    (&["--debug", "-d"], Takes::Optional),
-    (&["--effort"], Takes::One),
-    (&["--fallback-model"], Takes::One),
-    (&["--from-pr"], Takes::Optional),
-    (&["--json-schema"], Takes::One),
-    (&["--max-budget-usd"], Takes::One),
-    (&["--max-turns"], Takes::One),
-    (&["--name", "-n"], Takes::One),
-    (&["--permission-mode"], Takes::One),
-    (&["--permission-prompts"], Takes::One),
-    (&["--permission-prompt-tool"], Takes::One),
-    (&["--plugin-dir"], Takes::One),
-    (&["--plugin-url"], Takes::One),
-    (&["--prompt-suggestions"], Takes::Optional),
-    (&["--remote-control"], Takes::Optional),
-    (&["--remote-control-session-name-prefix"], Takes::One),
-    (&["--setting-sources"], Takes::One),
-    (&["--worktree", "-w"], Takes::Optional),
-    (&["--allow-dangerously-skip-permissions"], Takes::Nothing),
-    (&["--dangerously-skip-permissions"], Takes::Nothing),
-    (&["--ax-screen-reader"], Takes::Nothing),
-    (&["--brief"], Takes::Nothing),
-    (&["--chrome"], Takes::Nothing),
-    (&["--no-chrome"], Takes::Nothing),
-    (&["--disable-slash-commands"], Takes::Nothing),
-    (
-        &["--exclude-dynamic-system-prompt-sections"],
-        Takes::Nothing,
-    ),
-    (&["--forward-subagent-text"], Takes::Nothing),
-    (&["--ide"], Takes::Nothing),
-    (&["--include-hook-events"], Takes::Nothing),
-    (&["--include-partial-messages"], Takes::Nothing),
-    (&["--replay-user-messages"], Takes::Nothing),
-    (&["--restricted"], Takes::Nothing),
-    (&["--strict-mcp-config"], Takes::Nothing),
-    (&["--tmux"], Takes::Nothing),
-    (&["--verbose"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-v"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--session-id --settings --model --input-format --output-format --environment \
+         --agent --agents --append-system-prompt --append-system-prompt-file --system-prompt \
+         --system-prompt-file --system-prompt-snapshot --autocompact --debug-file --effort \
+         --fallback-model --json-schema --max-budget-usd --max-turns --name|-n --permission-mode \
+         --permission-prompts --permission-prompt-tool --plugin-dir --plugin-url \
+         --remote-control-session-name-prefix --setting-sources",
+    optional: "--resume|-r --cloud --teleport --debug|-d --from-pr --prompt-suggestions \
+         --remote-control --worktree|-w",
+    many: "--add-dir --allowedTools|--allowed-tools --disallowedTools|--disallowed-tools \
+         --tools --betas --file --mcp-config",
+    nothing: "--print|-p --continue|-c --fork-session --no-session-persistence --bare \
+         --safe-mode --bg|--background --desktop --allow-dangerously-skip-permissions \
+         --dangerously-skip-permissions --ax-screen-reader --brief --chrome --no-chrome \
+         --disable-slash-commands --exclude-dynamic-system-prompt-sections \
+         --forward-subagent-text --ide --include-hook-events --include-partial-messages \
+         --replay-user-messages --restricted --strict-mcp-config --tmux --verbose --help|-h \
+         --version|-v",
+};
 
 /// Its subcommands that work on no session. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "agents",
-    "attach",
-    "auth",
-    "auto-mode",
-    "config",
-    "doctor",
-    "gateway",
-    "import",
-    "install",
-    "kill",
-    "logs",
-    "mcp",
-    "plugin",
-    "plugins",
-    "project",
-    "purge",
-    "respawn",
-    "rm",
-    "setup-token",
-    "stop",
-    "ultrareview",
-    "update",
-    "upgrade",
-];
-
-fn works_on_session(parts: &[Part]) -> bool {
-    let elsewhere = [
-        "--bg",
-        "--desktop",
-        "--cloud",
-        "--teleport",
-        "--environment",
-    ];
-    !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-        && !has_any(parts, &elsewhere)
-}
+const SUBCOMMANDS: &str = "agents attach auth auto-mode config doctor gateway import \
+    install kill logs mcp plugin plugins project purge respawn rm setup-token stop \
+    ultrareview update upgrade";
 
 /// Whether it starts a session that has no id yet and is stored in the current folder.
 fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
-    let otherwise = [
-        "--session-id",
-        "--continue",
-        "--resume",
-        "--fork-session",
-        "--from-pr",
-        "--no-session-persistence",
-        "--remote-control",
-        "--tmux",
-        "--help",
-        "--version",
-    ];
-    let is_new = works_on_session(parts) && !has_any(parts, &otherwise);
+    let otherwise = "--session-id --continue --resume --fork-session --from-pr \
+        --no-session-persistence --remote-control --tmux --help --version";
+    let is_new = CLIENT.works_on_session(parts) && !has_any(parts, otherwise);
     is_new.then(|| with_session_id(parts, id))
 }
 
@@ -184,28 +84,25 @@ fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
 /// Without an id the newest session of the folder is resumed, but only if the user's own line asks for
 /// that: it could be somebody else's.
 fn resume(parts: &[Part], learned: Option<&str>) -> Option<Vec<OsString>> {
-    let has = |name: &str| parts.iter().any(|part| part.is(name));
-    let value = |name: &str| parts.iter().find(|part| part.is(name)).and_then(Part::text);
+    let has = |name: &str| has_any(parts, name);
     if has("--no-session-persistence") {
         return None;
     }
     let id = learned
-        .or_else(|| value("--session-id"))
-        .or_else(|| value("--resume").filter(|_| !has("--fork-session")));
+        .or_else(|| value(parts, "--session-id"))
+        .or_else(|| value(parts, "--resume").filter(|_| !has("--fork-session")));
     // These turn hooks off, so no session is reported even if there is one.
-    let blind = has("--bare") || has("--safe-mode");
+    let blind = has("--bare --safe-mode");
     if id.is_none() && !has("--continue") && !blind {
         return None;
     }
-    let dropped = ["--continue", "--resume", "--session-id", "--fork-session"];
-    let mut words = words_of(parts.iter().filter(|part| {
-        !part.is_word() && !is_dashes(part) && !dropped.contains(&part.name.as_str())
-    }));
+    let dropped = "--continue --resume --session-id --fork-session --";
+    let mut words = options_but(dropped, parts);
     match id {
         Some(id) => words.extend(["--resume".into(), id.into()]),
         None => words.push("--continue".into()),
     }
-    if has("--print") && value("--input-format") != Some("stream-json") {
+    if has("--print") && value(parts, "--input-format") != Some("stream-json") {
         words.push(CONTINUE.into());
     }
     Some(words)

@@ -1,9 +1,9 @@
 //! OpenAI Codex: its options and how it resumes. Measured with 0.171.0.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::session::{Start, uuid_at_end};
 use super::{
-    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, is_dashes, subcommand, words_of,
+    CONTINUE, Client, GENERIC, KEEPS_NO_SESSION, has_any, lists, options_but, subcommand, words_of,
 };
 use std::ffi::OsString;
 
@@ -19,91 +19,33 @@ pub(super) const CLIENT: Client = Client {
     base_url_arguments: Some(("openai", base_url_arguments)),
     needs_base_url: |parts| {
         let word = subcommand(parts).map_or("", |(_, word)| word);
-        !matches!(word, "exec" | "e") && !SUBCOMMANDS.contains(&word)
+        !matches!(word, "exec" | "e") && !lists(SUBCOMMANDS, word)
     },
     own_base_url: |parts, _| own_setting(parts, "openai_base_url"),
     find_session,
-    cannot: |parts| has_any(parts, &["--ephemeral"]).then_some(KEEPS_NO_SESSION),
+    cannot: |parts| has_any(parts, "--ephemeral").then_some(KEEPS_NO_SESSION),
     watches_files: true,
     resume,
     ..GENERIC
 };
 
 /// From its help.
-const GRAMMAR: Grammar = &[
-    (&["--config", "-c"], Takes::One),
-    (&["--enable"], Takes::One),
-    (&["--disable"], Takes::One),
-    (&["--remote"], Takes::One),
-    (&["--remote-auth-token-env"], Takes::One),
-    (&["--image", "-i"], Takes::Many),
-    (&["--model", "-m"], Takes::One),
-    (&["--local-provider"], Takes::One),
-    (&["--profile", "-p"], Takes::One),
-    (&["--sandbox", "-s"], Takes::One),
-    (&["--cd", "-C"], Takes::One),
-    (&["--add-dir"], Takes::One),
-    (&["--ask-for-approval", "-a"], Takes::One),
-    (&["--thread-source"], Takes::One),
-    (&["--cyber-access-program"], Takes::One),
-    (&["--output-schema"], Takes::One),
-    (&["--color"], Takes::One),
-    (&["--output-last-message", "-o"], Takes::One),
-    (&["--oss"], Takes::Nothing),
-    (&["--json"], Takes::Nothing),
-    (&["--last"], Takes::Nothing),
-    (&["--all"], Takes::Nothing),
-    (&["--search"], Takes::Nothing),
-    (&["--ephemeral"], Takes::Nothing),
-    (&["--skip-git-repo-check"], Takes::Nothing),
-    (&["--strict-config"], Takes::Nothing),
-    (&["--approve-for-me"], Takes::Nothing),
-    (&["--worktree"], Takes::Nothing),
-    (&["--trust"], Takes::Nothing),
-    (&["--no-alt-screen"], Takes::Nothing),
-    (&["--no-daemon"], Takes::Nothing),
-    (&["--ignore-user-config"], Takes::Nothing),
-    (&["--ignore-rules"], Takes::Nothing),
-    (
-        &["--dangerously-bypass-approvals-and-sandbox"],
-        Takes::Nothing,
-    ),
-    (&["--dangerously-bypass-hook-trust"], Takes::Nothing),
-    (&["--full-auto"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-V"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--config|-c --enable --disable --remote --remote-auth-token-env --model|-m \
+         --local-provider --profile|-p --sandbox|-s --cd|-C --add-dir --ask-for-approval|-a \
+         --thread-source --cyber-access-program --output-schema --color --output-last-message|-o",
+    many: "--image|-i",
+    nothing: "--oss --json --last --all --search --ephemeral --skip-git-repo-check \
+         --strict-config --approve-for-me --worktree --trust --no-alt-screen --no-daemon \
+         --ignore-user-config --ignore-rules --dangerously-bypass-approvals-and-sandbox \
+         --dangerously-bypass-hook-trust --full-auto --help|-h --version|-V",
+    ..Grammar::NONE
+};
 
 /// Its subcommands that work on no session. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "agents",
-    "review",
-    "login",
-    "logout",
-    "mcp",
-    "plugin",
-    "app-server",
-    "remote-control",
-    "completion",
-    "update",
-    "doctor",
-    "sandbox",
-    "debug",
-    "apply",
-    "a",
-    "queue",
-    "archive",
-    "delete",
-    "migrate-rollouts",
-    "migrate-nfs-db",
-    "unarchive",
-    "fork",
-    "cloud",
-    "exec-server",
-    "features",
-    "help",
-    "mcp-server",
-];
+const SUBCOMMANDS: &str = "agents review login logout mcp plugin app-server remote-control \
+    completion update doctor sandbox debug apply a queue archive delete migrate-rollouts \
+    migrate-nfs-db unarchive fork cloud exec-server features help mcp-server";
 
 /// Whether a part is the user's own setting of this key: `-c KEY=VALUE`.
 fn sets(part: &Part, key: &str) -> bool {
@@ -131,10 +73,8 @@ fn own_setting(parts: &[Part], key: &str) -> Option<String> {
 /// takes its key from a variable.
 fn base_url_arguments(parts: &[Part], url: &str) -> Vec<OsString> {
     let is_headless = matches!(subcommand(parts), Some((_, "exec" | "e")));
-    let elsewhere = has_any(
-        parts,
-        &["--oss", "--local-provider", "--profile", "--remote"],
-    ) || parts.iter().any(|part| sets(part, "model_provider"));
+    let elsewhere = has_any(parts, "--oss --local-provider --profile --remote")
+        || parts.iter().any(|part| sets(part, "model_provider"));
     let settings = match (is_headless, elsewhere) {
         (_, true) => Vec::new(),
         (true, false) => vec![format!("openai_base_url=\"{url}\"")],
@@ -175,20 +115,16 @@ fn find_session(start: &Start) -> Option<String> {
 /// `codex exec PROMPT` → `codex exec resume ID CONTINUE`, `codex PROMPT` → `codex resume ID CONTINUE`.
 /// Without an id, neither known nor in the user's line, the line is repeated.
 fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
-    if has_any(parts, &["--ephemeral"]) {
+    if has_any(parts, "--ephemeral") {
         return None;
     }
     // What was sent with the first prompt is in the session.
-    let keep = |part: &&Part| {
-        !part.is_word()
-            && !is_dashes(part)
-            && !has_any(std::slice::from_ref(*part), &["--image", "--last"])
-    };
+    let options = |parts: &[Part]| options_but("--image --last --", parts);
     let (place, word) = subcommand(parts).unwrap_or((parts.len(), ""));
     let (before, after) = parts.split_at(place);
     let after = after.get(1..).unwrap_or_default();
-    let is_last = has_any(after, &["--last"]);
-    let mut words = words_of(before.iter().filter(keep));
+    let is_last = has_any(after, "--last");
+    let mut words = options(before);
     let named = match word {
         "exec" | "e" => match subcommand(after) {
             Some((_, "review")) => return None,
@@ -196,17 +132,17 @@ fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
             _ => None,
         },
         "resume" => subcommand(after).map(|(_, id)| id),
-        word if SUBCOMMANDS.contains(&word) => return None,
+        word if lists(SUBCOMMANDS, word) => return None,
         _ => None,
     };
     let id = session.or(named.filter(|_| !is_last))?;
     if matches!(word, "exec" | "e") {
         words.push("exec".into());
-        words.extend(words_of(after.iter().filter(keep)));
+        words.extend(options(after));
         words.push("resume".into());
     } else {
         words.push("resume".into());
-        words.extend(words_of(after.iter().filter(keep)));
+        words.extend(options(after));
     }
     words.extend([id.into(), CONTINUE.into()]);
     Some(words)

@@ -3,7 +3,7 @@
 //! Pure: it knows the rows of the table, and touches no file and no process.
 
 use super::args::{Part, parts};
-use super::{CLIENTS, Client, GENERIC_CLIENT, Uses, Variable, detect, words_of};
+use super::{CLIENTS, Client, GENERIC_CLIENT, Uses, Variable, detect, has_any, words_of};
 use crate::providers::{Provider, by_name};
 use std::ffi::OsString;
 
@@ -193,7 +193,7 @@ impl CommandLine {
     /// Its own arguments, with the base URL if it takes one so.
     fn led(&self, own: &[OsString]) -> Vec<OsString> {
         match (&self.base_url, self.client.base_url_arguments) {
-            (Some(url), Some((_, arguments))) => arguments(&parts(own, self.client.grammar), url),
+            (Some(url), Some((_, arguments))) => arguments(&parts(own, &self.client.grammar), url),
             _ => own.to_vec(),
         }
     }
@@ -264,7 +264,7 @@ impl CommandLine {
             return all;
         };
         all.extend(["--settings".into(), settings.into()]);
-        let rest = parts(own, self.client.grammar);
+        let rest = parts(own, &self.client.grammar);
         all.extend(words_of(rest.iter().filter(|part| !part.is("--settings"))));
         all
     }
@@ -272,15 +272,14 @@ impl CommandLine {
     fn parts(&self) -> Vec<Part> {
         parts(
             self.words.get(self.own..).unwrap_or_default(),
-            self.client.grammar,
+            &self.client.grammar,
         )
     }
 
     /// Whether the client works on a session, unlike `claude update`.
     fn works_on_session(&self) -> bool {
         let parts = self.parts();
-        let has = |name: &str| parts.iter().any(|part| part.is(name));
-        !has("--help") && !has("--version") && (self.client.works_on_session)(&parts)
+        !has_any(&parts, "--help --version") && self.client.works_on_session(&parts)
     }
 }
 

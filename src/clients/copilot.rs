@@ -3,9 +3,9 @@
 //! It uses such a provider only if `COPILOT_PROVIDER_BASE_URL` is set; otherwise it asks GitHub's own
 //! service, which takes no token of ddollar's.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::session::Start;
-use super::{CONTINUE, Client, GENERIC, Uses, has_any, subcommand, with_session_id, words_of};
+use super::{CONTINUE, Client, GENERIC, Uses, has_any, options_but, value, with_session_id};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -26,7 +26,8 @@ pub(super) const CLIENT: Client = Client {
         ("COPILOT_PROVIDER_BASE_URL", "openai"),
         ("COPILOT_PROVIDER_BASE_URL", "anthropic"),
     ],
-    works_on_session,
+    subcommands: SUBCOMMANDS,
+    elsewhere: "--acp --connect",
     give_session_id,
     find_session,
     resume,
@@ -34,70 +35,24 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help.
-const GRAMMAR: Grammar = &[
-    (&["--prompt", "-p"], Takes::One),
-    (&["--interactive", "-i"], Takes::One),
-    (&["--model"], Takes::One),
-    (&["--resume", "-r"], Takes::Optional),
-    (&["--continue"], Takes::Nothing),
-    (&["--session-id"], Takes::One),
-    (&["--connect"], Takes::Optional),
-    (&["--name", "-n"], Takes::One),
-    (&["--reasoning-effort"], Takes::One),
-    (&["--context"], Takes::One),
-    (&["--auto-tier"], Takes::One),
-    (&["--agent"], Takes::One),
-    (&["-C"], Takes::One),
-    (&["--log-dir"], Takes::One),
-    (&["--log-level"], Takes::One),
-    (&["--extension-sdk-path"], Takes::One),
-    (&["--stream"], Takes::One),
-    (&["--output-format"], Takes::One),
-    (&["--share"], Takes::Optional),
-    (&["--add-dir"], Takes::One),
-    (&["--attachment"], Takes::One),
-    (&["--disable-mcp-server"], Takes::One),
-    (&["--add-github-mcp-toolset"], Takes::One),
-    (&["--add-github-mcp-tool"], Takes::One),
-    (&["--plugin-dir"], Takes::One),
-    (&["--additional-mcp-config"], Takes::One),
-    (&["--acp"], Takes::Nothing),
-    (&["--silent", "-s"], Takes::Nothing),
-    (&["--allow-all-tools"], Takes::Nothing),
-    (&["--allow-all-paths"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-v"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--prompt|-p --interactive|-i --model --session-id --name|-n --reasoning-effort \
+         --context --auto-tier --agent -C --log-dir --log-level --extension-sdk-path --stream \
+         --output-format --add-dir --attachment --disable-mcp-server --add-github-mcp-toolset \
+         --add-github-mcp-tool --plugin-dir --additional-mcp-config",
+    optional: "--resume|-r --connect --share",
+    nothing: "--continue --acp --silent|-s --allow-all-tools --allow-all-paths --help|-h \
+         --version|-v",
+    ..Grammar::NONE
+};
 
 /// Its subcommands. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "app",
-    "login",
-    "help",
-    "init",
-    "config",
-    "update",
-    "version",
-    "workflow",
-    "sessions",
-    "memories",
-    "plugin",
-    "mcp",
-    "skill",
-    "instruction",
-    "lsp",
-    "sandbox",
-    "completion",
-];
-
-fn works_on_session(parts: &[Part]) -> bool {
-    !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-        && !has_any(parts, &["--acp", "--connect"])
-}
+const SUBCOMMANDS: &str = "app login help init config update version workflow sessions \
+    memories plugin mcp skill instruction lsp sandbox completion";
 
 fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
-    let is_old = has_any(parts, &["--session-id", "--resume", "--continue"]);
-    (works_on_session(parts) && !is_old).then(|| with_session_id(parts, id))
+    let is_old = has_any(parts, "--session-id --resume --continue");
+    (CLIENT.works_on_session(parts) && !is_old).then(|| with_session_id(parts, id))
 }
 
 /// It keeps each session in a folder of its name.
@@ -114,29 +69,17 @@ fn find_session(start: &Start) -> Option<String> {
 /// Resumes the session whose id is known, or that the user's line names, with a new prompt where the
 /// line has one.
 fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
-    if !works_on_session(parts) {
+    if !CLIENT.works_on_session(parts) {
         return None;
     }
-    let value = |name: &str| parts.iter().find(|part| part.is(name)).and_then(Part::text);
     let id = session
-        .or_else(|| value("--session-id"))
-        .or_else(|| value("--resume"))?;
-    let dropped = [
-        "--resume",
-        "--session-id",
-        "--continue",
-        "--prompt",
-        "--interactive",
-        "--attachment",
-        "",
-    ];
-    let kept = parts
-        .iter()
-        .filter(|part| !dropped.contains(&part.name.as_str()));
-    let mut words = words_of(kept);
+        .or_else(|| value(parts, "--session-id"))
+        .or_else(|| value(parts, "--resume"))?;
+    let dropped = "--resume --session-id --continue --prompt --interactive --attachment";
+    let mut words = options_but(dropped, parts);
     words.push(format!("--resume={id}").into());
     for option in ["--prompt", "--interactive"] {
-        if has_any(parts, &[option]) {
+        if has_any(parts, option) {
             words.extend([option.into(), CONTINUE.into()]);
         }
     }

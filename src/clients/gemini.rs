@@ -1,7 +1,7 @@
 //! Gemini CLI: its options and how it resumes. Measured with 0.61.0.
 
-use super::args::{Grammar, Part, Takes};
-use super::{Client, GENERIC, has_any, subcommand, words_of};
+use super::args::{Grammar, Part};
+use super::{Client, GENERIC, has_any, words_of};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -12,7 +12,8 @@ pub(super) const CLIENT: Client = Client {
     model: "gemini-3.8-flash",
     models: &[("gemini-3-flash", "gemini-3.8-flash")],
     grammar: GRAMMAR,
-    works_on_session,
+    subcommands: SUBCOMMANDS,
+    elsewhere: "--list-sessions --delete-session --list-extensions --acp --experimental-acp",
     cannot: |_| {
         Some("its service refuses a session that is resumed, so each restart begins the task anew")
     },
@@ -21,66 +22,24 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help.
-const GRAMMAR: Grammar = &[
-    (&["--model", "-m"], Takes::One),
-    (&["--prompt", "-p"], Takes::One),
-    (&["--prompt-interactive", "-i"], Takes::One),
-    (&["--approval-mode"], Takes::One),
-    (&["--policy"], Takes::One),
-    (&["--allowed-mcp-server-names"], Takes::One),
-    (&["--allowed-tools"], Takes::One),
-    (&["--extensions", "-e"], Takes::One),
-    (&["--resume", "-r"], Takes::Optional),
-    (&["--session-id"], Takes::One),
-    (&["--session-file"], Takes::One),
-    (&["--worktree", "-w"], Takes::Optional),
-    (&["--admin-policy"], Takes::One),
-    (&["--delete-session"], Takes::One),
-    (&["--include-directories"], Takes::One),
-    (&["--output-format", "-o"], Takes::One),
-    (&["--debug", "-d"], Takes::Nothing),
-    (&["--sandbox", "-s"], Takes::Nothing),
-    (&["--yolo", "-y"], Takes::Nothing),
-    (&["--skip-trust"], Takes::Nothing),
-    (&["--list-extensions", "-l"], Takes::Nothing),
-    (&["--list-sessions"], Takes::Nothing),
-    (&["--screen-reader"], Takes::Nothing),
-    (&["--acp"], Takes::Nothing),
-    (&["--experimental-acp"], Takes::Nothing),
-    (&["--raw-output"], Takes::Nothing),
-    (&["--accept-raw-output-risk"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-v"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--model|-m --prompt|-p --prompt-interactive|-i --approval-mode --policy \
+         --allowed-mcp-server-names --allowed-tools --extensions|-e --session-id --session-file \
+         --admin-policy --delete-session --include-directories --output-format|-o",
+    optional: "--resume|-r --worktree|-w",
+    nothing: "--debug|-d --sandbox|-s --yolo|-y --skip-trust --list-extensions|-l \
+         --list-sessions --screen-reader --acp --experimental-acp --raw-output \
+         --accept-raw-output-risk --help|-h --version|-v",
+    ..Grammar::NONE
+};
 
 /// Its subcommands, with their aliases. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "mcp",
-    "extensions",
-    "extension",
-    "skills",
-    "skill",
-    "hooks",
-    "hook",
-    "gemma",
-];
-
-fn works_on_session(parts: &[Part]) -> bool {
-    let elsewhere = [
-        "--list-sessions",
-        "--delete-session",
-        "--list-extensions",
-        "--acp",
-        "--experimental-acp",
-    ];
-    !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-        && !has_any(parts, &elsewhere)
-}
+const SUBCOMMANDS: &str = "mcp extensions extension skills skill hooks hook gemma";
 
 /// The line again, but for an id that the client knows by now. A session is not resumed: 0.61 sends the
 /// result of each tool twice then, which its service refuses with 400.
 fn resume(parts: &[Part], _: Option<&str>) -> Option<Vec<OsString>> {
-    let is_named = has_any(parts, &["--session-id"]);
+    let is_named = has_any(parts, "--session-id");
     is_named.then(|| words_of(parts.iter().filter(|part| !part.is("--session-id"))))
 }
 

@@ -4,7 +4,7 @@
 //! `--continue` takes the last conversation of all, which could be another program's, and nothing shows
 //! which one is ours.
 
-use super::args::{Grammar, Takes};
+use super::args::Grammar;
 use super::{Client, GENERIC};
 
 pub(super) const CLIENT: Client = Client {
@@ -15,15 +15,11 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help: the options that take a value, which could otherwise pass for a prompt.
-const GRAMMAR: Grammar = &[
-    (&["--model", "-m"], Takes::One),
-    (&["--system", "-s"], Takes::One),
-    (&["--conversation", "--cid"], Takes::One),
-    (&["--continue", "-c"], Takes::Nothing),
-    (&["--no-stream"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--model|-m --system|-s --conversation|--cid",
+    nothing: "--continue|-c --no-stream --help|-h --version",
+    ..Grammar::NONE
+};
 
 #[cfg(test)]
 mod tests {

@@ -97,9 +97,10 @@ pub(crate) struct Client {
     pub(crate) has_hooks: bool,
     /// How its options are read.
     grammar: Grammar,
-    /// Whether a line works on a session in this process. Asked only where the line does not ask for
-    /// help or the version.
-    works_on_session: fn(&[Part]) -> bool,
+    /// Its subcommands that work on no session in this process, apart by spaces.
+    subcommands: &'static str,
+    /// Options of a line that works on no session in this process, apart by spaces.
+    elsewhere: &'static str,
     /// Arguments of a line that starts a new session, with this id for it; `None`: it takes none.
     give_session_id: fn(&[Part], &str) -> Option<Vec<OsString>>,
     /// Id of the session of a start, if the client's files show that it can be resumed.
@@ -112,6 +113,15 @@ pub(crate) struct Client {
     cannot: fn(&[Part]) -> Option<&'static str>,
     /// Arguments that resume the session of this id, if it is known; `None`: run the same line again.
     resume: fn(&[Part], Option<&str>) -> Option<Vec<OsString>>,
+}
+
+impl Client {
+    /// Whether a line works on a session in this process. Asked only where the line does not ask for
+    /// help or the version.
+    fn works_on_session(&self, parts: &[Part]) -> bool {
+        !subcommand(parts).is_some_and(|(_, word)| lists(self.subcommands, word))
+            && !has_any(parts, self.elsewhere)
+    }
 }
 
 /// Every known client.
@@ -150,8 +160,9 @@ const GENERIC: Client = Client {
     model_variable: None,
     does_without: None,
     has_hooks: false,
-    grammar: &[],
-    works_on_session: |_| true,
+    grammar: Grammar::NONE,
+    subcommands: "",
+    elsewhere: "",
     give_session_id: |_, _| None,
     find_session: |_| None,
     watches_files: false,
@@ -175,9 +186,25 @@ fn with_session_id(parts: &[Part], id: &str) -> Vec<OsString> {
     words
 }
 
-/// Whether any part is one of these options.
-fn has_any(parts: &[Part], names: &[&str]) -> bool {
-    parts.iter().any(|part| names.contains(&part.name.as_str()))
+/// Whether this is one of the words, which are apart by spaces.
+fn lists(words: &str, word: &str) -> bool {
+    words.split_ascii_whitespace().any(|known| known == word)
+}
+
+/// Whether any part is one of these options, which are apart by spaces.
+fn has_any(parts: &[Part], names: &str) -> bool {
+    parts.iter().any(|part| lists(names, &part.name))
+}
+
+/// The value of an option.
+fn value<'a>(parts: &'a [Part], name: &str) -> Option<&'a str> {
+    parts.iter().find(|part| part.is(name)).and_then(Part::text)
+}
+
+/// The words of all options but these, without the plain words.
+fn options_but(dropped: &str, parts: &[Part]) -> Vec<OsString> {
+    let is_kept = |part: &&Part| !part.is_word() && !lists(dropped, &part.name);
+    words_of(parts.iter().filter(is_kept))
 }
 
 fn words_of<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<OsString> {
@@ -188,10 +215,6 @@ fn words_of<'a>(parts: impl Iterator<Item = &'a Part>) -> Vec<OsString> {
 fn subcommand(parts: &[Part]) -> Option<(usize, &str)> {
     let place = parts.iter().position(Part::is_word)?;
     Some((place, parts.get(place)?.text()?))
-}
-
-const fn is_dashes(part: &Part) -> bool {
-    matches!(part.name.as_bytes(), b"--")
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! opencode: its options and how it resumes. Measured with 1.18.33.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::session::Start;
-use super::{CONTINUE, Client, GENERIC, Variable, has_any, subcommand, words_of};
+use super::{CONTINUE, Client, GENERIC, Variable, has_any, lists, subcommand, value, words_of};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom};
@@ -12,13 +12,11 @@ pub(super) const CLIENT: Client = Client {
     package: "opencode-ai",
     grammar: GRAMMAR,
     proxy_variables,
-    works_on_session: |parts| {
-        !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-    },
+    subcommands: SUBCOMMANDS,
     give_session_id,
     find_session,
     cannot: |parts| {
-        let has = |name| has_any(parts, &[name]);
+        let has = |name| has_any(parts, name);
         match is_run(parts) {
             true => None,
             // Only a session of `run` can be found again.
@@ -34,65 +32,18 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help.
-const GRAMMAR: Grammar = &[
-    (&["--model", "-m"], Takes::One),
-    (&["--agent"], Takes::One),
-    (&["--session", "-s"], Takes::One),
-    (&["--continue", "-c"], Takes::Nothing),
-    (&["--fork"], Takes::Nothing),
-    (&["--command"], Takes::One),
-    (&["--format"], Takes::One),
-    (&["--file", "-f"], Takes::One),
-    (&["--title"], Takes::One),
-    (&["--attach"], Takes::One),
-    (&["--port"], Takes::One),
-    (&["--hostname"], Takes::One),
-    (&["--variant"], Takes::One),
-    (&["--dir"], Takes::One),
-    (&["--log-level"], Takes::One),
-    (&["--prompt"], Takes::One),
-    (&["--mdns-domain"], Takes::One),
-    (&["--cors"], Takes::One),
-    (&["--replay-limit"], Takes::One),
-    (&["--password", "-p"], Takes::One),
-    (&["--username", "-u"], Takes::One),
-    (&["--interactive", "-i"], Takes::Nothing),
-    (&["--auto"], Takes::Nothing),
-    (&["--mini"], Takes::Nothing),
-    (&["--no-replay"], Takes::Nothing),
-    (&["--mdns"], Takes::Nothing),
-    (&["--pure"], Takes::Nothing),
-    (&["--share"], Takes::Nothing),
-    (&["--thinking"], Takes::Nothing),
-    (&["--print-logs"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-v"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--model|-m --agent --session|-s --command --format --file|-f --title --attach \
+         --port --hostname --variant --dir --log-level --prompt --mdns-domain --cors \
+         --replay-limit --password|-p --username|-u",
+    nothing: "--continue|-c --fork --interactive|-i --auto --mini --no-replay --mdns \
+         --pure --share --thinking --print-logs --help|-h --version|-v",
+    ..Grammar::NONE
+};
 
 /// Its subcommands that work on no session. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "acp",
-    "mcp",
-    "attach",
-    "debug",
-    "providers",
-    "auth",
-    "agent",
-    "upgrade",
-    "uninstall",
-    "serve",
-    "web",
-    "models",
-    "stats",
-    "export",
-    "import",
-    "github",
-    "pr",
-    "session",
-    "plugin",
-    "db",
-    "completion",
-];
+const SUBCOMMANDS: &str = "acp mcp attach debug providers auth agent upgrade uninstall \
+    serve web models stats export import github pr session plugin db completion";
 
 /// A base URL in its configuration files beats the provider's variable, and this variable beats them.
 fn proxy_variables(
@@ -130,7 +81,7 @@ fn is_run(parts: &[Part]) -> bool {
 
 /// It takes no id for a new session, but a title, in which the id of ours is a mark. Only `run` does.
 fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
-    let is_old = has_any(parts, &["--session", "--continue", "--title", "--attach"]);
+    let is_old = has_any(parts, "--session --continue --title --attach");
     if !is_run(parts) || is_old {
         return None;
     }
@@ -198,31 +149,21 @@ fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
     let (place, word) = subcommand(parts).unwrap_or((parts.len(), ""));
     let runs = word == "run";
     // The one word of the full-screen program is a folder.
-    if !runs && SUBCOMMANDS.contains(&word) {
+    if !runs && lists(SUBCOMMANDS, word) {
         return None;
     }
-    let own = parts
+    let own = value(parts, "--session");
+    let id = session.or(own.filter(|_| !has_any(parts, "--fork")))?;
+    let dropped = "--continue --session --fork --file --prompt --title --";
+    let kept = parts
         .iter()
-        .find(|part| part.is("--session"))
-        .and_then(Part::text);
-    let id = session.or(own.filter(|_| !has_any(parts, &["--fork"])))?;
-    let dropped = [
-        "--continue",
-        "--session",
-        "--fork",
-        "--file",
-        "--prompt",
-        "--title",
-        "--",
-    ];
-    let kept = parts.iter().enumerate().filter(|(at, part)| {
-        !dropped.contains(&part.name.as_str()) && (!part.is_word() || *at == place)
-    });
+        .enumerate()
+        .filter(|(at, part)| !lists(dropped, &part.name) && (!part.is_word() || *at == place));
     let mut words = words_of(kept.map(|(_, part)| part));
     words.extend(["--session".into(), id.into()]);
     if runs {
         words.push(CONTINUE.into());
-    } else if has_any(parts, &["--mini"]) {
+    } else if has_any(parts, "--mini") {
         words.extend(["--prompt".into(), CONTINUE.into()]);
     }
     Some(words)

@@ -1,10 +1,8 @@
 //! Qwen Code: its options and how it resumes. Measured with 0.24.4.
 
-use super::args::{Grammar, Part, Takes};
+use super::args::{Grammar, Part};
 use super::session::Start;
-use super::{
-    CONTINUE, Client, GENERIC, Uses, has_any, is_dashes, subcommand, with_session_id, words_of,
-};
+use super::{CONTINUE, Client, GENERIC, Uses, has_any, options_but, value, with_session_id};
 use std::ffi::OsString;
 
 pub(super) const CLIENT: Client = Client {
@@ -20,7 +18,8 @@ pub(super) const CLIENT: Client = Client {
             _ => Uses::AnyOfRow,
         }
     },
-    works_on_session,
+    subcommands: SUBCOMMANDS,
+    elsewhere: "--acp --list-extensions",
     give_session_id,
     find_session,
     resume,
@@ -28,83 +27,27 @@ pub(super) const CLIENT: Client = Client {
 };
 
 /// From its help: the options that take a value, and those that the rules look at.
-const GRAMMAR: Grammar = &[
-    (&["--model", "-m"], Takes::One),
-    (&["--fallback-model"], Takes::One),
-    (&["--prompt", "-p"], Takes::One),
-    (&["--prompt-interactive", "-i"], Takes::One),
-    (&["--system-prompt"], Takes::One),
-    (&["--append-system-prompt"], Takes::One),
-    (&["--output-style"], Takes::One),
-    (&["--sandbox-image"], Takes::One),
-    (&["--approval-mode"], Takes::One),
-    (&["--proxy"], Takes::One),
-    (&["--channel"], Takes::One),
-    (&["--allowed-mcp-server-names"], Takes::One),
-    (&["--mcp-config"], Takes::One),
-    (&["--allowed-tools"], Takes::One),
-    (&["--extensions", "-e"], Takes::One),
-    (&["--include-directories", "--add-dir"], Takes::One),
-    (&["--openai-logging-dir"], Takes::One),
-    (&["--openai-api-key"], Takes::One),
-    (&["--openai-base-url"], Takes::One),
-    (&["--input-format"], Takes::One),
-    (&["--output-format", "-o"], Takes::One),
-    (&["--json-fd"], Takes::One),
-    (&["--json-file"], Takes::One),
-    (&["--json-schema"], Takes::One),
-    (&["--input-file"], Takes::One),
-    (&["--resume", "-r"], Takes::Optional),
-    (&["--session-id"], Takes::One),
-    (&["--worktree"], Takes::Optional),
-    (&["--max-session-turns"], Takes::One),
-    (&["--max-wall-time"], Takes::One),
-    (&["--max-tool-calls"], Takes::One),
-    (&["--max-subagent-depth"], Takes::One),
-    (&["--core-tools"], Takes::One),
-    (&["--exclude-tools"], Takes::One),
-    (&["--disabled-slash-commands"], Takes::One),
-    (&["--auth-type"], Takes::One),
-    (&["--continue", "-c"], Takes::Nothing),
-    (&["--fork-session"], Takes::Nothing),
-    (&["--chat-recording"], Takes::Nothing),
-    (&["--acp"], Takes::Nothing),
-    (&["--yolo", "-y"], Takes::Nothing),
-    (&["--sandbox", "-s"], Takes::Nothing),
-    (&["--debug", "-d"], Takes::Nothing),
-    (&["--bare"], Takes::Nothing),
-    (&["--safe-mode"], Takes::Nothing),
-    (&["--list-extensions", "-l"], Takes::Nothing),
-    (&["--help", "-h"], Takes::Nothing),
-    (&["--version", "-v"], Takes::Nothing),
-];
+const GRAMMAR: Grammar = Grammar {
+    one: "--model|-m --fallback-model --prompt|-p --prompt-interactive|-i --system-prompt \
+         --append-system-prompt --output-style --sandbox-image --approval-mode --proxy --channel \
+         --allowed-mcp-server-names --mcp-config --allowed-tools --extensions|-e \
+         --include-directories|--add-dir --openai-logging-dir --openai-api-key --openai-base-url \
+         --input-format --output-format|-o --json-fd --json-file --json-schema --input-file \
+         --session-id --max-session-turns --max-wall-time --max-tool-calls --max-subagent-depth \
+         --core-tools --exclude-tools --disabled-slash-commands --auth-type",
+    optional: "--resume|-r --worktree",
+    nothing: "--continue|-c --fork-session --chat-recording --acp --yolo|-y --sandbox|-s \
+         --debug|-d --bare --safe-mode --list-extensions|-l --help|-h --version|-v",
+    ..Grammar::NONE
+};
 
 /// Its subcommands. From its help.
-const SUBCOMMANDS: &[&str] = &[
-    "auth",
-    "board",
-    "channel",
-    "extensions",
-    "hooks",
-    "mcp",
-    "review",
-    "sandbox",
-    "serve",
-    "sessions",
-    "update",
-];
-
-fn works_on_session(parts: &[Part]) -> bool {
-    !subcommand(parts).is_some_and(|(_, word)| SUBCOMMANDS.contains(&word))
-        && !has_any(parts, &["--acp", "--list-extensions"])
-}
+const SUBCOMMANDS: &str = "auth board channel extensions hooks mcp review sandbox serve \
+    sessions update";
 
 fn give_session_id(parts: &[Part], id: &str) -> Option<Vec<OsString>> {
-    let is_old = has_any(
-        parts,
-        &["--session-id", "--resume", "--continue", "--fork-session"],
-    );
-    (works_on_session(parts) && !is_old).then(|| with_session_id(parts, id))
+    let is_old = has_any(parts, "--session-id --resume --continue --fork-session");
+    (CLIENT.works_on_session(parts) && !is_old).then(|| with_session_id(parts, id))
 }
 
 /// It keeps sessions as `projects/FOLDER/chats/ID.jsonl`.
@@ -116,28 +59,20 @@ fn find_session(start: &Start) -> Option<String> {
 /// Resumes the session whose id is known, or that the user's line names, with a new prompt where the
 /// line has one.
 fn resume(parts: &[Part], session: Option<&str>) -> Option<Vec<OsString>> {
-    if !works_on_session(parts) {
+    if !CLIENT.works_on_session(parts) {
         return None;
     }
-    let value = |name: &str| parts.iter().find(|part| part.is(name)).and_then(Part::text);
-    let own = || value("--resume").filter(|_| !has_any(parts, &["--fork-session"]));
-    let id = session.or_else(|| value("--session-id")).or_else(own)?;
-    let dropped = [
-        "--resume",
-        "--session-id",
-        "--continue",
-        "--fork-session",
-        "--prompt",
-        "--prompt-interactive",
-    ];
-    let kept = parts.iter().filter(|part| {
-        !part.is_word() && !is_dashes(part) && !dropped.contains(&part.name.as_str())
-    });
-    let mut words = words_of(kept);
+    let own = || value(parts, "--resume").filter(|_| !has_any(parts, "--fork-session"));
+    let id = session
+        .or_else(|| value(parts, "--session-id"))
+        .or_else(own)?;
+    let dropped =
+        "--resume --session-id --continue --fork-session --prompt --prompt-interactive --";
+    let mut words = options_but(dropped, parts);
     words.extend(["--resume".into(), id.into()]);
-    if has_any(parts, &["--prompt-interactive"]) {
+    if has_any(parts, "--prompt-interactive") {
         words.extend(["--prompt-interactive".into(), CONTINUE.into()]);
-    } else if has_any(parts, &["--prompt"]) || parts.iter().any(Part::is_word) {
+    } else if has_any(parts, "--prompt") || parts.iter().any(Part::is_word) {
         words.push(CONTINUE.into());
     }
     Some(words)

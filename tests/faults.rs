@@ -2,7 +2,7 @@
 //! not notice.
 
 use crate::support::faulty::HUGE;
-use crate::support::gateway::{Wire, message};
+use crate::support::gateway::{message, post};
 use crate::support::{Fault, Faulty, Provider, Run, Supervise, proc};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -151,12 +151,8 @@ fn an_answer_that_says_nothing_about_limits_is_told_once() {
 
 /// The answer to a message with this token, to the end of the connection.
 fn exchange(front: &Faulty, token: &str) -> String {
-    let mut wire = Wire::to(front.url.trim_start_matches("http://"));
-    let body = message(json!({}));
-    let length = body.len();
-    wire.send(format!(
-        "POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {token}\r\ncontent-length: {length}\r\n\r\n{body}"
-    ));
+    let address = front.url.trim_start_matches("http://");
+    let mut wire = post(address, "/v1/messages", token, "", &message(json!({})));
     wire.end();
     wire.until_the_end()
 }

@@ -1,7 +1,7 @@
 //! Tokens that come and go: a token file is read again when no token is good.
 
-use crate::support::gateway::{Gateway, Wire, message};
-use crate::support::{Desk, Provider, Supervise, eventually, spent_at};
+use crate::support::gateway::{Gateway, Wire, message, post};
+use crate::support::{Desk, Provider, Run, Supervise, eventually, spent_at};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -115,6 +115,14 @@ fn a_token_that_was_removed_is_left() {
         ]);
 }
 
+/// The token in use meets its limit twice, and the command goes on each time.
+fn waits_twice(provider: &Provider, run: &mut Run) {
+    for _ in 0..2 {
+        provider.control(spent_at("org-1", "2s"));
+        run.stderr.wait("Session continued");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_used_any_more_changes_nothing_and_is_said_once() {
     let provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
@@ -126,10 +134,7 @@ fn a_file_that_cannot_be_used_any_more_changes_nothing_and_is_said_once() {
             None => fs::remove_file(&file).unwrap(),
             Some(text) => fs::write(&file, text).unwrap(),
         }
-        provider.control(spent_at("org-1", "2s"));
-        run.stderr.wait("Session continued");
-        provider.control(spent_at("org-1", "2s"));
-        run.stderr.wait("Session continued");
+        waits_twice(&provider, &mut run);
         run.finish()
             .says_once("The tokens stay as they are: ")
             .never_says("has changed");
@@ -154,10 +159,7 @@ fn a_pipe_is_read_once() {
             .options(&["--no-proxy", "-v"])
             .agent();
         run.wait_ready_with(1);
-        provider.control(spent_at("org-1", "2s"));
-        run.stderr.wait("Session continued");
-        provider.control(spent_at("org-1", "2s"));
-        run.stderr.wait("Session continued");
+        waits_twice(&provider, &mut run);
         run.finish()
             .says_once("is no regular file, and is not read again")
             .never_says("stay as they are");
@@ -166,13 +168,13 @@ fn a_pipe_is_read_once() {
 
 /// Posts a message, with this credential.
 fn ask(address: &str, secret: &str) -> Wire {
-    let body = message(json!({}));
-    let mut wire = Wire::to(address);
-    wire.send(format!(
-        "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    ));
-    wire
+    post(
+        address,
+        "/anthropic/v1/messages",
+        secret,
+        "",
+        &message(json!({})),
+    )
 }
 
 #[test]

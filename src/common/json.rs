@@ -33,6 +33,21 @@ impl Object {
         self.raw(key, (fraction * 1000.0).round() / 1000.0)
     }
 
+    /// Adds a text, if there is one.
+    pub(crate) fn maybe_text(self, key: &str, text: Option<&str>) -> Object {
+        self.maybe(text, |object, text| object.text(key, text))
+    }
+
+    /// Adds a number, if there is one.
+    pub(crate) fn maybe_raw(self, key: &str, number: Option<impl Display>) -> Object {
+        self.maybe(number, |object, number| object.raw(key, number))
+    }
+
+    /// Adds `true`, and nothing for `false`.
+    pub(crate) fn flag(self, key: &str, is_set: bool) -> Object {
+        self.maybe_raw(key, is_set.then_some(true))
+    }
+
     /// Adds what is there, and nothing otherwise.
     pub(crate) fn maybe<T>(
         self,

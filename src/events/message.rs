@@ -1,8 +1,8 @@
 //! Every sentence that a user sees while a command is supervised.
 //!
-//! Owns the words and the marks before them; how times and spans read is in `wording.rs`. It promises plain text: one
-//! [`RunEvent`] in, lines out, no token among them. It does not print; `console.rs` does. Errors have
-//! their own words in `error.rs`.
+//! Owns the words and the marks before them; how times and spans read is in `wording.rs`. It promises
+//! plain text: one [`RunEvent`] in, lines out, no token among them. It does not print; `console.rs`
+//! does. Errors have their own words in `error.rs`.
 
 use crate::common::duration::{compact, spaced};
 use crate::events::wording::{
@@ -12,14 +12,17 @@ use crate::events::{AfterStall, Limit, RunEvent, TokenRef};
 use crate::providers::Finding;
 use crate::providers::usage::Window;
 use crate::tokens::condition::ProbeFailure;
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
+
+type Text = Cow<'static, str>;
 
 /// What people are told of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) mark: Mark,
-    pub(crate) text: String,
+    pub(crate) text: Text,
 }
 
 /// The mark at the start of a sentence.
@@ -49,6 +52,32 @@ impl Mark {
     }
 }
 
+impl Message {
+    fn new(mark: Mark, text: Text) -> Message {
+        Message { mark, text }
+    }
+}
+
+fn plain(text: impl Into<Text>) -> Message {
+    Message::new(Mark::None, text.into())
+}
+
+fn done(text: impl Into<Text>) -> Message {
+    Message::new(Mark::Done, text.into())
+}
+
+fn next(text: impl Into<Text>) -> Message {
+    Message::new(Mark::Next, text.into())
+}
+
+fn warning(text: impl Into<Text>) -> Message {
+    Message::new(Mark::Warning, text.into())
+}
+
+fn failure(text: impl Into<Text>) -> Message {
+    Message::new(Mark::Failure, text.into())
+}
+
 impl RunEvent {
     /// Whether a line's end goes before it: an empty line, because a new chapter begins, or the end of
     /// the line with the question, because no Enter was typed there.
@@ -69,7 +98,7 @@ impl RunEvent {
 
     /// What people are told of it, if they are: one line, but for a question.
     pub(crate) fn message(&self) -> Option<Message> {
-        let (mark, text) = match self {
+        Some(match self {
             // Other events tell people as much, in their own place.
             RunEvent::Launched { .. }
             | RunEvent::Seen { .. }
@@ -81,28 +110,20 @@ impl RunEvent {
             | RunEvent::Resumed
             | RunEvent::Stopping
             | RunEvent::Exited { .. } => return None,
-            RunEvent::Discovering => (Mark::None, "Discovering API tokens...".into()),
-            RunEvent::Starting => (Mark::None, "Starting supervision mode...".into()),
-            RunEvent::Loaded { tokens, providers } => (
-                Mark::Done,
-                format!("Loaded {tokens} token(s) across {providers} provider(s)"),
-            ),
-            RunEvent::Withheld { variables } => (
-                Mark::Done,
-                format!("Kept from the command by --provider: {variables}"),
-            ),
-            RunEvent::Watching => (
-                Mark::None,
-                "   All of them are watched; --provider limits this".into(),
-            ),
-            RunEvent::BehindProxy { provider, address } => (
-                Mark::Done,
-                format!(
-                    "{}: this shell uses the ddollar proxy at {address}; what follows is the \
+            RunEvent::Discovering => plain("Discovering API tokens..."),
+            RunEvent::Starting => plain("Starting supervision mode..."),
+            RunEvent::Loaded { tokens, providers } => done(format!(
+                "Loaded {tokens} token(s) across {providers} provider(s)"
+            )),
+            RunEvent::Withheld { variables } => {
+                done(format!("Kept from the command by --provider: {variables}"))
+            }
+            RunEvent::Watching => plain("   All of them are watched; --provider limits this"),
+            RunEvent::BehindProxy { provider, address } => done(format!(
+                "{}: this shell uses the ddollar proxy at {address}; what follows is the \
                      token that the proxy takes now",
-                    provider.label
-                ),
-            ),
+                provider.label
+            )),
             RunEvent::Tokens {
                 provider,
                 names,
@@ -112,95 +133,75 @@ impl RunEvent {
                 if !duplicates.is_empty() {
                     let _ = write!(text, "; duplicates dropped: {}", duplicates.join(", "));
                 }
-                (Mark::None, text)
+                plain(text)
             }
-            RunEvent::UnreadVariable { name, variable } => (
-                Mark::Warning,
-                format!("{name} is not read: more tokens go into {variable}_2, _3, ..."),
-            ),
-            RunEvent::SetAside { provider } => (
-                Mark::Next,
-                format!("The command goes on without {}", provider.label),
-            ),
-            RunEvent::ExposedFile { path } => (
-                Mark::Warning,
-                format!("Others can read or write '{path}' (mend: chmod 600)"),
-            ),
+            RunEvent::UnreadVariable { name, variable } => warning(format!(
+                "{name} is not read: more tokens go into {variable}_2, _3, ..."
+            )),
+            RunEvent::SetAside { provider } => {
+                next(format!("The command goes on without {}", provider.label))
+            }
+            RunEvent::ExposedFile { path } => warning(format!(
+                "Others can read or write '{path}' (mend: chmod 600)"
+            )),
             RunEvent::TokensChanged { here, gone } => {
                 let mut text = "The token file has changed".to_owned();
                 for (what, tokens) in [("new", here), ("gone", gone)] {
                     for token in tokens {
-                        let _ = write!(text, "; {what}: {}{}", prefix(*token), token.words());
+                        let _ = write!(text, "; {what}: {}{}", token.prefix(), token.words());
                     }
                 }
-                (Mark::Done, text)
+                done(text)
             }
             RunEvent::UnusedFile {
                 variable,
                 path,
                 why,
-            } => (
-                Mark::Warning,
-                format!("{variable} '{path}' is not used: {why}"),
-            ),
+            } => warning(format!("{variable} '{path}' is not used: {why}")),
             RunEvent::Unwatched {
                 provider,
                 why: Some(why),
-            } => (
-                Mark::Warning,
-                format!("{}: its limits are not watched; {why}", provider.label),
-            ),
+            } => warning(format!(
+                "{}: its limits are not watched; {why}",
+                provider.label
+            )),
             RunEvent::Unwatched {
                 provider,
                 why: None,
-            } => (
-                Mark::None,
-                format!(
-                    "{} does not announce its limits; ddollar acts on its errors",
-                    provider.label
-                ),
-            ),
-            RunEvent::Client { name, added } => (Mark::Done, format!("{name}: with {added}")),
-            RunEvent::NoHooks { why } => (
-                Mark::Warning,
-                format!("The command's --settings {why}: no hooks"),
-            ),
-            RunEvent::OtherCredential { variable } => (
-                Mark::Warning,
-                format!("{variable} is set: the command may prefer it to a token"),
-            ),
-            RunEvent::NoState => (
-                Mark::None,
-                "No state is kept: neither XDG_STATE_HOME nor HOME names a folder".into(),
-            ),
-            RunEvent::StartsWith { token } => (
-                Mark::Next,
-                format!(
-                    "{}Starting with token {}/{}: those before it are known to be spent",
-                    prefix(*token),
-                    token.number(),
-                    token.of
-                ),
-            ),
-            RunEvent::MonitorStarted { interval } => (
-                Mark::Done,
-                format!(
-                    "Monitor started (checking limits every {})",
-                    compact(*interval)
-                ),
-            ),
-            RunEvent::Launching { command, .. } => (Mark::Next, format!("Launching: {command}")),
-            RunEvent::SessionResumed => (Mark::Done, "Session resumed".into()),
+            } => plain(format!(
+                "{} does not announce its limits; ddollar acts on its errors",
+                provider.label
+            )),
+            RunEvent::Client { name, added } => done(format!("{name}: with {added}")),
+            RunEvent::NoHooks { why } => {
+                warning(format!("The command's --settings {why}: no hooks"))
+            }
+            RunEvent::OtherCredential { variable } => warning(format!(
+                "{variable} is set: the command may prefer it to a token"
+            )),
+            RunEvent::NoState => {
+                plain("No state is kept: neither XDG_STATE_HOME nor HOME names a folder")
+            }
+            RunEvent::StartsWith { token } => next(format!(
+                "{}Starting with {}: those before it are known to be spent",
+                token.prefix(),
+                token.numbered()
+            )),
+            RunEvent::MonitorStarted { interval } => done(format!(
+                "Monitor started (checking limits every {})",
+                compact(*interval)
+            )),
+            RunEvent::Launching { command, .. } => next(format!("Launching: {command}")),
+            RunEvent::SessionResumed => done("Session resumed"),
             RunEvent::Repeated { tokens } => {
                 let each: Vec<String> = tokens.iter().map(|token| token.place()).collect();
                 let with = if each.is_empty() { "" } else { " with " };
                 let text = format!("Restarted{with}{}, the same command", each.join(" and "));
-                (Mark::Done, text)
+                done(text)
             }
-            RunEvent::InputIsReadOnce => (
-                Mark::Warning,
-                "Standard input is a pipe: a second start finds only what is left in it".into(),
-            ),
+            RunEvent::InputIsReadOnce => {
+                warning("Standard input is a pipe: a second start finds only what is left in it")
+            }
             RunEvent::Limit {
                 token,
                 limit: Limit::Rejected,
@@ -211,10 +212,9 @@ impl RunEvent {
                 let origin = token.name.split_once(", ");
                 let (end, origin) = origin.unwrap_or(("", token.name));
                 let mut text = format!(
-                    "{} rejected token {}/{} {end}",
+                    "{} rejected {} {end}",
                     token.provider.label,
-                    token.number(),
-                    token.of
+                    token.numbered()
                 );
                 let from = if end.is_empty() { "from" } else { " from" };
                 // Writing to a String cannot fail.
@@ -222,12 +222,11 @@ impl RunEvent {
                 if let Some(said) = said {
                     let _ = write!(text, ": {said}");
                 }
-                (Mark::Warning, text)
+                warning(text)
             }
-            RunEvent::Limit { token, limit, .. } => (
-                Mark::Warning,
-                format!("{}{}", prefix(*token), limit.words(token.number())),
-            ),
+            RunEvent::Limit { token, limit, .. } => {
+                warning(format!("{}{}", token.prefix(), limit.words(token.number())))
+            }
             RunEvent::Stalled {
                 span,
                 sees_requests,
@@ -235,65 +234,48 @@ impl RunEvent {
             } => {
                 let requests = if *sees_requests { "no request, " } else { "" };
                 let span = spaced(*span);
-                (
-                    Mark::Warning,
-                    format!("The command has stalled: {requests}no processor time for {span}"),
-                )
+                warning(format!(
+                    "The command has stalled: {requests}no processor time for {span}"
+                ))
             }
-            RunEvent::AutoRotating => (Mark::Next, "Auto-rotating to next token...".into()),
-            RunEvent::Switched { token } => (
-                Mark::Next,
-                format!(
-                    "{}Switched to token {}/{}",
-                    prefix(*token),
-                    token.number(),
-                    token.of
-                ),
-            ),
-            RunEvent::TurnFailed => (
-                Mark::Next,
-                "The command has given up on a busy provider: starting it again".into(),
-            ),
-            RunEvent::NoNextToken => (Mark::Next, "No next token available".into()),
-            RunEvent::AllExhausted => (Mark::Warning, "All tokens exhausted!".into()),
+            RunEvent::AutoRotating => next("Auto-rotating to next token..."),
+            RunEvent::Switched { token } => next(format!(
+                "{}Switched to {}",
+                token.prefix(),
+                token.numbered()
+            )),
+            RunEvent::TurnFailed => {
+                next("The command has given up on a busy provider: starting it again")
+            }
+            RunEvent::NoNextToken => next("No next token available"),
+            RunEvent::AllExhausted => warning("All tokens exhausted!"),
             RunEvent::WaitingForReset {
                 token,
                 span,
                 at,
                 now,
                 ..
-            } => (
-                Mark::Next,
-                format!(
-                    "{}Waiting for limits to reset ({}{})... token {}/{} at {}",
-                    prefix(*token),
-                    // With a name before it, the line would be too wide.
-                    if token.several { "" } else { "approximately " },
-                    rough(*span),
-                    token.number(),
-                    token.of,
-                    local(*at, *now)
-                ),
-            ),
+            } => next(format!(
+                "{}Waiting for limits to reset ({}{})... {} at {}",
+                token.prefix(),
+                // With a name before it, the line would be too wide.
+                if token.several { "" } else { "approximately " },
+                rough(*span),
+                token.numbered(),
+                local(*at, *now)
+            )),
             RunEvent::HoldOver {
                 token,
                 abandoned: false,
-            } => (
-                Mark::Done,
-                format!(
-                    "{}Held requests go on with token {}/{}",
-                    prefix(*token),
-                    token.number(),
-                    token.of
-                ),
-            ),
+            } => done(format!(
+                "{}Held requests go on with {}",
+                token.prefix(),
+                token.numbered()
+            )),
             RunEvent::HoldOver {
                 token,
                 abandoned: true,
-            } => (
-                Mark::None,
-                format!("{}No request is held any longer", prefix(*token)),
-            ),
+            } => plain(format!("{}No request is held any longer", token.prefix())),
             RunEvent::WaitingForProvider {
                 provider,
                 span,
@@ -302,99 +284,69 @@ impl RunEvent {
             } => {
                 let end =
                     at_most.map_or(String::new(), |most| format!(" for up to {}", spaced(most)));
-                (
-                    Mark::Next,
-                    format!(
-                        "Waiting until {} answers, next try in {}...{end}",
-                        provider.label,
-                        spaced(*span)
-                    ),
-                )
+                next(format!(
+                    "Waiting until {} answers, next try in {}...{end}",
+                    provider.label,
+                    spaced(*span)
+                ))
             }
-            RunEvent::StillWaiting { span, at, now } => (
-                Mark::Next,
-                format!(
-                    "Waiting: {} left, until {}",
-                    spaced(*span),
-                    local(*at, *now)
-                ),
-            ),
-            RunEvent::Pausing { span } => (
-                Mark::Next,
-                format!("Pausing subprocess for {}...", spaced(*span)),
-            ),
-            RunEvent::Resuming => (Mark::Next, "Resuming subprocess...".into()),
-            RunEvent::SessionContinued => (Mark::Done, "Session continued".into()),
-            RunEvent::ForcingKill => (
-                Mark::None,
-                "Subprocess didn't exit cleanly, forcing kill...".into(),
-            ),
-            RunEvent::StoppedByHand => (
-                Mark::Warning,
-                "The command was stopped by SIGSTOP; SIGCONT lets it go on".into(),
-            ),
-            RunEvent::ContinuedByHand => (
-                Mark::Next,
-                "The command was continued by someone else; going on".into(),
-            ),
-            RunEvent::NeedsTerminal => (
-                Mark::Warning,
-                "The command is stopped: it needs the terminal, which is another's".into(),
-            ),
-            RunEvent::Unkillable { left } => (
-                Mark::Failure,
-                format!(
-                    "{left} process(es) of the command survive SIGKILL; nothing more is started"
-                ),
-            ),
-            RunEvent::NotReadAgain { path } => (
-                Mark::None,
-                format!("   '{path}' is no regular file, and is not read again for new tokens"),
-            ),
-            RunEvent::Warning { what } => (Mark::Warning, what.clone()),
-            RunEvent::NotStarted { why } => (
-                Mark::Warning,
-                format!("The command cannot be started ({why}); trying again"),
-            ),
-            RunEvent::AskRotate { span } => (
-                Mark::None,
-                format!(
-                    "\nWhat would you like to do?\n  \
+            RunEvent::StillWaiting { span, at, now } => next(format!(
+                "Waiting: {} left, until {}",
+                spaced(*span),
+                local(*at, *now)
+            )),
+            RunEvent::Pausing { span } => {
+                next(format!("Pausing subprocess for {}...", spaced(*span)))
+            }
+            RunEvent::Resuming => next("Resuming subprocess..."),
+            RunEvent::SessionContinued => done("Session continued"),
+            RunEvent::ForcingKill => plain("Subprocess didn't exit cleanly, forcing kill..."),
+            RunEvent::StoppedByHand => {
+                warning("The command was stopped by SIGSTOP; SIGCONT lets it go on")
+            }
+            RunEvent::ContinuedByHand => {
+                next("The command was continued by someone else; going on")
+            }
+            RunEvent::NeedsTerminal => {
+                warning("The command is stopped: it needs the terminal, which is another's")
+            }
+            RunEvent::Unkillable { left } => failure(format!(
+                "{left} process(es) of the command survive SIGKILL; nothing more is started"
+            )),
+            RunEvent::NotReadAgain { path } => plain(format!(
+                "   '{path}' is no regular file, and is not read again for new tokens"
+            )),
+            RunEvent::Warning { what } => warning(what.clone()),
+            RunEvent::NotStarted { why } => warning(format!(
+                "The command cannot be started ({why}); trying again"
+            )),
+            RunEvent::AskRotate { span } => plain(format!(
+                "\nWhat would you like to do?\n  \
                      1) Rotate to next token and continue\n  \
                      2) Wait for limit to reset ({})\n  \
                      3) Exit and save state\n  \
                      4) Keep going (may hit 429 errors)\n\nChoice [1]: ",
-                    spaced(*span)
-                ),
-            ),
-            RunEvent::AskExhausted => (
-                Mark::None,
+                spaced(*span)
+            )),
+            RunEvent::AskExhausted => plain(
                 "\nWhat would you like to do?\n  \
                  1) Wait for limits to reset\n  \
-                 2) Exit and save state\n\nChoice [1]: "
-                    .into(),
+                 2) Exit and save state\n\nChoice [1]: ",
             ),
-            RunEvent::NoSuchChoice => (Mark::Warning, "No such choice".into()),
-            RunEvent::NoAnswer => (
-                Mark::Warning,
-                "No answer: type a number, then Enter; Ctrl-C ends the command".into(),
-            ),
-            RunEvent::KeepingOn => (
-                Mark::Next,
-                "Going on until the window resets or the token is refused".into(),
-            ),
-            RunEvent::Saved { .. } => (
-                Mark::Done,
-                "Stopped before the command finished; run the same again to go on".into(),
-            ),
-            RunEvent::EndedBySignal { how } => (
-                Mark::Warning,
-                format!("{}, after a signal to ddollar", how_it_ended(*how)),
-            ),
-            RunEvent::StoppedBySignal { signal } => (
-                Mark::Warning,
-                format!("Stopped by {}", name_of_signal(*signal)),
-            ),
+            RunEvent::NoSuchChoice => warning("No such choice"),
+            RunEvent::NoAnswer => {
+                warning("No answer: type a number, then Enter; Ctrl-C ends the command")
+            }
+            RunEvent::KeepingOn => next("Going on until the window resets or the token is refused"),
+            RunEvent::Saved { .. } => {
+                done("Stopped before the command finished; run the same again to go on")
+            }
+            RunEvent::EndedBySignal { how } => {
+                warning(format!("{}, after a signal to ddollar", how_it_ended(*how)))
+            }
+            RunEvent::StoppedBySignal { signal } => {
+                warning(format!("Stopped by {}", name_of_signal(*signal)))
+            }
             RunEvent::Summary {
                 rotations,
                 waited,
@@ -405,85 +357,61 @@ impl RunEvent {
                 let report = if *kept { "; ddollar report" } else { "" };
                 // To the nearest second, as in the report.
                 let span = |span: Duration| rough(span.saturating_sub(Duration::from_millis(500)));
-                (
-                    Mark::None,
-                    format!(
-                        "   {rotations} rotation{plural}, waited {}, {} of work{report}",
-                        span(*waited),
-                        span(*worked)
-                    ),
-                )
+                plain(format!(
+                    "   {rotations} rotation{plural}, waited {}, {} of work{report}",
+                    span(*waited),
+                    span(*worked)
+                ))
             }
-            RunEvent::Completed => (Mark::Done, "Process completed successfully".into()),
-            RunEvent::Unrehearsed => (
-                Mark::Warning,
-                "The command ended before the first limit, so nothing was rehearsed".into(),
-            ),
-            RunEvent::Failed { how } => (Mark::Failure, how_it_ended(*how)),
-            RunEvent::Retrying { number, of, span } => (
-                Mark::Next,
-                format!(
-                    "Starting it again in {} (retry {number} of {of})...",
-                    spaced(*span)
-                ),
-            ),
-            RunEvent::ShortLives => (
-                Mark::Failure,
-                "Three starts in a row died within 2s; not starting it again".into(),
-            ),
-            RunEvent::NeverHeard => (
-                Mark::Failure,
-                "The provider has never answered; check the network and the base URL".into(),
-            ),
-            RunEvent::NoneLeft { provider } => (
-                Mark::Failure,
-                format!(
-                    "No {} token is left that can recover; run it again when one can",
-                    provider.label
-                ),
-            ),
+            RunEvent::Completed => done("Process completed successfully"),
+            RunEvent::Unrehearsed => {
+                warning("The command ended before the first limit, so nothing was rehearsed")
+            }
+            RunEvent::Failed { how } => failure(how_it_ended(*how)),
+            RunEvent::Retrying { number, of, span } => next(format!(
+                "Starting it again in {} (retry {number} of {of})...",
+                spaced(*span)
+            )),
+            RunEvent::ShortLives => {
+                failure("Three starts in a row died within 2s; not starting it again")
+            }
+            RunEvent::NeverHeard => {
+                failure("The provider has never answered; check the network and the base URL")
+            }
+            RunEvent::NoneLeft { provider } => failure(format!(
+                "No {} token is left that can recover; run it again when one can",
+                provider.label
+            )),
             RunEvent::ModelSpent {
                 token,
                 model,
                 at,
                 now,
-            } => (
-                Mark::Warning,
-                format!(
-                    "{}{model} is spent until {} (token {}); other models go on",
-                    prefix(*token),
-                    local(*at, *now),
-                    token.number(),
-                ),
-            ),
+            } => warning(format!(
+                "{}{model} is spent until {} (token {}); other models go on",
+                token.prefix(),
+                local(*at, *now),
+                token.number(),
+            )),
             RunEvent::TooLong { index, at, now } => {
                 let who = index.map_or(String::new(), |index| format!(" (token {})", index + 1));
-                (
-                    Mark::Failure,
-                    format!(
-                        "The earliest reset{who} is {}, beyond --max-wait; try again then",
-                        local(*at, *now)
-                    ),
-                )
+                failure(format!(
+                    "The earliest reset{who} is {}, beyond --max-wait; try again then",
+                    local(*at, *now)
+                ))
             }
             RunEvent::FellBack { token, model, to } => {
-                let prefix = prefix(*token);
+                let prefix = token.prefix();
                 match to {
-                    Some(to) => (
-                        Mark::Warning,
-                        format!("{prefix}{model} is spent: requests go to {to}"),
-                    ),
-                    None => (Mark::Next, format!("{prefix}Requests go to {model} again")),
+                    Some(to) => warning(format!("{prefix}{model} is spent: requests go to {to}")),
+                    None => next(format!("{prefix}Requests go to {model} again")),
                 }
             }
-            RunEvent::MaxTokens { spent, most } => (
-                Mark::Failure,
-                format!(
-                    "--max-tokens {} is reached: {} LLM tokens used; run it again to go on",
-                    short(*most),
-                    short(*spent)
-                ),
-            ),
+            RunEvent::MaxTokens { spent, most } => failure(format!(
+                "--max-tokens {} is reached: {} LLM tokens used; run it again to go on",
+                short(*most),
+                short(*spent)
+            )),
             RunEvent::Silent {
                 provider,
                 silence,
@@ -492,79 +420,59 @@ impl RunEvent {
                 let why = why
                     .as_ref()
                     .map_or(String::new(), |why| format!(" ({why})"));
-                (
-                    Mark::Warning,
-                    format!("{} {}{why}", provider.label, silence.words()),
-                )
+                warning(format!("{} {}{why}", provider.label, silence.words()))
             }
             RunEvent::AnswersAgain { provider } => {
-                (Mark::Done, format!("{} answers again", provider.label))
+                done(format!("{} answers again", provider.label))
             }
-            RunEvent::Unclear { provider, why } => (
-                Mark::Warning,
-                format!("{} tells no limits: {why}", provider.label),
-            ),
+            RunEvent::Unclear { provider, why } => {
+                warning(format!("{} tells no limits: {why}", provider.label))
+            }
             RunEvent::Quotas {
                 provider,
                 tokens,
                 quotas: 1,
-            } => (
-                Mark::Warning,
-                format!(
-                    "{}: {tokens} tokens, 1 quota: rotating cannot help",
-                    provider.label
-                ),
-            ),
+            } => warning(format!(
+                "{}: {tokens} tokens, 1 quota: rotating cannot help",
+                provider.label
+            )),
             RunEvent::Quotas {
                 provider,
                 tokens,
                 quotas,
-            } => (
-                Mark::Warning,
-                format!(
-                    "{}: {tokens} tokens, {quotas} quotas: rotating helps between these",
-                    provider.label
-                ),
-            ),
-            RunEvent::MonitorLost => (
-                Mark::Warning,
-                "The monitor has stopped; the command goes on without it".into(),
-            ),
+            } => warning(format!(
+                "{}: {tokens} tokens, {quotas} quotas: rotating helps between these",
+                provider.label
+            )),
+            RunEvent::MonitorLost => {
+                warning("The monitor has stopped; the command goes on without it")
+            }
             RunEvent::ThroughProxy {
                 added,
                 does_without,
             } => {
                 let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
-                (Mark::Done, format!("Through it: {added}{lost}"))
+                done(format!("Through it: {added}{lost}"))
             }
-            RunEvent::Offered { address } => (
-                Mark::Done,
-                format!("Requests through {address} rotate in place; without any, by restart"),
-            ),
-            RunEvent::InPlace => (
-                Mark::Done,
-                "Requests come through the proxy: no restart for a limit".into(),
-            ),
-            RunEvent::NotThrough => (
-                Mark::None,
-                "No request came through the proxy: a restart would leave its address out".into(),
-            ),
+            RunEvent::Offered { address } => done(format!(
+                "Requests through {address} rotate in place; without any, by restart"
+            )),
+            RunEvent::InPlace => done("Requests come through the proxy: no restart for a limit"),
+            RunEvent::NotThrough => {
+                plain("No request came through the proxy: a restart would leave its address out")
+            }
             RunEvent::ProxyListening { address } => {
-                (Mark::Done, format!("Proxy listens on http://{address}"))
+                done(format!("Proxy listens on http://{address}"))
             }
-            RunEvent::ProxyLines { path } => (Mark::Next, format!("In a shell: . '{path}'")),
-            RunEvent::ProxyStopping { span } => (
-                Mark::Next,
-                format!(
-                    "Stopping: answers under way may end within {}",
-                    spaced(*span)
-                ),
-            ),
-            RunEvent::Circle => (
-                Mark::Failure,
-                "Requests come back to this proxy: a provider's address leads here".into(),
-            ),
-            RunEvent::ProxyStopped => (Mark::Done, "Proxy stopped".into()),
+            RunEvent::ProxyLines { path } => next(format!("In a shell: . '{path}'")),
+            RunEvent::ProxyStopping { span } => next(format!(
+                "Stopping: answers under way may end within {}",
+                spaced(*span)
+            )),
+            RunEvent::Circle => {
+                failure("Requests come back to this proxy: a provider's address leads here")
+            }
+            RunEvent::ProxyStopped => done("Proxy stopped"),
             RunEvent::WorkUnits {
                 done,
                 open,
@@ -577,7 +485,7 @@ impl RunEvent {
                     (_, false) => (Mark::None, "not done"),
                 };
                 let words = format!("Work units: {done} done, {open} {word}, {repeated} repeated");
-                (mark, words)
+                Message::new(mark, words.into())
             }
             RunEvent::Checked {
                 token,
@@ -593,10 +501,9 @@ impl RunEvent {
                     token.provider.label,
                     token.number()
                 );
-                (Mark::None, text)
+                plain(text)
             }
-        };
-        Some(Message { mark, text })
+        })
     }
 }
 
@@ -656,7 +563,7 @@ impl AfterStall {
 impl TokenRef {
     /// `token 2/3 …x2Lp, ANTHROPIC_API_KEY_2`
     pub(crate) fn words(self) -> String {
-        let line = format!("token {}/{} {}", self.number(), self.of, self.name);
+        let line = format!("{} {}", self.numbered(), self.name);
         line.trim_end().to_owned()
     }
 
@@ -668,22 +575,25 @@ impl TokenRef {
         }
     }
 
+    /// `token 2/3`
+    fn numbered(self) -> String {
+        format!("token {}/{}", self.number(), self.of)
+    }
+
     /// `token 2/3`, or `Anthropic 2/3` where there are several providers.
     fn place(self) -> String {
-        let what = match self.several {
-            true => self.provider.label,
-            false => "token",
-        };
-        format!("{what} {}/{}", self.number(), self.of)
+        match self.several {
+            true => format!("{} {}/{}", self.provider.label, self.number(), self.of),
+            false => self.numbered(),
+        }
     }
-}
 
-/// The name of a provider before a sentence, where there are several.
-fn prefix(token: TokenRef) -> String {
-    if token.several {
-        format!("{}: ", token.provider.label)
-    } else {
-        String::new()
+    /// The name of its provider before a sentence, where there are several.
+    fn prefix(self) -> String {
+        match self.several {
+            true => format!("{}: ", self.provider.label),
+            false => String::new(),
+        }
     }
 }
 

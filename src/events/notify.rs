@@ -7,7 +7,7 @@
 //! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;
-use crate::events::schema::{Cause, Ending, Millis, Record, Ring, stamp};
+use crate::events::schema::{Ending, Millis, Record, Ring, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
 use crate::system::signals::{self, Inherited, Limits};
@@ -80,7 +80,7 @@ impl Notifier {
         rings: &[Ring],
     ) -> Option<Pid> {
         let event = match record {
-            Record::Limit { .. } => "limit",
+            Record::Limit(_) => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Stall { .. } => "stall",
             Record::Wait { .. } => {
@@ -196,7 +196,11 @@ fn details(record: &Record, rings: &[Ring]) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
     let (provider, token, until) = match record {
-        Record::Limit { who, until, .. } => (Some(&who.provider), Some(who.token), *until),
+        Record::Limit(limit) => (
+            Some(&limit.who.provider),
+            Some(limit.who.token),
+            limit.until,
+        ),
         Record::Rotate { who, .. } => (Some(&who.provider), Some(who.token), None),
         Record::Wait {
             provider,
@@ -216,12 +220,10 @@ fn details(record: &Record, rings: &[Ring]) -> Vec<(&'static str, String)> {
     add("DDOLLAR_TOKEN_NAME", name.cloned());
     add("DDOLLAR_UNTIL", until.map(stamp));
     match record {
-        Record::Limit {
-            cause, window, why, ..
-        } => {
-            add("DDOLLAR_CAUSE", Some(Cause::word(*cause).into()));
-            add("DDOLLAR_WINDOW", window.clone());
-            add("DDOLLAR_WHY", why.clone());
+        Record::Limit(limit) => {
+            add("DDOLLAR_CAUSE", Some(limit.cause.word().into()));
+            add("DDOLLAR_WINDOW", limit.window.clone());
+            add("DDOLLAR_WHY", limit.why.clone());
         }
         Record::End(ending) => add("DDOLLAR_STATUS", Some(Ending::status(ending).to_string())),
         _ => {}

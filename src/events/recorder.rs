@@ -3,7 +3,9 @@
 //! Most lines say what one event says. What a line needs besides (the token that was left, the
 //! tokens in use at a start) is kept here, so that those who emit events need not know it. Pure.
 
-use super::schema::{Cause, Level, Record, Ring, Run, SCHEMA, Verdict, Who, level, millis};
+use super::schema::{
+    Cause, Level, LimitHit, Record, Ring, Run, SCHEMA, Verdict, Who, level, millis,
+};
 use super::{AfterStall, Limit, RunEvent, Severity, TokenRef};
 use crate::providers::{Finding, Reading};
 use crate::tokens::{TokenId, TokenPool};
@@ -92,9 +94,8 @@ impl Recorder {
     /// What the journal tells of an event that happens `now`, if it does.
     pub(crate) fn news(&mut self, event: &RunEvent, now: Instant) -> Option<News> {
         let words = || {
-            event
-                .message()
-                .map_or(String::new(), |message| message.text)
+            let message = event.message();
+            message.map_or(String::new(), |message| message.text.into_owned())
         };
         let silent = |record| News {
             record,
@@ -176,14 +177,14 @@ impl Recorder {
                     // A note has told it.
                     Limit::Removed => return None,
                 };
-                let record = Record::Limit {
+                let record = Record::Limit(LimitHit {
                     who: self.who(*token)?,
                     cause,
                     used,
                     until: until.map(millis),
                     window: window.as_ref().map(|window| window.name.clone()),
                     why: said.clone(),
-                };
+                });
                 let detail = event.detail(None);
                 let words = words() + &detail.map_or(String::new(), |told| format!(" ({told})"));
                 News { record, words }

@@ -66,7 +66,7 @@ impl Tally {
         match record {
             Record::Run(_) => self.began = Some(now),
             Record::Rotate { .. } => self.rotations += 1,
-            Record::Limit { .. } => self.limits += 1,
+            Record::Limit(_) => self.limits += 1,
             Record::Wait { .. } => {
                 self.waits.get_or_insert(now);
             }

@@ -72,16 +72,7 @@ pub(crate) enum Record {
         spent: Spent,
     },
     /// The token in use will not do.
-    Limit {
-        who: Who,
-        cause: Cause,
-        used: Option<f64>,
-        until: Option<Millis>,
-        /// The window that is full.
-        window: Option<String>,
-        /// What the provider says of it.
-        why: Option<String>,
-    },
+    Limit(LimitHit),
     /// The command goes on with another token than `from`.
     Rotate { who: Who, from: usize },
     /// Nothing is usable before `until`. Without a token, the provider does not answer.
@@ -143,6 +134,19 @@ pub(crate) struct Ring {
 pub(crate) struct Who {
     pub(crate) provider: String,
     pub(crate) token: usize,
+}
+
+/// A limit that a token has run into.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LimitHit {
+    pub(crate) who: Who,
+    pub(crate) cause: Cause,
+    pub(crate) used: Option<f64>,
+    pub(crate) until: Option<Millis>,
+    /// The window that is full.
+    pub(crate) window: Option<String>,
+    /// What the provider says of it.
+    pub(crate) why: Option<String>,
 }
 
 /// One window of a provider's answer.
@@ -269,7 +273,7 @@ impl Record {
             Record::Launch { .. } => "launch",
             Record::Usage { .. } => "usage",
             Record::Spent { .. } => "spent",
-            Record::Limit { .. } => "limit",
+            Record::Limit(_) => "limit",
             Record::Rotate { .. } => "rotate",
             Record::Wait { .. } => "wait",
             Record::Release { .. } => "release",
@@ -287,14 +291,9 @@ impl Record {
     /// Its JSON on one line, without a newline.
     pub(crate) fn json(&self, at: Millis) -> String {
         let object = time(Object::new(), "at", at).text("event", self.name());
-        let who = |object: Object, who: &Who| {
-            object
-                .text("provider", &who.provider)
-                .raw("token", who.token)
-        };
         let place = |object: Object, provider: &str, token: Option<usize>| {
             let object = object.text("provider", provider);
-            object.maybe(token, |object, token| object.raw("token", token))
+            object.maybe_raw("token", token)
         };
         match self {
             Record::Run(run) => {
@@ -315,9 +314,7 @@ impl Record {
                     .text("command", &run.command)
                     .fraction("threshold", run.threshold)
                     .raw("providers", list(providers))
-                    .maybe(run.rehearsal.then_some(true), |object, yes| {
-                        object.raw("rehearsal", yes)
-                    })
+                    .flag("rehearsal", run.rehearsal)
             }
             Record::Launch { again, tokens } => object
                 .raw("again", again)
@@ -329,46 +326,26 @@ impl Record {
                 group,
                 windows,
                 left_out,
-            } => who(object, token)
+            } => token
+                .json(object)
                 .text("finding", finding.word())
-                .maybe(why.as_deref(), |object, why| object.text("why", why))
-                .maybe(group.as_deref(), |object, group| {
-                    object.text("group", group)
-                })
-                .maybe((*left_out > 0).then_some(left_out), |object, count| {
-                    object.raw("left_out", count)
-                })
+                .maybe_text("why", why.as_deref())
+                .maybe_text("group", group.as_deref())
+                .maybe_raw("left_out", (*left_out > 0).then_some(left_out))
                 .raw("windows", list(windows.iter().map(Level::json))),
             Record::Spent {
                 who: token,
                 model,
                 spent,
-            } => spent_json(who(object, token), model, spent),
-            Record::Limit {
-                who: token,
-                cause,
-                used,
-                until,
-                window,
-                why,
-            } => who(object, token)
-                .text("cause", cause.word())
-                .maybe(*used, |object, used| object.fraction("used", used))
-                .maybe(*until, |object, until| time(object, "until", until))
-                .maybe(window.as_deref(), |object, name| {
-                    object.text("window", name)
-                })
-                .maybe(why.as_deref(), |object, why| object.text("why", why)),
-            Record::Rotate { who: token, from } => who(object, token).raw("from", from),
+            } => spent_json(token.json(object), model, spent),
+            Record::Limit(limit) => limit.json(object),
+            Record::Rotate { who, from } => who.json(object).raw("from", from),
             Record::Wait {
                 provider,
                 token,
                 until,
                 held,
-            } => time(place(object, provider, *token), "until", *until)
-                .maybe(held.then_some(true), |object, held| {
-                    object.raw("held", held)
-                }),
+            } => time(place(object, provider, *token), "until", *until).flag("held", held),
             Record::Release { provider, token } => place(object, provider, *token),
             Record::Stall { seconds, restart } => {
                 object.raw("seconds", seconds).raw("restart", restart)
@@ -394,14 +371,36 @@ pub(crate) fn spent_json(object: Object, model: &str, spent: &Spent) -> Object {
     counts.fold(object, |object, (name, count)| object.raw(name, count))
 }
 
+impl Who {
+    /// Adds it to an object.
+    pub(crate) fn json(&self, object: Object) -> Object {
+        object
+            .text("provider", &self.provider)
+            .raw("token", self.token)
+    }
+}
+
+impl LimitHit {
+    /// Adds it to an object.
+    pub(crate) fn json(&self, object: Object) -> Object {
+        self.who
+            .json(object)
+            .text("cause", self.cause.word())
+            .maybe(self.used, |object, used| object.fraction("used", used))
+            .maybe(self.until, |object, until| time(object, "until", until))
+            .maybe_text("window", self.window.as_deref())
+            .maybe_text("why", self.why.as_deref())
+    }
+}
+
 impl Level {
     /// Its JSON.
     pub(crate) fn json(&self) -> String {
         Object::new()
             .text("name", &self.name)
             .fraction("used", self.used)
-            .maybe(self.limit, |object, limit| object.raw("limit", limit))
-            .maybe(self.remaining, |object, left| object.raw("remaining", left))
+            .maybe_raw("limit", self.limit)
+            .maybe_raw("remaining", self.remaining)
             .maybe(self.resets, |object, at| time(object, "resets", at))
             .end()
     }
@@ -465,20 +464,14 @@ pub(crate) fn read(line: &str) -> Result<(Millis, Record), Unread> {
     let line = Fields(&fields);
     let at = line.time("at").ok_or(Unread::Damaged)?;
     let event = line.str("event").ok_or(Unread::Damaged)?;
-    let known = [
-        "run", "launch", "usage", "spent", "limit", "rotate", "wait", "release", "pause", "resume",
-        "stall", "stop", "exit", "note", "lost", "end",
-    ];
-    if !known.contains(&event) {
-        return Err(Unread::Unknown);
-    }
-    record(event, &line)
-        .map(|record| (at, record))
-        .ok_or(Unread::Damaged)
+    let record = record(event, &line).ok_or(Unread::Damaged)?;
+    record.map(|record| (at, record)).ok_or(Unread::Unknown)
 }
 
-fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
-    Some(match event {
+/// A record of this event: nothing if a field is missing or wrong, and `Some(None)` if the event is not
+/// known.
+fn record(event: &str, line: &Fields<'_>) -> Option<Option<Record>> {
+    Some(Some(match event {
         "run" => Record::Run(Run {
             schema: line.number("journal")?,
             version: line.text("ddollar")?,
@@ -534,14 +527,14 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
                 tokens: LlmTokens(LlmTokens::NAMES.map(|name| line.number(name).unwrap_or(0))),
             },
         },
-        "limit" => Record::Limit {
+        "limit" => Record::Limit(LimitHit {
             who: line.who()?,
             cause: value(CAUSES, line.str("cause")?)?,
             used: line.fraction("used"),
             until: line.time("until"),
             window: line.text("window"),
             why: line.text("why"),
-        },
+        }),
         "rotate" => Record::Rotate {
             who: line.who()?,
             from: line.count("from")?,
@@ -580,8 +573,8 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Record> {
             "failure" => Ending::Failure(line.text("text")?),
             _ => return None,
         }),
-        _ => return None,
-    })
+        _ => return Some(None),
+    }))
 }
 
 /// A text of a journal as it can be shown.

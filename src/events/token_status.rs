@@ -35,14 +35,14 @@ impl TokenStatus<'_> {
             .text("provider", self.provider.name)
             .raw("token", self.number)
             .raw("of", self.of)
-            .maybe(self.ending, |object, ending| object.text("ending", ending))
+            .maybe_text("ending", self.ending)
             .text("name", self.name)
-            .maybe(self.group, |object, group| object.text("group", group))
+            .maybe_text("group", self.group)
             .text("condition", self.condition.name())
             .maybe(self.condition.until(), |object, until| {
                 time(object, "until", millis(until.wall))
             })
-            .maybe(self.why, |object, why| object.text("why", why))
+            .maybe_text("why", self.why)
             .raw("windows", list(windows))
     }
 }

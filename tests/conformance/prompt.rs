@@ -1,6 +1,6 @@
 //! The question in interactive mode, over a paused full-screen program.
 
-use crate::support::gateway::{Wire, message};
+use crate::support::gateway::{Wire, message, post};
 use crate::support::proc;
 use crate::support::pty::{CTRL_C, Screen, Setup, lines_with};
 use crate::support::{Provider, spent_at};
@@ -402,13 +402,13 @@ fn request(address: &str, secret: &str) -> Wire {
 }
 
 fn request_to(path: &str, address: &str, secret: &str) -> Wire {
-    let body = message(json!({}));
-    let mut wire = Wire::to(address);
-    wire.send(format!(
-        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    ));
-    wire
+    post(
+        address,
+        &format!("/{path}"),
+        secret,
+        "",
+        &message(json!({})),
+    )
 }
 
 /// The refused request waits for the user's word, and goes out with the next token then: the program is the

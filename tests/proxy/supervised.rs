@@ -1,7 +1,7 @@
 //! `supervise --proxy`: rotation inside the proxy, with one child from start to end.
 
 use crate::support::env::{PROGRAM, output};
-use crate::support::gateway::{Wire, message};
+use crate::support::gateway::{Wire, message, post};
 use crate::support::upstream::Upstream;
 use crate::support::{Desk, Provider, Run, Supervise, eventually, organizations, proc, spent_at};
 use nix::unistd::Pid;
@@ -44,15 +44,8 @@ fn offered(prepared: Supervise) -> Proxied {
 impl Proxied {
     /// Sends what the agent would send; its answer is still to come.
     fn ask(&self, more: Value) -> Wire {
-        let body = message(more);
-        let mut wire = Wire::to(&self.address);
-        wire.send(format!(
-            "POST /anthropic/v1/messages HTTP/1.1\r\nHost: {}\r\nx-api-key: {}\r\nContent-Length: {}\r\n\r\n{body}",
-            self.address,
-            self.secret,
-            body.len()
-        ));
-        wire
+        let path = "/anthropic/v1/messages";
+        post(&self.address, path, &self.secret, "", &message(more))
     }
 
     #[track_caller]

@@ -200,6 +200,21 @@ pub(crate) fn message(more: Value) -> String {
     body.to_string()
 }
 
+/// Posts a body to an address with this credential; `fields` are whole lines. The answer is still to
+/// come.
+pub(crate) fn post(address: &str, path: &str, secret: &str, fields: &str, body: &str) -> Wire {
+    let mut wire = Wire::to(address);
+    wire.send(request(address, path, secret, fields, body));
+    wire
+}
+
+fn request(address: &str, path: &str, secret: &str, fields: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nx-api-key: {secret}\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
 impl Gateway {
     /// A proxy in front of `provider`, whose tokens it has asked once each.
     pub(crate) fn of(provider: &mut Provider) -> Gateway {
@@ -252,12 +267,7 @@ impl Gateway {
 
     /// A request's head and body for `path`, with the secret; `fields` are whole lines.
     pub(crate) fn request(&self, path: &str, fields: &str, body: &str) -> String {
-        format!(
-            "POST {path} HTTP/1.1\r\nHost: {}\r\nx-api-key: {}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
-            self.address,
-            self.secret,
-            body.len()
-        )
+        request(&self.address, path, &self.secret, fields, body)
     }
 
     /// Posts a message, and waits for its answer.
@@ -268,9 +278,7 @@ impl Gateway {
 
     #[track_caller]
     pub(crate) fn post_to(&self, path: &str, more: Value) -> Answered {
-        let mut wire = self.wire();
-        wire.send(self.request(path, "", &message(more)));
-        wire.answer()
+        post(&self.address, path, &self.secret, "", &message(more)).answer()
     }
 
     /// Gets a path with the secret.

@@ -323,21 +323,15 @@ impl<'t> Words<'_, 't> {
                 let again = if *again { " again" } else { "" };
                 (START, format!("Started{again} with {}", tokens.join(", ")))
             }
-            Entry::Limit {
-                who,
-                cause,
-                used,
-                until,
-                window,
-                why,
-            } => {
+            Entry::Limit(hit) => {
+                let until = hit.until;
                 let until = until.map(|until| format!("resets {}", self.clock.time(until)));
-                let window = window.as_deref().map(window_words);
-                let (what, used) = limit(*cause, *used);
-                let parts = [why.clone(), window, used, until];
+                let window = hit.window.as_deref().map(window_words);
+                let (what, used) = limit(hit.cause, hit.used);
+                let parts = [hit.why.clone(), window, used, until];
                 let parts: Vec<String> = parts.into_iter().flatten().collect();
                 let colon = if parts.is_empty() { "" } else { ": " };
-                let who = capital(&self.who(who));
+                let who = capital(&self.who(&hit.who));
                 (LIMIT, format!("{who} {what}{colon}{}", parts.join(", ")))
             }
             Entry::Rotated { who, took, .. } => {

@@ -2,7 +2,7 @@
 
 use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
 use crate::common::json::{Object, list};
-use crate::events::schema::{Ending, Level, Millis, Who, spent_json, stamp, time};
+use crate::events::schema::{Cause, Ending, Level, Millis, Who, spent_json, stamp, time};
 use crate::providers::meter::Spent;
 
 /// One object. `report` is the version of this schema; `seconds` holds the durations, in seconds.
@@ -59,23 +59,18 @@ fn seconds(span: Millis) -> f64 {
 }
 
 fn track(track: &Track) -> String {
-    Object::new()
-        .text("provider", &track.who.provider)
-        .raw("token", track.who.token)
-        .maybe(track.name.as_deref(), |object, name| {
-            object.text("name", name)
-        })
-        .maybe(track.group.as_deref(), |object, group| {
-            object.text("group", group)
-        })
+    track
+        .who
+        .json(Object::new())
+        .maybe_text("name", track.name.as_deref())
+        .maybe_text("group", track.group.as_deref())
         .raw("used", list(track.steps.iter().map(step)))
         .raw("windows", list(track.windows.iter().map(Level::json)))
         .end()
 }
 
 fn spent((who, model, spent): &(Who, String, Spent)) -> String {
-    let object = Object::new().text("provider", &who.provider);
-    spent_json(object.raw("token", who.token), model, spent).end()
+    spent_json(who.json(Object::new()), model, spent).end()
 }
 
 fn step(step: &Step) -> String {
@@ -96,10 +91,8 @@ fn span(span: &Span) -> String {
 fn wait(wait: &Wait) -> String {
     between(wait.from, wait.to)
         .text("provider", &wait.provider)
-        .maybe(wait.token, |object, token| object.raw("token", token))
-        .maybe(wait.cause, |object, cause| {
-            object.text("cause", cause.word())
-        })
+        .maybe_raw("token", wait.token)
+        .maybe_text("cause", wait.cause.map(Cause::word))
         .maybe(wait.promised, |object, at| time(object, "promised", at))
         .maybe(wait.usable, |object, at| time(object, "usable", at))
         .raw("held", wait.held)
@@ -112,31 +105,14 @@ fn story(at: Millis, entry: &Entry, timeline: &Timeline) -> String {
         Entry::Started { again, tokens } => object("launch")
             .raw("again", again)
             .raw("tokens", list(tokens.iter().map(ToString::to_string))),
-        Entry::Limit {
-            who,
-            cause,
-            used,
-            until,
-            window,
-            why,
-        } => object("limit")
-            .text("provider", &who.provider)
-            .raw("token", who.token)
-            .text("cause", cause.word())
-            .maybe(*used, |object, used| object.fraction("used", used))
-            .maybe(*until, |object, at| time(object, "until", at))
-            .maybe(window.as_deref(), |object, name| {
-                object.text("window", name)
-            })
-            .maybe(why.as_deref(), |object, why| object.text("why", why)),
-        Entry::Rotated { who, from, took } => object("rotate")
-            .text("provider", &who.provider)
-            .raw("token", who.token)
+        Entry::Limit(limit) => limit.json(object("limit")),
+        Entry::Rotated { who, from, took } => who
+            .json(object("rotate"))
             .raw("from", from)
             .maybe(*took, |object, took| object.raw("took", seconds(took))),
         Entry::Wait(number) => {
             let place = number.checked_sub(timeline.waits.given_up());
-            object("wait").maybe(place, |object, place| object.raw("wait", place))
+            object("wait").maybe_raw("wait", place)
         }
         Entry::Exited(how) => Ending::AsCommand(*how).json(object("exit")),
         Entry::Note(text) => object("note").text("text", text),

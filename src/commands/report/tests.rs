@@ -2,7 +2,9 @@
 
 use super::timeline::{Activity, End, Entry};
 use super::*;
-use crate::events::schema::{Ending, Level, Millis, Record, Ring, Run, Verdict, Who};
+use crate::events::schema::{
+    Cause, Ending, Level, LimitHit, Millis, Record, Ring, Run, Verdict, Who,
+};
 use crate::system::exit_status::ExitStatus;
 use proptest::prelude::*;
 use std::time::{Duration, Instant};
@@ -61,14 +63,14 @@ fn used(token: usize, used: f64) -> Record {
 }
 
 fn near(token: usize, minute: Millis) -> Record {
-    Record::Limit {
+    Record::Limit(LimitHit {
         who: who(token),
-        cause: crate::events::schema::Cause::Near,
+        cause: Cause::Near,
         used: Some(0.96),
         until: Some(EVENING + minute * MINUTE),
         window: Some("input-tokens".into()),
         why: None,
-    }
+    })
 }
 
 /// Two tokens: an hour with each, then half an hour of waiting, then half an hour of work.
@@ -428,14 +430,14 @@ fn a_rotation_behind_a_proxy_is_no_restart() {
         }
         other => other,
     };
-    let limit = Record::Limit {
+    let limit = Record::Limit(LimitHit {
         who: who(1),
-        cause: crate::events::schema::Cause::Near,
+        cause: Cause::Near,
         used: Some(0.96),
         until: None,
         window: None,
         why: None,
-    };
+    });
     let rotate = Record::Rotate {
         who: who(2),
         from: 1,

@@ -8,7 +8,7 @@
 use super::newest::Newest;
 use crate::common::duration::compact;
 use crate::events::schema::{
-    Cause, Ending, Level, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
+    Cause, Ending, Level, LimitHit, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::providers::meter::Spent;
 use crate::system::exit_status::ExitStatus;
@@ -134,14 +134,7 @@ pub(crate) enum Entry {
         again: bool,
         tokens: Vec<usize>,
     },
-    Limit {
-        who: Who,
-        cause: Cause,
-        used: Option<f64>,
-        until: Option<Millis>,
-        window: Option<String>,
-        why: Option<String>,
-    },
+    Limit(LimitHit),
     /// `took`: milliseconds from the order to end until the new start.
     Rotated {
         who: Who,
@@ -352,38 +345,23 @@ impl Builder {
                     None => {}
                 }
             }
-            Record::Limit {
-                who,
-                cause,
-                used,
-                until,
-                window,
-                why,
-            } => {
+            Record::Limit(mut limit) => {
                 self.timeline.first_limit.get_or_insert(at);
                 // A proxy records the reset with the windows.
                 let mut tracks = self.timeline.tracks.iter_mut();
-                let mut track = tracks.find(|track| track.who == who);
-                let until = until.or_else(|| {
+                let mut track = tracks.find(|track| track.who == limit.who);
+                limit.until = limit.until.or_else(|| {
                     let windows = track.as_ref()?.windows.iter();
                     windows.max_by(|a, b| a.used.total_cmp(&b.used))?.resets
                 });
                 if let Some(track) = &mut track {
-                    track.reset = until;
+                    track.reset = limit.until;
                 }
-                self.cause = Some(cause);
-                if matches!(cause, Cause::Reached | Cause::SpendCap) {
-                    self.is_spent(at, &who);
+                self.cause = Some(limit.cause);
+                if matches!(limit.cause, Cause::Reached | Cause::SpendCap) {
+                    self.is_spent(at, &limit.who);
                 }
-                let chapter = Entry::Limit {
-                    who,
-                    cause,
-                    used,
-                    until,
-                    window,
-                    why,
-                };
-                self.timeline.story.push((at, chapter));
+                self.timeline.story.push((at, Entry::Limit(limit)));
             }
             Record::Rotate { who, from } => {
                 self.know(&who);

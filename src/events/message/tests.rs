@@ -282,7 +282,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
     });
     let wide: Vec<String> = wide
         .iter()
-        .filter_map(|event| Some(event.message()?.text))
+        .filter_map(|event| Some(event.message()?.text.into_owned()))
         .collect();
     assert!(wide.is_empty(), "{wide:#?}");
 }

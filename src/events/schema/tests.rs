@@ -106,14 +106,14 @@ pub(crate) fn fact() -> impl Strategy<Value = Record> {
             of(text())
         )
             .prop_map(|(who, cause, used, until, window, why)| {
-                Record::Limit {
+                Record::Limit(LimitHit {
                     who,
                     cause,
                     used,
                     until,
                     window,
                     why,
-                }
+                })
             }),
         (who(), 1..100usize).prop_map(|(who, from)| Record::Rotate { who, from }),
         (text(), of(1..100usize), at(), any::<bool>()).prop_map(

@@ -261,44 +261,35 @@ impl Scenario {
             "stream_pause",
             "events",
         ])?;
+        let organizations = top.read("organizations", |node| {
+            let entries = node.entries()?.into_iter();
+            entries
+                .map(|(name, node)| read_organization(name, &node))
+                .collect()
+        })?;
         let mut scenario = Self {
             tokens: Vec::new(),
-            organizations: Vec::new(),
+            organizations: organizations.unwrap_or_default(),
             models: None,
             refuse_max_tokens_0: false,
             stream_pause: Duration::ZERO,
             events: Vec::new(),
         };
-        if let Some(node) = top.get("organizations") {
-            for (name, organization) in node.entries()? {
-                scenario
-                    .organizations
-                    .push(read_organization(name, &organization)?);
-            }
-        }
+        // An event names tokens, and a token an organization.
         for node in top.need("tokens")?.items()? {
             scenario.add_token(&node)?;
         }
-        if let Some(node) = top.get("models") {
-            let names = node
-                .items()?
-                .iter()
-                .map(Node::text)
-                .collect::<Result<_, _>>()?;
-            scenario.models = Some(names);
-        }
-        if let Some(node) = top.get("refuse_max_tokens_0") {
-            scenario.refuse_max_tokens_0 = node.flag()?;
-        }
-        if let Some(node) = top.get("stream_pause") {
-            scenario.stream_pause = node.duration()?;
-        }
-        if let Some(node) = top.get("events") {
-            for event in node.items()? {
-                let event = scenario.read_event(&event)?;
-                scenario.events.push(event);
-            }
-        }
+        let each_text = |node: &Node| node.items()?.iter().map(Node::text).collect();
+        scenario.models = top.read("models", each_text)?;
+        let refuses = top.read("refuse_max_tokens_0", Node::flag)?;
+        scenario.refuse_max_tokens_0 = refuses.unwrap_or_default();
+        let pause = top.read("stream_pause", Node::duration)?;
+        scenario.stream_pause = pause.unwrap_or_default();
+        let each_event = |node: &Node| {
+            let items = node.items()?;
+            items.iter().map(|item| scenario.read_event(item)).collect()
+        };
+        scenario.events = top.read("events", each_event)?.unwrap_or_default();
         Ok(scenario)
     }
 
@@ -367,10 +358,7 @@ impl Scenario {
 
     fn read_when(&self, node: &Node) -> Result<When, String> {
         let fields = node.fields(&["after", "after_requests", "organization"])?;
-        let organization = fields
-            .get("organization")
-            .map(|node| self.organization_at(&node))
-            .transpose()?;
+        let organization = fields.read("organization", |node| self.organization_at(node))?;
         match (fields.get("after"), fields.get("after_requests")) {
             (Some(after), None) if organization.is_none() => Ok(When::After(after.duration()?)),
             (None, Some(count)) => Ok(When::AfterRequests {
@@ -417,10 +405,7 @@ impl Scenario {
             return Err(bucket.complaint("the organization has no bucket of that name"));
         };
         let level = read_level(node, &fields)?;
-        let reset_in = fields
-            .get("reset_in")
-            .map(|node| node.duration())
-            .transpose()?;
+        let reset_in = fields.read("reset_in", Node::duration)?;
         if level.is_none() && reset_in.is_none() {
             return Err(node.complaint("expected \"used\", \"remaining\" or \"reset_in\""));
         }
@@ -466,13 +451,11 @@ impl Scenario {
         ])?;
         let scope = self.read_scope(node, &fields)?;
         let fault = read_fault(&fields)?;
-        let lasts = fields.get("for").map(|node| node.duration()).transpose()?;
-        let times = fields.get("times").map(|node| node.count(1)).transpose()?;
         Ok(Action::Answer {
             scope,
             fault,
-            lasts,
-            times,
+            lasts: fields.read("for", Node::duration)?,
+            times: fields.read("times", |node| node.count(1))?,
         })
     }
 }
@@ -483,7 +466,11 @@ fn read_fault(fields: &Fields) -> Result<Fault, String> {
         Value::Number(number) => number.to_string(),
         _ => node.text()?,
     };
-    let until = || fields.get("until").map(|node| node.duration()).transpose();
+    let until = || fields.read("until", Node::duration);
+    let text = |name, usual: &str| {
+        let given = fields.read(name, Node::text)?;
+        Ok::<_, String>(given.unwrap_or_else(|| usual.to_owned()))
+    };
     Ok(match name.as_str() {
         "401" => Fault::Unauthorized,
         "403" => Fault::Forbidden,
@@ -502,19 +489,13 @@ fn read_fault(fields: &Fields) -> Result<Fault, String> {
         "user-spend-limit" => Fault::UserSpendLimit { until: until()? },
         "credit-balance" => Fault::CreditBalance,
         "insufficient-quota" => Fault::InsufficientQuota {
-            code: fields
-                .get("code")
-                .map_or(Ok("insufficient_quota".to_owned()), |node| node.text())?,
+            code: text("code", "insufficient_quota")?,
         },
         "stream-error" => Fault::StreamError {
-            kind: fields
-                .get("kind")
-                .map_or(Ok("overloaded_error".to_owned()), |node| node.text())?,
+            kind: text("kind", "overloaded_error")?,
             events: fields
-                .get("events")
-                .map_or(Ok(0), |node| node.count(0))?
-                .try_into()
-                .unwrap_or(usize::MAX),
+                .read("events", |node| node.count(0))?
+                .map_or(0, |count| count.try_into().unwrap_or(usize::MAX)),
         },
         _ => {
             return Err(node.complaint(
@@ -536,10 +517,8 @@ fn read_level(node: &Node, fields: &Fields) -> Result<Option<Level>, String> {
 
 fn read_organization(name: &str, node: &Node) -> Result<Organization, String> {
     let fields = node.fields(&["id", "buckets"])?;
-    let id = match fields.get("id") {
-        Some(node) => node.header_text()?,
-        None => name.to_owned(),
-    };
+    let id = fields.read("id", Node::header_text)?;
+    let id = id.unwrap_or_else(|| name.to_owned());
     if !is_header_text(&id) {
         return Err(node.complaint("expected a name of visible ASCII"));
     }

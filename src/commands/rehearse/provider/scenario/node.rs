@@ -138,6 +138,15 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The value of a field, if it is there.
+    pub(super) fn read<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Node<'a>) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        self.get(name).map(|node| read(&node)).transpose()
+    }
+
     pub(super) fn need(&self, name: &str) -> Result<Node<'a>, String> {
         self.get(name)
             .ok_or_else(|| format!("{}: missing", join(&self.path, name)))

@@ -114,7 +114,7 @@ fn hide_tokens(inherited: Inherited) -> Option<RunEvent> {
     let error = hidden_environment::hide(is_token_variable, inherited).err()?;
     let what =
         format!("The tokens stay in ddollar's environment, where others can read them: {error}");
-    Some(RunEvent::Warning { what })
+    Some(RunEvent::Warning(what))
 }
 
 /// Starts the log and the console of a command that runs until it ends.

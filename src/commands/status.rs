@@ -69,7 +69,7 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
         let (view, asked) = look(&rings, &rules, began, now);
         store.keep(asked.iter(), view.now);
         for what in warnings.try_iter() {
-            console.say(&RunEvent::Warning { what });
+            console.say(&RunEvent::Warning(what));
         }
         let text = if args.show.json {
             view.json() + "\n"

@@ -107,7 +107,7 @@ impl Console {
         };
         log::log!(level, "{}", text.replace("\n   ", ": "));
         // Whoever wants quiet looks at the status, and how the command ended is its own affair.
-        if self.verbosity == Verbosity::Quiet && matches!(event, RunEvent::Failed { .. }) {
+        if self.verbosity == Verbosity::Quiet && matches!(event, RunEvent::Failed(..)) {
             return;
         }
         let least = match self.verbosity {

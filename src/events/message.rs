@@ -93,7 +93,7 @@ impl RunEvent {
 
     /// Whether the answer goes on the same line.
     pub(crate) fn is_question(&self) -> bool {
-        matches!(self, RunEvent::AskRotate { .. } | RunEvent::AskExhausted)
+        matches!(self, RunEvent::AskRotate(..) | RunEvent::AskExhausted)
     }
 
     /// What people are told of it, if they are: one line, but for a question.
@@ -115,7 +115,7 @@ impl RunEvent {
             RunEvent::Loaded { tokens, providers } => done(format!(
                 "Loaded {tokens} token(s) across {providers} provider(s)"
             )),
-            RunEvent::Withheld { variables } => {
+            RunEvent::Withheld(variables) => {
                 done(format!("Kept from the command by --provider: {variables}"))
             }
             RunEvent::Watching => plain("   All of them are watched; --provider limits this"),
@@ -138,10 +138,10 @@ impl RunEvent {
             RunEvent::UnreadVariable { name, variable } => warning(format!(
                 "{name} is not read: more tokens go into {variable}_2, _3, ..."
             )),
-            RunEvent::SetAside { provider } => {
+            RunEvent::SetAside(provider) => {
                 next(format!("The command goes on without {}", provider.label))
             }
-            RunEvent::ExposedFile { path } => warning(format!(
+            RunEvent::ExposedFile(path) => warning(format!(
                 "Others can read or write '{path}' (mend: chmod 600)"
             )),
             RunEvent::TokensChanged { here, gone } => {
@@ -173,27 +173,25 @@ impl RunEvent {
                 provider.label
             )),
             RunEvent::Client { name, added } => done(format!("{name}: with {added}")),
-            RunEvent::NoHooks { why } => {
-                warning(format!("The command's --settings {why}: no hooks"))
-            }
-            RunEvent::OtherCredential { variable } => warning(format!(
+            RunEvent::NoHooks(why) => warning(format!("The command's --settings {why}: no hooks")),
+            RunEvent::OtherCredential(variable) => warning(format!(
                 "{variable} is set: the command may prefer it to a token"
             )),
             RunEvent::NoState => {
                 plain("No state is kept: neither XDG_STATE_HOME nor HOME names a folder")
             }
-            RunEvent::StartsWith { token } => next(format!(
+            RunEvent::StartsWith(token) => next(format!(
                 "{}Starting with {}: those before it are known to be spent",
                 token.prefix(),
                 token.numbered()
             )),
-            RunEvent::MonitorStarted { interval } => done(format!(
+            RunEvent::MonitorStarted(interval) => done(format!(
                 "Monitor started (checking limits every {})",
                 compact(*interval)
             )),
             RunEvent::Launching { command, .. } => next(format!("Launching: {command}")),
             RunEvent::SessionResumed => done("Session resumed"),
-            RunEvent::Repeated { tokens } => {
+            RunEvent::Repeated(tokens) => {
                 let each: Vec<String> = tokens.iter().map(|token| token.place()).collect();
                 let with = if each.is_empty() { "" } else { " with " };
                 let text = format!("Restarted{with}{}, the same command", each.join(" and "));
@@ -239,7 +237,7 @@ impl RunEvent {
                 ))
             }
             RunEvent::AutoRotating => next("Auto-rotating to next token..."),
-            RunEvent::Switched { token } => next(format!(
+            RunEvent::Switched(token) => next(format!(
                 "{}Switched to {}",
                 token.prefix(),
                 token.numbered()
@@ -295,9 +293,7 @@ impl RunEvent {
                 spaced(*span),
                 local(*at, *now)
             )),
-            RunEvent::Pausing { span } => {
-                next(format!("Pausing subprocess for {}...", spaced(*span)))
-            }
+            RunEvent::Pausing(span) => next(format!("Pausing subprocess for {}...", spaced(*span))),
             RunEvent::Resuming => next("Resuming subprocess..."),
             RunEvent::SessionContinued => done("Session continued"),
             RunEvent::ForcingKill => plain("Subprocess didn't exit cleanly, forcing kill..."),
@@ -310,17 +306,17 @@ impl RunEvent {
             RunEvent::NeedsTerminal => {
                 warning("The command is stopped: it needs the terminal, which is another's")
             }
-            RunEvent::Unkillable { left } => failure(format!(
+            RunEvent::Unkillable(left) => failure(format!(
                 "{left} process(es) of the command survive SIGKILL; nothing more is started"
             )),
-            RunEvent::NotReadAgain { path } => plain(format!(
+            RunEvent::NotReadAgain(path) => plain(format!(
                 "   '{path}' is no regular file, and is not read again for new tokens"
             )),
-            RunEvent::Warning { what } => warning(what.clone()),
-            RunEvent::NotStarted { why } => warning(format!(
+            RunEvent::Warning(what) => warning(what.clone()),
+            RunEvent::NotStarted(why) => warning(format!(
                 "The command cannot be started ({why}); trying again"
             )),
-            RunEvent::AskRotate { span } => plain(format!(
+            RunEvent::AskRotate(span) => plain(format!(
                 "\nWhat would you like to do?\n  \
                      1) Rotate to next token and continue\n  \
                      2) Wait for limit to reset ({})\n  \
@@ -341,10 +337,10 @@ impl RunEvent {
             RunEvent::Saved { .. } => {
                 done("Stopped before the command finished; run the same again to go on")
             }
-            RunEvent::EndedBySignal { how } => {
+            RunEvent::EndedBySignal(how) => {
                 warning(format!("{}, after a signal to ddollar", how_it_ended(*how)))
             }
-            RunEvent::StoppedBySignal { signal } => {
+            RunEvent::StoppedBySignal(signal) => {
                 warning(format!("Stopped by {}", name_of_signal(*signal)))
             }
             RunEvent::Summary {
@@ -367,7 +363,7 @@ impl RunEvent {
             RunEvent::Unrehearsed => {
                 warning("The command ended before the first limit, so nothing was rehearsed")
             }
-            RunEvent::Failed { how } => failure(how_it_ended(*how)),
+            RunEvent::Failed(how) => failure(how_it_ended(*how)),
             RunEvent::Retrying { number, of, span } => next(format!(
                 "Starting it again in {} (retry {number} of {of})...",
                 spaced(*span)
@@ -378,7 +374,7 @@ impl RunEvent {
             RunEvent::NeverHeard => {
                 failure("The provider has never answered; check the network and the base URL")
             }
-            RunEvent::NoneLeft { provider } => failure(format!(
+            RunEvent::NoneLeft(provider) => failure(format!(
                 "No {} token is left that can recover; run it again when one can",
                 provider.label
             )),
@@ -422,9 +418,7 @@ impl RunEvent {
                     .map_or(String::new(), |why| format!(" ({why})"));
                 warning(format!("{} {}{why}", provider.label, silence.words()))
             }
-            RunEvent::AnswersAgain { provider } => {
-                done(format!("{} answers again", provider.label))
-            }
+            RunEvent::AnswersAgain(provider) => done(format!("{} answers again", provider.label)),
             RunEvent::Unclear { provider, why } => {
                 warning(format!("{} tells no limits: {why}", provider.label))
             }
@@ -454,18 +448,16 @@ impl RunEvent {
                 let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
                 done(format!("Through it: {added}{lost}"))
             }
-            RunEvent::Offered { address } => done(format!(
+            RunEvent::Offered(address) => done(format!(
                 "Requests through {address} rotate in place; without any, by restart"
             )),
             RunEvent::InPlace => done("Requests come through the proxy: no restart for a limit"),
             RunEvent::NotThrough => {
                 plain("No request came through the proxy: a restart would leave its address out")
             }
-            RunEvent::ProxyListening { address } => {
-                done(format!("Proxy listens on http://{address}"))
-            }
-            RunEvent::ProxyLines { path } => next(format!("In a shell: . '{path}'")),
-            RunEvent::ProxyStopping { span } => next(format!(
+            RunEvent::ProxyListening(address) => done(format!("Proxy listens on http://{address}")),
+            RunEvent::ProxyLines(path) => next(format!("In a shell: . '{path}'")),
+            RunEvent::ProxyStopping(span) => next(format!(
                 "Stopping: answers under way may end within {}",
                 spaced(*span)
             )),

@@ -64,9 +64,7 @@ impl TokenRef {
 pub(crate) enum RunEvent {
     // ---- with a line of their own in the journal ----
     /// The first start passes over tokens that are known to be spent.
-    StartsWith {
-        token: TokenRef,
-    },
+    StartsWith(TokenRef),
     /// The command is about to be started with the tokens in use.
     Launched {
         again: bool,
@@ -104,9 +102,7 @@ pub(crate) enum RunEvent {
         said: Option<String>,
     },
     /// The command goes on with this token.
-    Switched {
-        token: TokenRef,
-    },
+    Switched(TokenRef),
     /// No token is usable before `at`; this one is the first.
     WaitingForReset {
         token: TokenRef,
@@ -157,9 +153,7 @@ pub(crate) enum RunEvent {
         providers: usize,
     },
     /// The command does not get these variables, for their providers are not among those of `--provider`.
-    Withheld {
-        variables: String,
-    },
+    Withheld(String),
     /// The tokens of several providers are watched.
     Watching,
     /// Which tokens of a provider were found, where one alone would not say it.
@@ -180,18 +174,14 @@ pub(crate) enum RunEvent {
         name: String,
         variable: &'static str,
     },
-    ExposedFile {
-        path: String,
-    },
+    ExposedFile(String),
     /// The token files were read again: these tokens are there now, and those are gone.
     TokensChanged {
         here: Vec<TokenRef>,
         gone: Vec<TokenRef>,
     },
     /// A pipe with tokens is not looked into again.
-    NotReadAgain {
-        path: String,
-    },
+    NotReadAgain(String),
     UnusedFile {
         variable: &'static str,
         path: String,
@@ -208,18 +198,12 @@ pub(crate) enum RunEvent {
         added: String,
     },
     /// A client's settings cannot be merged with.
-    NoHooks {
-        why: &'static str,
-    },
+    NoHooks(&'static str),
     /// The user has set something that beats the tokens.
-    OtherCredential {
-        variable: &'static str,
-    },
+    OtherCredential(&'static str),
     /// There is no place to keep what is learned of tokens.
     NoState,
-    MonitorStarted {
-        interval: Duration,
-    },
+    MonitorStarted(Duration),
     /// What is changed for a command behind the proxy, and what it does without.
     ThroughProxy {
         added: String,
@@ -227,9 +211,7 @@ pub(crate) enum RunEvent {
     },
 
     /// The command has the address of a proxy, and may go past it.
-    Offered {
-        address: String,
-    },
+    Offered(String),
 
     // ---- the command ----
     /// This is being started.
@@ -240,16 +222,12 @@ pub(crate) enum RunEvent {
     },
     SessionResumed,
     /// The same command was started once more; these tokens are in its environment.
-    Repeated {
-        tokens: Vec<TokenRef>,
-    },
+    Repeated(Vec<TokenRef>),
     /// Standard input is a pipe, and what one start reads from it the next does not find.
     InputIsReadOnce,
     /// The command's work stopped because its provider was too busy.
     TurnFailed,
-    Pausing {
-        span: Duration,
-    },
+    Pausing(Duration),
     Resuming,
     SessionContinued,
     ForcingKill,
@@ -257,18 +235,12 @@ pub(crate) enum RunEvent {
     StoppedByHand,
     ContinuedByHand,
     NeedsTerminal,
-    Unkillable {
-        left: usize,
-    },
-    NotStarted {
-        why: String,
-    },
+    Unkillable(usize),
+    NotStarted(String),
     Completed,
     /// The same in a rehearsal that has met no limit.
     Unrehearsed,
-    Failed {
-        how: ExitStatus,
-    },
+    Failed(ExitStatus),
     Retrying {
         number: u32,
         of: u32,
@@ -287,13 +259,9 @@ pub(crate) enum RunEvent {
         now: SystemTime,
     },
     /// A provider whose token cannot be used, beside another that the command may live on.
-    SetAside {
-        provider: &'static Provider,
-    },
+    SetAside(&'static Provider),
     NeverHeard,
-    NoneLeft {
-        provider: &'static Provider,
-    },
+    NoneLeft(&'static Provider),
     /// Requests for this model are refused with every token until `at`, when this one is the first; what
     /// else the command uses is served.
     ModelSpent {
@@ -326,9 +294,7 @@ pub(crate) enum RunEvent {
         /// What the connection said, or which token is rejected and why.
         why: Option<String>,
     },
-    AnswersAgain {
-        provider: &'static Provider,
-    },
+    AnswersAgain(&'static Provider),
     Unclear {
         provider: &'static Provider,
         why: String,
@@ -341,9 +307,7 @@ pub(crate) enum RunEvent {
     MonitorLost,
 
     // ---- questions of interactive mode, and what follows an answer ----
-    AskRotate {
-        span: Duration,
-    },
+    AskRotate(Duration),
     AskExhausted,
     NoSuchChoice,
     /// Ctrl-D at the question.
@@ -359,29 +323,19 @@ pub(crate) enum RunEvent {
     InPlace,
     /// The command has failed, and has not used the proxy that it was offered.
     NotThrough,
-    ProxyListening {
-        address: String,
-    },
+    ProxyListening(String),
     /// Where the lines are that lead a shell's programs to the proxy.
-    ProxyLines {
-        path: String,
-    },
-    ProxyStopping {
-        span: Duration,
-    },
+    ProxyLines(String),
+    ProxyStopping(Duration),
     ProxyStopped,
     /// A request of the proxy's own has come to it.
     Circle,
 
     // ---- the end ----
     /// The command heeded a signal to ddollar.
-    EndedBySignal {
-        how: ExitStatus,
-    },
+    EndedBySignal(ExitStatus),
     /// A signal to ddollar ended the run while no command went on.
-    StoppedBySignal {
-        signal: i32,
-    },
+    StoppedBySignal(i32),
     /// What a run comes to, if it had rotations or waits.
     Summary {
         rotations: usize,
@@ -394,9 +348,7 @@ pub(crate) enum RunEvent {
 
     // ---- anything else ----
     /// Something that the system refuses, and what the run goes on without.
-    Warning {
-        what: String,
-    },
+    Warning(String),
     /// What a rehearsal comes to.
     WorkUnits {
         done: u32,
@@ -544,7 +496,7 @@ impl RunEvent {
         matches!(
             self,
             RunEvent::WaitingForReset { .. }
-                | RunEvent::NoneLeft { .. }
+                | RunEvent::NoneLeft(..)
                 | RunEvent::ModelSpent { .. }
                 | RunEvent::FellBack { to: Some(_), .. }
         )
@@ -562,39 +514,39 @@ impl RunEvent {
             | RunEvent::Stopping
             | RunEvent::Exited { .. }
             | RunEvent::Unwatched { why: None, .. }
-            | RunEvent::NotReadAgain { .. }
+            | RunEvent::NotReadAgain(..)
             | RunEvent::NoState
-            | RunEvent::Offered { .. }
+            | RunEvent::Offered(..)
             | RunEvent::HoldOver {
                 abandoned: true, ..
             } => Severity::Detail,
-            RunEvent::StartsWith { .. }
-            | RunEvent::Switched { .. }
+            RunEvent::StartsWith(..)
+            | RunEvent::Switched(..)
             | RunEvent::WaitingForReset { .. }
             | RunEvent::WaitingForProvider { .. }
             | RunEvent::HoldOver { .. }
             | RunEvent::Discovering
             | RunEvent::Starting
-            | RunEvent::EndedBySignal { .. }
-            | RunEvent::StoppedBySignal { .. }
+            | RunEvent::EndedBySignal(..)
+            | RunEvent::StoppedBySignal(..)
             | RunEvent::Summary { .. }
             | RunEvent::Loaded { .. }
             | RunEvent::Watching
             | RunEvent::BehindProxy { .. }
-            | RunEvent::Withheld { .. }
+            | RunEvent::Withheld(..)
             | RunEvent::Tokens { .. }
             | RunEvent::TokensChanged { .. }
             | RunEvent::Client { .. }
-            | RunEvent::MonitorStarted { .. }
+            | RunEvent::MonitorStarted(..)
             | RunEvent::ThroughProxy { .. }
             | RunEvent::InPlace
             | RunEvent::NotThrough
             | RunEvent::Launching { .. }
             | RunEvent::SessionResumed
-            | RunEvent::Repeated { .. }
+            | RunEvent::Repeated(..)
             | RunEvent::InputIsReadOnce
             | RunEvent::TurnFailed
-            | RunEvent::Pausing { .. }
+            | RunEvent::Pausing(..)
             | RunEvent::Resuming
             | RunEvent::SessionContinued
             | RunEvent::ContinuedByHand
@@ -603,32 +555,32 @@ impl RunEvent {
             | RunEvent::AutoRotating
             | RunEvent::NoNextToken
             | RunEvent::StillWaiting { .. }
-            | RunEvent::AnswersAgain { .. }
+            | RunEvent::AnswersAgain(..)
             | RunEvent::KeepingOn
-            | RunEvent::ProxyListening { .. }
-            | RunEvent::ProxyLines { .. }
-            | RunEvent::ProxyStopping { .. }
+            | RunEvent::ProxyListening(..)
+            | RunEvent::ProxyLines(..)
+            | RunEvent::ProxyStopping(..)
             | RunEvent::ProxyStopped => Severity::Story,
             RunEvent::Limit { .. }
             | RunEvent::Rejected { .. }
             | RunEvent::Stalled { .. }
-            | RunEvent::SetAside { .. }
+            | RunEvent::SetAside(..)
             | RunEvent::UnreadVariable { .. }
-            | RunEvent::ExposedFile { .. }
+            | RunEvent::ExposedFile(..)
             | RunEvent::UnusedFile { .. }
             | RunEvent::Unwatched { .. }
-            | RunEvent::NoHooks { .. }
-            | RunEvent::OtherCredential { .. }
+            | RunEvent::NoHooks(..)
+            | RunEvent::OtherCredential(..)
             | RunEvent::ForcingKill
             | RunEvent::StoppedByHand
             | RunEvent::NeedsTerminal
-            | RunEvent::Unkillable { .. }
-            | RunEvent::NotStarted { .. }
-            | RunEvent::Failed { .. }
+            | RunEvent::Unkillable(..)
+            | RunEvent::NotStarted(..)
+            | RunEvent::Failed(..)
             | RunEvent::ShortLives
             | RunEvent::AllExhausted
             | RunEvent::NeverHeard
-            | RunEvent::NoneLeft { .. }
+            | RunEvent::NoneLeft(..)
             | RunEvent::ModelSpent { .. }
             | RunEvent::TooLong { .. }
             | RunEvent::MaxTokens { .. }
@@ -637,14 +589,14 @@ impl RunEvent {
             | RunEvent::Unclear { .. }
             | RunEvent::Quotas { .. }
             | RunEvent::MonitorLost
-            | RunEvent::AskRotate { .. }
+            | RunEvent::AskRotate(..)
             | RunEvent::AskExhausted
             | RunEvent::NoSuchChoice
             | RunEvent::NoAnswer
             | RunEvent::Saved { .. }
             | RunEvent::Unrehearsed
             | RunEvent::Circle
-            | RunEvent::Warning { .. }
+            | RunEvent::Warning(..)
             | RunEvent::WorkUnits { .. } => Severity::Warning,
         }
     }

@@ -106,7 +106,7 @@ impl Recorder {
             words: words(),
         };
         Some(match event {
-            RunEvent::StartsWith { token } | RunEvent::Switched { token } => {
+            RunEvent::StartsWith(token) | RunEvent::Switched(token) => {
                 let in_use = self.in_use.get_mut(token.id.ring)?;
                 let from = std::mem::replace(in_use, *token).number();
                 if from == token.number() {
@@ -232,11 +232,11 @@ impl Recorder {
             }),
             // Told by other lines, or meant for the one who is asked.
             RunEvent::AllExhausted
-            | RunEvent::Failed { .. }
+            | RunEvent::Failed(..)
             | RunEvent::NoSuchChoice
             | RunEvent::NoAnswer
             | RunEvent::Saved { .. }
-            | RunEvent::AskRotate { .. }
+            | RunEvent::AskRotate(..)
             | RunEvent::AskExhausted => return None,
             RunEvent::TokensChanged { here, .. } => {
                 for token in here {

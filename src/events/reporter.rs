@@ -138,7 +138,7 @@ impl Reporter {
         self.is_closed |= events.iter().any(|event| {
             matches!(
                 event,
-                RunEvent::Completed | RunEvent::Unrehearsed | RunEvent::Failed { .. }
+                RunEvent::Completed | RunEvent::Unrehearsed | RunEvent::Failed(..)
             )
         });
         let last = events.iter().rev().find_map(RunEvent::message);
@@ -172,9 +172,9 @@ impl Reporter {
         let mut last = Vec::new();
         let quiet = ExitStatus::Signal(Signal::SIGPIPE as i32);
         match ending {
-            Ending::BySignal(signal) => last.push(RunEvent::StoppedBySignal { signal }),
+            Ending::BySignal(signal) => last.push(RunEvent::StoppedBySignal(signal)),
             Ending::AsCommand(how) if !self.is_closed && how != quiet => {
-                last.push(RunEvent::EndedBySignal { how });
+                last.push(RunEvent::EndedBySignal(how));
             }
             _ => {}
         }
@@ -187,7 +187,7 @@ impl Reporter {
         if let Some(notifier) = &mut self.notifier {
             notifier.finish();
             let failure = notifier.failure();
-            last.extend(failure.map(|what| RunEvent::Warning { what }));
+            last.extend(failure.map(|what| RunEvent::Warning(what)));
         }
         let Tally {
             rotations, waited, ..

@@ -486,7 +486,7 @@ impl Balancer {
             }
             (None, true) if answer.reading.is_ok() => {
                 ring.said_silent = false;
-                say.push(RunEvent::AnswersAgain { provider });
+                say.push(RunEvent::AnswersAgain(provider));
             }
             _ => {}
         }

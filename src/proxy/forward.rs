@@ -103,10 +103,9 @@ fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<boo
         shared.unproven.forget(number);
     }
     if is_foreign && !shared.counters.foreign.swap(true, Relaxed) {
-        shared.say(vec![RunEvent::Warning {
-            what: "A request has a credential of its own: it goes on with that, without a token of ddollar's"
-                .into(),
-        }]);
+        let what = "A request has a credential of its own: it goes on with that, without a token of \
+                    ddollar's";
+        shared.say(vec![RunEvent::Warning(what.into())]);
     }
     if request.has_passed(&shared.name) {
         if !shared.counters.circle.swap(true, Relaxed) {

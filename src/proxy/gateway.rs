@@ -115,9 +115,7 @@ impl Gateway {
 
     /// Where it listens.
     pub(crate) fn notice(&self) -> RunEvent {
-        RunEvent::ProxyListening {
-            address: self.proxy.address.to_string(),
-        }
+        RunEvent::ProxyListening(self.proxy.address.to_string())
     }
 
     /// What the command gets in the place of the tokens of each pool: the proxy's secret.
@@ -147,7 +145,7 @@ impl Gateway {
         let mut offered = environment.clone();
         set(&mut offered, &added);
         let address = self.proxy.address.to_string();
-        (offered, RunEvent::Offered { address })
+        (offered, RunEvent::Offered(address))
     }
 
     /// Leads the command here: base URLs, and what its client wants besides. What was changed is in
@@ -221,12 +219,7 @@ impl Gateway {
     /// Takes in what a probe found: what there is to say of it, beside what the session says.
     pub(crate) fn learn(&self, token: TokenId, model: &str, answer: Answer) -> Vec<RunEvent> {
         let mut say = self.proxy.learn(token, model, answer);
-        say.retain(|event| {
-            !matches!(
-                event,
-                RunEvent::Silent { .. } | RunEvent::AnswersAgain { .. }
-            )
-        });
+        say.retain(|event| !matches!(event, RunEvent::Silent { .. } | RunEvent::AnswersAgain(..)));
         say
     }
 

@@ -103,11 +103,9 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
             let shared = &ours.0;
             if let Some(user) = stranger(&stream, shared) {
                 if !shared.counters.strangers.swap(true, Ordering::Relaxed) {
-                    shared.say(vec![RunEvent::Warning {
-                        what: format!(
-                            "A program of another user (uid {user}) asked the proxy: not served"
-                        ),
-                    }]);
+                    shared.say(vec![RunEvent::Warning(format!(
+                        "A program of another user (uid {user}) asked the proxy: not served"
+                    ))]);
                 }
                 let why = "programs of other users are not served here";
                 refuse(&stream, 403, "permission_error", why);

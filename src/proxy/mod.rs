@@ -496,17 +496,15 @@ pub(crate) fn run(
     if args.gateway.allow_remote {
         let what = "The secret and all requests come in without TLS: whoever sees the network can read \
                     them, and spend the tokens. Put TLS in front of it";
-        console.say(&RunEvent::Warning { what: what.into() });
+        console.say(&RunEvent::Warning(what.into()));
     }
     if let Some(why) = trouble {
         let what = format!("The proxy's secret is good for this start only: {why}");
-        console.say(&RunEvent::Warning { what });
+        console.say(&RunEvent::Warning(what));
     }
     let path = folder.map(|folder| folder.join(lines_file(proxy.address.port())));
     hand_over(&proxy.exports(), path.as_deref(), console);
-    console.say(&RunEvent::ProxyListening {
-        address: proxy.address.to_string(),
-    });
+    console.say(&RunEvent::ProxyListening(proxy.address.to_string()));
 
     // One question about each token: which of them work, and which share a quota.
     let mut monitors = Vec::new();
@@ -538,7 +536,7 @@ pub(crate) fn run(
                     }
                     proxy.stop();
                     deadline = after(LAST_WORDS);
-                    console.say(&RunEvent::ProxyStopping { span: LAST_WORDS });
+                    console.say(&RunEvent::ProxyStopping(LAST_WORDS));
                 }
                 Ok(_) => {}
                 Err(_) => signals = never(),
@@ -554,7 +552,7 @@ pub(crate) fn run(
             },
             recv(warnings) -> warning => {
                 if let Ok(what) = warning {
-                    console.say(&RunEvent::Warning { what });
+                    console.say(&RunEvent::Warning(what));
                 }
             }
             recv(look) -> _ => lacks_token = proxy.lacks_token(),
@@ -610,14 +608,10 @@ fn hand_over(lines: &str, path: Option<&Path>, console: &Console) {
         .and_then(|()| stdout.flush());
     let Some(path) = path else { return };
     match access_key::write_private(path, lines) {
-        Ok(()) => console.say(&RunEvent::ProxyLines {
-            path: path.display().to_string(),
-        }),
-        Err(error) => console.say(&RunEvent::Warning {
-            what: format!(
-                "The export lines are not kept in '{}': {error}",
-                path.display()
-            ),
-        }),
+        Ok(()) => console.say(&RunEvent::ProxyLines(path.display().to_string())),
+        Err(error) => console.say(&RunEvent::Warning(format!(
+            "The export lines are not kept in '{}': {error}",
+            path.display()
+        ))),
     }
 }

@@ -141,19 +141,17 @@ impl Launcher {
         }
         if self.command.is_known() {
             let client = self.command.client().name;
-            return RunEvent::Warning {
-                what: format!(
-                    "{client}: no session is known to resume, so the command begins anew"
-                ),
-            };
+            return RunEvent::Warning(format!(
+                "{client}: no session is known to resume, so the command begins anew"
+            ));
         }
         let rings = 0..session.pools().count();
         let tokens = rings.filter(|_| self.placeholders.is_none());
-        RunEvent::Repeated {
-            tokens: tokens
+        RunEvent::Repeated(
+            tokens
                 .filter_map(|ring| session.token(ring, None))
                 .collect(),
-        }
+        )
     }
 
     /// The start of this line with the tokens in use.

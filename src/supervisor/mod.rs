@@ -208,9 +208,9 @@ impl<'a> Supervisor<'a> {
                 Road::Direct => "sees nothing here",
                 _ => "goes by requests alone",
             };
-            console.say(&RunEvent::Warning {
-                what: format!("Processor time cannot be read here, so --stall {requests}"),
-            });
+            console.say(&RunEvent::Warning(format!(
+                "Processor time cannot be read here, so --stall {requests}"
+            )));
         }
         let mut store = Store::open(config.state.take(), config.command.client().name, &warning);
         say_warnings(&warnings, console);
@@ -257,9 +257,7 @@ impl<'a> Supervisor<'a> {
             Gateway::open(rings, &config.rules, config.hold, &store, tokens_count)
         };
         if config.road != Road::Proxied {
-            console.say(&RunEvent::MonitorStarted {
-                interval: config.interval,
-            });
+            console.say(&RunEvent::MonitorStarted(config.interval));
         }
         match config.road {
             Road::Direct => {}
@@ -271,9 +269,9 @@ impl<'a> Supervisor<'a> {
                     gateway = Some(opened);
                 }
                 Err(error) if config.rules.max_tokens.is_some() => return Err(error),
-                Err(error) => console.say(&RunEvent::Warning {
-                    what: format!("No proxy, so tokens change by restart: {error}"),
-                }),
+                Err(error) => console.say(&RunEvent::Warning(format!(
+                    "No proxy, so tokens change by restart: {error}"
+                ))),
             },
             Road::Proxied => {
                 let opened = open(false)?;
@@ -376,10 +374,10 @@ impl<'a> Supervisor<'a> {
             return;
         }
         if self.session.is_proxied() {
-            self.console.say(&RunEvent::Warning {
-                what: "No request came through the proxy; --no-proxy leaves the command's requests alone"
+            self.console.say(&RunEvent::Warning(
+                "No request came through the proxy; --no-proxy leaves the command's requests alone"
                     .into(),
-            });
+            ));
         } else if !how.is_deliberate() && self.launcher.withdraw() {
             // Where the address leads nowhere, the next start is not to fail for it as well.
             self.console.say(&RunEvent::NotThrough);
@@ -499,7 +497,7 @@ impl<'a> Supervisor<'a> {
     fn close(&mut self, outcome: Outcome) -> Outcome {
         if self.gateway.as_ref().is_some_and(Gateway::counted_nothing) {
             let what = "No request came through the proxy: --max-tokens has counted nothing";
-            let warning = RunEvent::Warning { what: what.into() };
+            let warning = RunEvent::Warning(what.into());
             self.report(std::slice::from_ref(&warning), now());
             self.console.say(&warning);
         }
@@ -663,6 +661,6 @@ fn heard<T>(
 /// Says what a thread could not do, when no event will be waited for.
 fn say_warnings(warnings: &Receiver<Warning>, console: &Console) {
     for what in warnings.try_iter() {
-        console.say(&RunEvent::Warning { what });
+        console.say(&RunEvent::Warning(what));
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn hooked(
     }
     let (own, is_file) = match own_settings(&line) {
         Ok(own) => own,
-        Err(why) => return (line, Some(RunEvent::NoHooks { why })),
+        Err(why) => return (line, Some(RunEvent::NoHooks(why))),
     };
     match clients::merge(&own, &os::own_program_for_others()) {
         Merged::Settings(json) if !is_file => (line.with_settings(json), None),
@@ -40,10 +40,10 @@ pub(super) fn hooked(
             }
             Err(_) => {
                 let why = "cannot be handed over";
-                (line, Some(RunEvent::NoHooks { why }))
+                (line, Some(RunEvent::NoHooks(why)))
             }
         },
-        Merged::Not(why) => (line, Some(RunEvent::NoHooks { why })),
+        Merged::Not(why) => (line, Some(RunEvent::NoHooks(why))),
     }
 }
 
@@ -93,9 +93,7 @@ pub(super) fn client_notices(
     }
     // claude takes it before every token that it is given otherwise.
     if client.has_hooks && variable("ANTHROPIC_AUTH_TOKEN").is_some() {
-        notices.push(RunEvent::OtherCredential {
-            variable: "ANTHROPIC_AUTH_TOKEN",
-        });
+        notices.push(RunEvent::OtherCredential("ANTHROPIC_AUTH_TOKEN"));
     }
     notices
 }

@@ -212,9 +212,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
     };
     if !proxied && let Some(what) = command.cannot() {
         let client = command.client().name;
-        notices.push(RunEvent::Warning {
-            what: format!("{client}: {what}"),
-        });
+        notices.push(RunEvent::Warning(format!("{client}: {what}")));
     }
     // Tokens of providers that the client never asks are not watched.
     let asks = |provider: &Provider| command.uses(provider);
@@ -260,7 +258,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
             .collect();
         if !withheld.is_empty() {
             let variables = withheld.join(", ");
-            notices.insert(0, RunEvent::Withheld { variables });
+            notices.insert(0, RunEvent::Withheld(variables));
         }
     }
     if rings.len() > 1 && checks.providers.is_empty() {
@@ -289,11 +287,9 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
     if let Some((flag, _)) = in_proxy.into_iter().find(|(_, is_given)| *is_given) {
         match road {
             Road::Direct => return Err(Error::NeedsProxy { flag }),
-            Road::Offered => notices.push(RunEvent::Warning {
-                what: format!(
-                    "{flag} is for requests through the proxy alone; --proxy leaves no other way"
-                ),
-            }),
+            Road::Offered => notices.push(RunEvent::Warning(format!(
+                "{flag} is for requests through the proxy alone; --proxy leaves no other way"
+            ))),
             Road::Proxied => {}
         }
     }
@@ -427,12 +423,10 @@ pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
         Road::Proxied => return notices,
     };
     if why.is_none() && !provider.tells_limits {
-        notices.push(RunEvent::Warning {
-            what: format!(
-                "{}: a limit is seen only when the command ends; {sooner}",
-                provider.label
-            ),
-        });
+        notices.push(RunEvent::Warning(format!(
+            "{}: a limit is seen only when the command ends; {sooner}",
+            provider.label
+        )));
     }
     notices
 }
@@ -442,12 +436,10 @@ pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
 pub(crate) fn doubt(endpoint: &Endpoint, road: Road) -> Option<RunEvent> {
     let model = endpoint.models.first()?;
     let is_doubtful = road == Road::Direct && endpoint.is_guess;
-    is_doubtful.then(|| RunEvent::Warning {
-        what: format!(
+    is_doubtful.then(|| RunEvent::Warning(format!(
             "{}: no limit was seen of {model}; if the command uses another model, name it with --model",
             endpoint.provider.label
-        ),
-    })
+        )))
 }
 
 /// A random span; the standard library's hasher is seeded by the system.

@@ -87,9 +87,7 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
         found
             .exposed_files
             .iter()
-            .map(|path| RunEvent::ExposedFile {
-                path: path.display().to_string(),
-            }),
+            .map(|path| RunEvent::ExposedFile(path.display().to_string())),
     );
 
     let unread = |(name, _): &(String, String)| {

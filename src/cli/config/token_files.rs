@@ -113,9 +113,7 @@ impl TokenFiles {
         if !self.files.iter().any(Known::has_changed) {
             let pipe = self.files.iter().find(|file| !file.can_change());
             let pipe = pipe.filter(|_| !self.said_pipe);
-            let say = pipe.map(|file| RunEvent::NotReadAgain {
-                path: file.path.display().to_string(),
-            });
+            let say = pipe.map(|file| RunEvent::NotReadAgain(file.path.display().to_string()));
             self.said_pipe = true;
             return (None, say);
         }
@@ -131,7 +129,7 @@ impl TokenFiles {
                 let what = format!("The tokens stay as they are: {error}");
                 let is_news = self.said != what;
                 self.said.clone_from(&what);
-                (None, is_news.then_some(RunEvent::Warning { what }))
+                (None, is_news.then_some(RunEvent::Warning(what)))
             }
         }
     }

@@ -54,13 +54,9 @@ fn every_sentence_fits_a_line_of_80_columns() {
             tokens: 12,
             providers: 12,
         },
-        RunEvent::Withheld {
-            variables: "ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2".into(),
-        },
+        RunEvent::Withheld("ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2".into()),
         RunEvent::Watching,
-        RunEvent::ExposedFile {
-            path: "~/.config/ddollar/tokens".into(),
-        },
+        RunEvent::ExposedFile("~/.config/ddollar/tokens".into()),
         RunEvent::Unwatched {
             provider: by_name("huggingface").unwrap(),
             why: None,
@@ -69,26 +65,16 @@ fn every_sentence_fits_a_line_of_80_columns() {
             name: "claude",
             added: "--settings, --session-id, CLAUDE_CODE_RESUME_INTERRUPTED_TURN=1".into(),
         },
-        RunEvent::OtherCredential {
-            variable: "ANTHROPIC_AUTH_TOKEN",
-        },
+        RunEvent::OtherCredential("ANTHROPIC_AUTH_TOKEN"),
         RunEvent::NoState,
-        RunEvent::StartsWith {
-            token: token(anthropic, true),
-        },
-        RunEvent::MonitorStarted {
-            interval: Duration::from_secs(5000),
-        },
+        RunEvent::StartsWith(token(anthropic, true)),
+        RunEvent::MonitorStarted(Duration::from_secs(5000)),
         RunEvent::SessionResumed,
         RunEvent::Unrehearsed,
-        RunEvent::Repeated {
-            tokens: vec![token(anthropic, true), token(azure, true)],
-        },
+        RunEvent::Repeated(vec![token(anthropic, true), token(azure, true)]),
         RunEvent::InputIsReadOnce,
         RunEvent::AutoRotating,
-        RunEvent::Switched {
-            token: token(anthropic, true),
-        },
+        RunEvent::Switched(token(anthropic, true)),
         RunEvent::TurnFailed,
         RunEvent::NoNextToken,
         RunEvent::Stalled {
@@ -109,30 +95,22 @@ fn every_sentence_fits_a_line_of_80_columns() {
             at: now,
             at_most: Some(Duration::from_secs(90)),
         },
-        RunEvent::Pausing {
-            span: Duration::from_secs(86_399),
-        },
+        RunEvent::Pausing(Duration::from_secs(86_399)),
         RunEvent::Resuming,
         RunEvent::SessionContinued,
         RunEvent::ForcingKill,
         RunEvent::StoppedByHand,
         RunEvent::ContinuedByHand,
         RunEvent::NeedsTerminal,
-        RunEvent::Unkillable { left: 12 },
-        RunEvent::NotStarted {
-            why: "Text file busy".into(),
-        },
-        RunEvent::AskRotate {
-            span: Duration::from_secs(86_399),
-        },
+        RunEvent::Unkillable(12),
+        RunEvent::NotStarted("Text file busy".into()),
+        RunEvent::AskRotate(Duration::from_secs(86_399)),
         RunEvent::AskExhausted,
         RunEvent::NoSuchChoice,
         RunEvent::KeepingOn,
         RunEvent::Saved { kept: true },
         RunEvent::Completed,
-        RunEvent::Failed {
-            how: ExitStatus::Signal(Signal::SIGTERM as i32),
-        },
+        RunEvent::Failed(ExitStatus::Signal(Signal::SIGTERM as i32)),
         RunEvent::Retrying {
             number: 10,
             of: 12,
@@ -140,8 +118,8 @@ fn every_sentence_fits_a_line_of_80_columns() {
         },
         RunEvent::ShortLives,
         RunEvent::NeverHeard,
-        RunEvent::NoneLeft { provider: azure },
-        RunEvent::AnswersAgain { provider: azure },
+        RunEvent::NoneLeft(azure),
+        RunEvent::AnswersAgain(azure),
         RunEvent::Unclear {
             provider: anthropic,
             why: "a web page came back in the place of an answer".into(),
@@ -155,20 +133,12 @@ fn every_sentence_fits_a_line_of_80_columns() {
             added: "ANTHROPIC_BASE_URL, ENABLE_TOOL_SEARCH=true".into(),
             does_without: Some("Remote Control"),
         },
-        RunEvent::Offered {
-            address: "127.0.0.1:41414".into(),
-        },
+        RunEvent::Offered("127.0.0.1:41414".into()),
         RunEvent::InPlace,
         RunEvent::NotThrough,
-        RunEvent::ProxyListening {
-            address: "127.0.0.1:41414".into(),
-        },
-        RunEvent::ProxyLines {
-            path: "/home/user/.local/state/ddollar/proxy.env".into(),
-        },
-        RunEvent::ProxyStopping {
-            span: Duration::from_secs(30),
-        },
+        RunEvent::ProxyListening("127.0.0.1:41414".into()),
+        RunEvent::ProxyLines("/home/user/.local/state/ddollar/proxy.env".into()),
+        RunEvent::ProxyStopping(Duration::from_secs(30)),
         RunEvent::ProxyStopped,
         RunEvent::Circle,
         RunEvent::WorkUnits {
@@ -183,7 +153,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         "has hooks that are no JSON object",
         "has an env that is no JSON object",
     ] {
-        all.push(RunEvent::NoHooks { why });
+        all.push(RunEvent::NoHooks(why));
     }
     for model in ["", "some"] {
         for row in crate::providers::PROVIDERS {

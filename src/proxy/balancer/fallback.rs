@@ -72,12 +72,10 @@ impl Balancer {
         }
         ring.has_no_fallback = true;
         self.ledger.leave(place);
-        Some(RunEvent::Warning {
-            what: format!(
-                "{} refuses {model} ({status}): no fallback there, requests are held",
-                provider.label
-            ),
-        })
+        Some(RunEvent::Warning(format!(
+            "{} refuses {model} ({status}): no fallback there, requests are held",
+            provider.label
+        )))
     }
 
     pub(super) fn fell_back(&self, place: Place, to: Option<String>) -> Option<RunEvent> {

@@ -218,9 +218,7 @@ impl Lane {
         let news = !std::mem::replace(&mut self.said_exhausted, true);
         let Some((until, index)) = first else {
             if news {
-                say.push(RunEvent::NoneLeft {
-                    provider: pool.current().provider,
-                });
+                say.push(RunEvent::NoneLeft(pool.current().provider));
             }
             return Pick::Hopeless;
         };
@@ -262,9 +260,7 @@ impl Lane {
         if !pool.state(last).condition(now).is_good() {
             say.push(RunEvent::AutoRotating);
         }
-        say.push(RunEvent::Switched {
-            token: named.token(pool, index),
-        });
+        say.push(RunEvent::Switched(named.token(pool, index)));
     }
 
     /// Nobody is held any longer: requests go out with the token at `index`, or are all gone.

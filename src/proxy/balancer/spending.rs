@@ -28,8 +28,10 @@ impl Balancer {
             return Some(RunEvent::MaxTokens { spent, most });
         }
         let is_news = !counted && !std::mem::replace(&mut self.said_uncounted, true);
-        is_news.then(|| RunEvent::Warning {
-            what: "An answer did not say what it cost: it is not counted for --max-tokens".into(),
+        is_news.then(|| {
+            RunEvent::Warning(
+                "An answer did not say what it cost: it is not counted for --max-tokens".into(),
+            )
         })
     }
 

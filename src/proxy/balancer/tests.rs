@@ -119,7 +119,7 @@ impl Night {
     fn switches(&self) -> Vec<usize> {
         let said = self.said.iter();
         said.filter_map(|notice| match notice {
-            RunEvent::Switched { token } => Some(token.id.index),
+            RunEvent::Switched(token) => Some(token.id.index),
             _ => None,
         })
         .collect()
@@ -141,7 +141,7 @@ fn sticky_stays_until_a_limit_and_then_stays_with_the_next() {
     night.request(1, Finding::Served);
     let switches = night.said.iter();
     let switches = switches
-        .filter(|notice| matches!(notice, RunEvent::Switched { token } if token.id.index == 1));
+        .filter(|notice| matches!(notice, RunEvent::Switched(token) if token.id.index == 1));
     assert_eq!(switches.count(), 1);
 }
 

@@ -74,7 +74,7 @@ impl Session {
             }
             (None, true) => {
                 ring.said_silent = false;
-                say.push(RunEvent::AnswersAgain { provider });
+                say.push(RunEvent::AnswersAgain(provider));
             }
             _ => {}
         }
@@ -160,7 +160,7 @@ impl Session {
         if !own.is_hopeless(now) || std::mem::replace(&mut own.said_aside, true) {
             return Vec::new();
         }
-        vec![why, RunEvent::SetAside { provider }]
+        vec![why, RunEvent::SetAside(provider)]
     }
 
     /// The child's turn has failed for want of a provider. Some clients end on that; others wait

@@ -277,7 +277,7 @@ impl Session {
                     ring.pool.start_at(index);
                     let id = TokenId { ring: place, index };
                     let token = TokenRef::new(&ring.pool, id, several);
-                    say.push(RunEvent::StartsWith { token });
+                    say.push(RunEvent::StartsWith(token));
                 }
                 None => {}
             }
@@ -371,7 +371,7 @@ impl Session {
                 sees_requests,
                 resumable,
             } => self.on_stall(span, sees_requests, resumable, now),
-            Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
+            Event::Warning(what) => Turn::nothing().and_say(RunEvent::Warning(what)),
             Event::Line(line) => self.on_line(&line, now),
             Event::Deadline => self.on_deadline(now),
         }
@@ -415,7 +415,7 @@ impl Session {
                 turn
             }
             JobEvent::NotStarted { why, how } => self.on_not_started(why, how, now),
-            JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning { what }),
+            JobEvent::Warning(what) => Turn::nothing().and_say(RunEvent::Warning(what)),
         }
     }
 
@@ -461,7 +461,7 @@ impl Session {
     /// Nothing is started beside what cannot be killed: two of a kind at work on one session would be
     /// worse than none. Whoever wants to leave can.
     fn on_unkillable(&mut self, left: usize, now: Now) -> Turn {
-        let notice = RunEvent::Unkillable { left };
+        let notice = RunEvent::Unkillable(left);
         match self.phase {
             Phase::Stopping {
                 then,
@@ -496,7 +496,7 @@ impl Session {
         });
         self.ready_at = now.tick + backoff(0);
         match first {
-            true => Turn::nothing().and_say(RunEvent::NotStarted { why }),
+            true => Turn::nothing().and_say(RunEvent::NotStarted(why)),
             false => Turn::nothing(),
         }
     }
@@ -566,7 +566,7 @@ impl Session {
         }
         let turn = self.apply_decision(now);
         match reported {
-            Reported::All => turn.and_say_first(RunEvent::Failed { how }),
+            Reported::All => turn.and_say_first(RunEvent::Failed(how)),
             _ => turn,
         }
     }
@@ -686,7 +686,7 @@ impl Session {
                 let index = ring.pool.current_index();
                 let id = TokenId { ring: place, index };
                 let token = TokenRef::new(&ring.pool, id, several);
-                turn.events.push(RunEvent::Switched { token });
+                turn.events.push(RunEvent::Switched(token));
             }
         }
         turn.and_say(RunEvent::Launched { again })
@@ -709,9 +709,7 @@ impl Session {
                 at: until.wall,
                 now: now.wall,
             },
-            (_, Some(token)) => RunEvent::NoneLeft {
-                provider: token.provider,
-            },
+            (_, Some(token)) => RunEvent::NoneLeft(token.provider),
             (_, None) => RunEvent::AllExhausted,
         };
         self.stop_for_later().and_say_first(why)
@@ -739,7 +737,7 @@ impl Session {
             ExitStatus::Code(0) => turn.and_say(RunEvent::Completed),
             // The reader of its output has read enough: shells do not mention that either.
             ExitStatus::Signal(signal) if signal == Signal::SIGPIPE as i32 => turn,
-            how => turn.and_say(RunEvent::Failed { how }),
+            how => turn.and_say(RunEvent::Failed(how)),
         }
     }
 }

@@ -117,9 +117,7 @@ impl Session {
         let mut turn = Turn::action(Action::Pause);
         turn.events = self.exhausted(ring, until, index, now);
         if !asks {
-            turn.events.push(RunEvent::Pausing {
-                span: until.remaining(now),
-            });
+            turn.events.push(RunEvent::Pausing(until.remaining(now)));
         }
         turn.events.push(RunEvent::Paused);
         self.phase = Phase::Waiting(Waiting {

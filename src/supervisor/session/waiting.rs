@@ -128,9 +128,7 @@ impl Session {
     pub(crate) fn question(&self, now: Now) -> Option<RunEvent> {
         match self.phase {
             Phase::Waiting(waiting) if waiting.is_asking() => Some(match waiting.question? {
-                Question::Rotate { .. } => RunEvent::AskRotate {
-                    span: waiting.left(now),
-                },
+                Question::Rotate { .. } => RunEvent::AskRotate(waiting.left(now)),
                 Question::Exhausted => RunEvent::AskExhausted,
             }),
             _ => None,
@@ -216,7 +214,7 @@ impl Session {
             } => {
                 let mut say = Vec::new();
                 if reported == Reported::Nothing {
-                    say.push(RunEvent::Failed { how });
+                    say.push(RunEvent::Failed(how));
                     let is_busy = matches!(self.gave_up, None | Some((_, Trouble::Overloaded)));
                     say.extend(is_busy.then_some(RunEvent::TurnFailed));
                 }
@@ -267,7 +265,7 @@ impl Session {
         let limit = RunEvent::limit(token, limit, state, until);
         self.phase = Phase::Waiting(waiting.blamed(Reported::Cause));
         self.apply_decision(now)
-            .and_say_all_first(vec![RunEvent::Failed { how }, limit])
+            .and_say_all_first(vec![RunEvent::Failed(how), limit])
     }
 
     /// Nothing that the child is known to use explains its failure: what is spent of the others may, and if
@@ -305,7 +303,7 @@ impl Session {
                 let mut turn = Turn::action(Action::ResumeWith(TokenId { ring, index }))
                     .and_say(RunEvent::AutoRotating);
                 turn.events
-                    .extend(switched.map(|token| RunEvent::Switched { token }));
+                    .extend(switched.map(|token| RunEvent::Switched(token)));
                 turn.and_say(RunEvent::Resumed)
             }
             Held::Paused { .. } => self.rotate(ring, index, now),
@@ -454,7 +452,7 @@ impl Session {
             ..waiting.blamed(Reported::All)
         });
         Turn::nothing()
-            .and_say(RunEvent::Failed { how })
+            .and_say(RunEvent::Failed(how))
             .and_say(RunEvent::Retrying {
                 number: self.retries,
                 of: self.rules.retries,
@@ -511,7 +509,7 @@ impl Session {
             (Question::Rotate { .. }, "2") => {
                 self.answered(true, now);
                 match is_paused {
-                    true => Turn::nothing().and_say(RunEvent::Pausing { span }),
+                    true => Turn::nothing().and_say(RunEvent::Pausing(span)),
                     false => self.apply_decision(now),
                 }
             }
@@ -533,7 +531,7 @@ impl Session {
                 if span.is_zero() || !is_paused {
                     return turn;
                 }
-                turn.and_say_first(RunEvent::Pausing { span })
+                turn.and_say_first(RunEvent::Pausing(span))
             }
             (Question::Rotate { .. }, "3") | (Question::Exhausted, "2") => self
                 .stop_for_later()
@@ -566,7 +564,7 @@ impl Session {
     fn cause(&self, reported: Reported, how: ExitStatus, ring: usize, now: Now) -> Vec<RunEvent> {
         match reported {
             Reported::Nothing => {
-                let mut say = vec![RunEvent::Failed { how }];
+                let mut say = vec![RunEvent::Failed(how)];
                 say.extend(self.untold_reason(ring, now));
                 say
             }

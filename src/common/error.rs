@@ -311,32 +311,7 @@ impl Error {
         match self {
             Error::CommandNotFound { .. } | Error::NoInterpreter { .. } => NOT_FOUND,
             Error::CommandNotExecutable { .. } => NOT_EXECUTABLE,
-            Error::NoSubcommand
-            | Error::UnknownSubcommand { .. }
-            | Error::UnknownFlag { .. }
-            | Error::NotGenerated { .. }
-            | Error::ExtraWord { .. }
-            | Error::NeedsValue { .. }
-            | Error::FlagUsage { .. }
-            | Error::NeedsProxy { .. }
-            | Error::BadValue { .. }
-            | Error::NoCommand { .. }
-            | Error::UnknownProvider { .. }
-            | Error::NoTerminal
-            | Error::NoTokens { .. }
-            | Error::OwnService { .. }
-            | Error::TokenFile { .. }
-            | Error::MalformedToken { .. }
-            | Error::OthersKey { .. }
-            | Error::SubscriptionToken { .. }
-            | Error::BaseUrl { .. }
-            | Error::File { .. }
-            | Error::NoJournal
-            | Error::NotAJournal { .. }
-            | Error::Listen { .. }
-            | Error::Output { .. }
-            | Error::ProxyVariable { .. }
-            | Error::System { .. } => OWN_FAILURE,
+            _ => OWN_FAILURE,
         }
     }
 }

@@ -520,47 +520,6 @@ impl RunEvent {
             | RunEvent::HoldOver {
                 abandoned: true, ..
             } => Severity::Detail,
-            RunEvent::StartsWith(..)
-            | RunEvent::Switched(..)
-            | RunEvent::WaitingForReset { .. }
-            | RunEvent::WaitingForProvider { .. }
-            | RunEvent::HoldOver { .. }
-            | RunEvent::Discovering
-            | RunEvent::Starting
-            | RunEvent::EndedBySignal(..)
-            | RunEvent::StoppedBySignal(..)
-            | RunEvent::Summary { .. }
-            | RunEvent::Loaded { .. }
-            | RunEvent::Watching
-            | RunEvent::BehindProxy { .. }
-            | RunEvent::Withheld(..)
-            | RunEvent::Tokens { .. }
-            | RunEvent::TokensChanged { .. }
-            | RunEvent::Client { .. }
-            | RunEvent::MonitorStarted(..)
-            | RunEvent::ThroughProxy { .. }
-            | RunEvent::InPlace
-            | RunEvent::NotThrough
-            | RunEvent::Launching { .. }
-            | RunEvent::SessionResumed
-            | RunEvent::Repeated(..)
-            | RunEvent::InputIsReadOnce
-            | RunEvent::TurnFailed
-            | RunEvent::Pausing(..)
-            | RunEvent::Resuming
-            | RunEvent::SessionContinued
-            | RunEvent::ContinuedByHand
-            | RunEvent::Completed
-            | RunEvent::Retrying { .. }
-            | RunEvent::AutoRotating
-            | RunEvent::NoNextToken
-            | RunEvent::StillWaiting { .. }
-            | RunEvent::AnswersAgain(..)
-            | RunEvent::KeepingOn
-            | RunEvent::ProxyListening(..)
-            | RunEvent::ProxyLines(..)
-            | RunEvent::ProxyStopping(..)
-            | RunEvent::ProxyStopped => Severity::Story,
             RunEvent::Limit { .. }
             | RunEvent::Rejected { .. }
             | RunEvent::Stalled { .. }
@@ -598,6 +557,7 @@ impl RunEvent {
             | RunEvent::Circle
             | RunEvent::Warning(..)
             | RunEvent::WorkUnits { .. } => Severity::Warning,
+            _ => Severity::Story,
         }
     }
 }

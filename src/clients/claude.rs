@@ -156,7 +156,7 @@ pub(crate) fn merge(own: &str, program: &str) -> Merged {
 
 /// What a hook has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct HookReport {
     /// Id of the session.
     pub(crate) session: Option<String>,
     /// The file that holds the session once it has begun.
@@ -166,7 +166,7 @@ pub(crate) struct Report {
 }
 
 /// Parses a hook's input; `None` if it is not the input of a hook.
-pub(crate) fn report(json: &[u8]) -> Option<Report> {
+pub(crate) fn report(json: &[u8]) -> Option<HookReport> {
     let value: Value = serde_json::from_slice(json).ok()?;
     // Ids and paths end up on a command line, so they must be short and must not look like an option.
     let text = |name: &str| {
@@ -175,7 +175,7 @@ pub(crate) fn report(json: &[u8]) -> Option<Report> {
         (plain && !text.starts_with('-')).then(|| text.to_owned())
     };
     let event = text("hook_event_name")?;
-    Some(Report {
+    Some(HookReport {
         session: text("session_id").filter(|id| id.len() <= 200),
         transcript: text("transcript_path"),
         error: (event == "StopFailure").then(|| text("error")).flatten(),

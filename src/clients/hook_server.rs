@@ -6,7 +6,7 @@
 //! leaks is worth nothing. A slow or broken caller loses its own answer and delays others by no more
 //! than [`TIMEOUT`].
 
-use crate::clients::{self, Report};
+use crate::clients::{self, HookReport};
 use crate::common::secret::Secret;
 use crate::system::os::{self, Address};
 use crate::tokens::condition::Trouble;
@@ -186,8 +186,8 @@ fn receive(mut caller: &UnixStream, timeout: Duration) -> io::Result<Vec<u8>> {
     }
 }
 
-fn take(report: Report, shared: &Mutex<Shared>, events: &Sender<HookEvent>) {
-    let Report {
+fn take(report: HookReport, shared: &Mutex<Shared>, events: &Sender<HookEvent>) {
+    let HookReport {
         session,
         transcript,
         error,

@@ -21,7 +21,7 @@ pub(crate) mod session;
 
 pub(crate) use command_line::CommandLine;
 
-pub(crate) use claude::{Merged, Report, merge, report, trouble_of};
+pub(crate) use claude::{HookReport, Merged, merge, report, trouble_of};
 
 use args::{Grammar, Part};
 use session::Start;

@@ -290,7 +290,7 @@ fn a_hook_tells_its_session_and_its_failure() {
     );
     assert_eq!(
         failed,
-        Some(Report {
+        Some(HookReport {
             session: Some("U".into()),
             transcript: Some("/x/U.jsonl".into()),
             error: Some("rate_limit".into()),

@@ -7,7 +7,7 @@
 //! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;
-use crate::events::schema::{Ending, Millis, Record, Ring, stamp};
+use crate::events::schema::{Ending, Millis, Record, RecordedRing, stamp};
 use crate::system::descendants::Tree;
 use crate::system::os::own_program;
 use crate::system::signals::{self, Inherited, Limits};
@@ -77,7 +77,7 @@ impl Notifier {
         record: &Record,
         at: Millis,
         words: &str,
-        rings: &[Ring],
+        rings: &[RecordedRing],
     ) -> Option<Pid> {
         let event = match record {
             Record::Limit(_) => "limit",
@@ -152,7 +152,7 @@ impl Notifier {
         record: &Record,
         at: Millis,
         words: &str,
-        rings: &[Ring],
+        rings: &[RecordedRing],
     ) -> io::Result<(Pid, PipeReader)> {
         let (held, holder) = io::pipe()?;
         let mut command = Command::new(own_program());
@@ -192,7 +192,7 @@ impl Notifier {
 }
 
 /// The fields of a record that shell scripts want, as variables; `rings` are the tokens of the run.
-fn details(record: &Record, rings: &[Ring]) -> Vec<(&'static str, String)> {
+fn details(record: &Record, rings: &[RecordedRing]) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
     let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
     let (provider, token, until) = match record {

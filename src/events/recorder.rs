@@ -4,7 +4,7 @@
 //! tokens in use at a start) is kept here, so that those who emit events need not know it. Pure.
 
 use super::schema::{
-    Cause, Level, LimitHit, Record, Ring, Run, SCHEMA, Verdict, Who, level, millis,
+    Cause, Level, LimitHit, Record, RecordedRing, Run, SCHEMA, Verdict, Who, level, millis,
 };
 use super::{AfterStall, Limit, RunEvent, Severity, TokenRef};
 use crate::providers::{Finding, Reading};
@@ -22,7 +22,7 @@ pub(crate) struct News {
 /// Follows one run.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    rings: Vec<Ring>,
+    rings: Vec<RecordedRing>,
     /// The token of each ring that is in use.
     in_use: Vec<TokenRef>,
     /// When the run began, and above which utilization a token is left.
@@ -318,7 +318,7 @@ fn named(token: TokenRef) -> String {
 }
 
 /// A ring as the journal's head has it: called as its provider, if it has one only.
-fn ring(pool: &TokenPool) -> Ring {
+fn ring(pool: &TokenPool) -> RecordedRing {
     let first = pool.current().provider;
     let is_one = pool
         .tokens()
@@ -328,7 +328,7 @@ fn ring(pool: &TokenPool) -> Ring {
     } else {
         ("mixed", "Mixed")
     };
-    Ring {
+    RecordedRing {
         name: name.into(),
         label: label.into(),
         tokens: pool.len(),

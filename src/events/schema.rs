@@ -114,14 +114,14 @@ pub(crate) struct Run {
     pub(crate) pid: u32,
     pub(crate) command: String,
     pub(crate) threshold: f64,
-    pub(crate) providers: Vec<Ring>,
+    pub(crate) providers: Vec<RecordedRing>,
     /// Whether its tokens and limits are made up.
     pub(crate) rehearsal: bool,
 }
 
 /// A ring of tokens: of one provider, or `mixed`.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Ring {
+pub(crate) struct RecordedRing {
     pub(crate) name: String,
     pub(crate) label: String,
     pub(crate) tokens: usize,
@@ -481,7 +481,7 @@ fn record(event: &str, line: &Fields<'_>) -> Option<Option<Record>> {
             providers: line
                 .items("providers")
                 .map(|ring| {
-                    Some(Ring {
+                    Some(RecordedRing {
                         name: ring.text("name")?,
                         label: ring.text("label")?,
                         tokens: ring.count("tokens")?,

@@ -104,7 +104,7 @@ impl RingName {
 
 /// One token, for those who ask how things stand.
 #[derive(Debug)]
-pub(crate) struct Report<'a> {
+pub(crate) struct TokenReport<'a> {
     pub(crate) token: TokenRef,
     /// The last characters of its text, by which its owner knows it.
     pub(crate) ending: Option<&'a str>,
@@ -554,7 +554,7 @@ impl Balancer {
     }
 
     /// How each token stands.
-    pub(crate) fn report(&self, now: Now) -> impl Iterator<Item = Report<'_>> {
+    pub(crate) fn report(&self, now: Now) -> impl Iterator<Item = TokenReport<'_>> {
         let several = self.rings.len() > 1;
         self.rings.iter().enumerate().flat_map(move |(at, ring)| {
             let place = self.ledger.last_used(at);
@@ -564,7 +564,7 @@ impl Balancer {
                 let tokens = ring.counts.iter().zip(&lane.loads).enumerate();
                 tokens.map(move |(index, (count, load))| {
                     let state = pool.state(index);
-                    Report {
+                    TokenReport {
                         token: TokenRef::new(pool, TokenId { ring: at, index }, several),
                         ending: pool.token(index).secret.ending(),
                         in_use: index == lane.in_play,

@@ -2,7 +2,7 @@
 //!
 //! It promises that no token and no part of a request is in any of it. Pure.
 
-use super::balancer::Report;
+use super::balancer::TokenReport;
 use crate::common::http::response::put_head;
 use crate::common::json::{Object, list};
 use crate::common::time::Now;
@@ -114,7 +114,7 @@ pub(crate) struct Counts {
 /// same words, and what only the proxy knows.
 pub(crate) fn status<'a>(
     counts: Counts,
-    reports: impl Iterator<Item = Report<'a>>,
+    reports: impl Iterator<Item = TokenReport<'a>>,
     now: Now,
 ) -> String {
     let tokens = reports.map(|report| {
@@ -148,7 +148,10 @@ pub(crate) fn status<'a>(
 }
 
 /// The same in Prometheus' text format.
-pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'a>>) -> String {
+pub(crate) fn metrics<'a>(
+    counts: Counts,
+    reports: impl Iterator<Item = TokenReport<'a>>,
+) -> String {
     let mut text = String::new();
     for (name, kind, value) in [
         ("connections", "gauge", counts.connections as u64),
@@ -158,8 +161,8 @@ pub(crate) fn metrics<'a>(counts: Counts, reports: impl Iterator<Item = Report<'
     ] {
         let _ = writeln!(text, "# TYPE ddollar_{name} {kind}\nddollar_{name} {value}");
     }
-    let reports: Vec<Report<'_>> = reports.collect();
-    type Sample = fn(&Report<'_>) -> f64;
+    let reports: Vec<TokenReport<'_>> = reports.collect();
+    type Sample = fn(&TokenReport<'_>) -> f64;
     let samples: [(&str, &str, Sample); 5] = [
         ("token_usable", "gauge", |report| {
             f64::from(u8::from(!report.condition.is_refused()))

@@ -2,7 +2,7 @@
 //!
 //! Owns the report's words. Times are local; the caller hands the time zone in. Pure.
 
-use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Wait};
+use super::timeline::{Activity, End, Entry, Span, Timeline, UsageStep, Wait};
 use crate::common::duration::spaced;
 use crate::common::style::Colour;
 use crate::events::schema::{Cause, Ending, Millis, Who};
@@ -71,7 +71,7 @@ pub(crate) struct Chart<'t> {
 #[derive(Debug)]
 pub(crate) struct Lane<'t> {
     pub(crate) label: String,
-    pub(crate) steps: &'t [Step],
+    pub(crate) steps: &'t [UsageStep],
     /// Utilization when it was last seen, 0.0 to 1.0 and above; `None` when it never was.
     pub(crate) last: Option<f64>,
 }

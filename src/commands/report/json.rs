@@ -1,6 +1,6 @@
 //! The report as JSON, for other programs. Names and formats are those of the journal's schema.
 
-use super::timeline::{Activity, End, Entry, Span, Step, Timeline, Track, Wait};
+use super::timeline::{Activity, End, Entry, Span, Timeline, Track, UsageStep, Wait};
 use crate::common::json::{Object, list};
 use crate::events::schema::{Cause, Ending, Level, Millis, Who, spent_json, stamp, time};
 use crate::providers::meter::Spent;
@@ -73,7 +73,7 @@ fn spent((who, model, spent): &(Who, String, Spent)) -> String {
     spent_json(who.json(Object::new()), model, spent).end()
 }
 
-fn step(step: &Step) -> String {
+fn step(step: &UsageStep) -> String {
     between(step.from, Some(step.to))
         .fraction("used", step.used)
         .end()

@@ -10,7 +10,7 @@ mod svg;
 mod text;
 mod timeline;
 
-pub(crate) use timeline::{Timeline, Unusable};
+pub(crate) use timeline::{NoTimeline, Timeline};
 
 use crate::cli::{Report, config};
 use crate::common::error::Error;
@@ -63,7 +63,7 @@ fn read(journal: journal::Text) -> Result<Timeline, Error> {
     journal.read(|lines| {
         Timeline::read(lines, now).map_err(|why| Error::NotAJournal {
             path,
-            empty: why == Unusable::Empty,
+            empty: why == NoTimeline::Empty,
         })
     })
 }

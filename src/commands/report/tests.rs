@@ -3,7 +3,7 @@
 use super::timeline::{Activity, End, Entry};
 use super::*;
 use crate::events::schema::{
-    Cause, Ending, Level, LimitHit, Millis, Record, Ring, Run, Verdict, Who,
+    Cause, Ending, Level, LimitHit, Millis, Record, RecordedRing, Run, Verdict, Who,
 };
 use crate::system::exit_status::ExitStatus;
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn head(tokens: usize) -> Record {
         command: "claude --continue".into(),
         threshold: 0.95,
         rehearsal: false,
-        providers: vec![Ring {
+        providers: vec![RecordedRing {
             name: "anthropic".into(),
             label: "Anthropic".into(),
             tokens,
@@ -131,7 +131,7 @@ fn lines(facts: &[(Millis, Record)]) -> String {
     facts.iter().map(line).collect()
 }
 
-fn read(text: &str, now: Option<Millis>) -> Result<Timeline, Unusable> {
+fn read(text: &str, now: Option<Millis>) -> Result<Timeline, NoTimeline> {
     Timeline::read(text.split_inclusive('\n'), now)
 }
 
@@ -320,8 +320,8 @@ fn the_last_run_of_a_file_counts() {
 #[test]
 fn what_is_no_journal_is_said_to_be_none() {
     let unusable = |text| read(text, None).err();
-    assert_eq!(unusable(""), Some(Unusable::Empty));
-    assert_eq!(unusable("\n \n"), Some(Unusable::Empty));
+    assert_eq!(unusable(""), Some(NoTimeline::Empty));
+    assert_eq!(unusable("\n \n"), Some(NoTimeline::Empty));
     for text in [
         "root:x:0:0\n",
         "{}",
@@ -329,7 +329,7 @@ fn what_is_no_journal_is_said_to_be_none() {
         "{\"at\":\"2026-01-01T22:00:00Z\",\"event\":\"pause\"}\n",
         "\u{fffd}\u{fffd}",
     ] {
-        assert_eq!(unusable(text), Some(Unusable::NotAJournal), "{text}");
+        assert_eq!(unusable(text), Some(NoTimeline::NotAJournal), "{text}");
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct Track {
     pub(crate) name: Option<String>,
     pub(crate) group: Option<String>,
     /// Utilization of its fullest window, from each check to the next, while it was in use.
-    pub(crate) steps: Newest<Step>,
+    pub(crate) steps: Newest<UsageStep>,
     /// The windows of the last answer that had any.
     pub(crate) windows: Vec<Level>,
     /// Whether it is in use, so that the last step goes on.
@@ -84,7 +84,7 @@ pub(crate) struct Track {
 
 /// A stretch of time with the same utilization.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Step {
+pub(crate) struct UsageStep {
     pub(crate) from: Millis,
     pub(crate) to: Millis,
     /// Utilization: 0.0 to 1.0 and above.
@@ -151,7 +151,7 @@ pub(crate) enum Entry {
 
 /// Why a text is no journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unusable {
+pub(crate) enum NoTimeline {
     Empty,
     NotAJournal,
 }
@@ -164,7 +164,7 @@ impl Timeline {
     pub(crate) fn read(
         lines: impl Iterator<Item: AsRef<str>>,
         now: Option<Millis>,
-    ) -> Result<Timeline, Unusable> {
+    ) -> Result<Timeline, NoTimeline> {
         let mut run: Option<Builder> = None;
         let mut strange = 0;
         let mut whole = true;
@@ -184,8 +184,8 @@ impl Timeline {
         }
         match run {
             Some(builder) => Ok(builder.end(now, whole)),
-            None if strange == 0 => Err(Unusable::Empty),
-            None => Err(Unusable::NotAJournal),
+            None if strange == 0 => Err(NoTimeline::Empty),
+            None => Err(NoTimeline::NotAJournal),
         }
     }
 
@@ -243,7 +243,7 @@ impl Track {
     fn go_on(&mut self, at: Millis) {
         if let (true, Some(last)) = (self.open, self.steps.last()) {
             let used = last.used;
-            self.steps.push(Step {
+            self.steps.push(UsageStep {
                 from: at,
                 to: at,
                 used,
@@ -464,7 +464,7 @@ impl Builder {
         };
         if track.steps.last().is_none_or(|step| step.used < 1.0) {
             close(track, at);
-            track.steps.push(Step {
+            track.steps.push(UsageStep {
                 from: at,
                 to: at,
                 used: 1.0,
@@ -539,7 +539,7 @@ impl Builder {
         track.group = group.or(track.group.take());
         if let Some(used) = used {
             close(track, at);
-            track.steps.push(Step {
+            track.steps.push(UsageStep {
                 from: at,
                 to: at,
                 used,

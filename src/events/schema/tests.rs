@@ -53,7 +53,7 @@ fn run() -> impl Strategy<Value = Run> {
             threshold,
             providers: rings
                 .into_iter()
-                .map(|(name, label, tokens, names)| Ring {
+                .map(|(name, label, tokens, names)| RecordedRing {
                     name,
                     label,
                     tokens,

@@ -167,7 +167,7 @@ impl Session {
     /// for a person to type, and have to be started again.
     pub(super) fn on_hook(&mut self, hook: &HookEvent, now: Now) -> Turn {
         let HookEvent { provider, trouble } = *hook;
-        let is_its = |ring: &Ring| {
+        let is_its = |ring: &SessionRing| {
             ring.pool
                 .tokens()
                 .any(|token| token.provider.name == provider)

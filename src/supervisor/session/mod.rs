@@ -25,7 +25,7 @@ use crate::tokens::ledger::{Ledger, Outlook};
 use crate::tokens::policy::{self, Decision, Rules, Suspension};
 use crate::tokens::{Renewal, TokenId, TokenPool};
 use nix::sys::signal::Signal;
-use rings::{Ring, is_for_want_of_a_token};
+use rings::{SessionRing, is_for_want_of_a_token};
 use std::time::{Duration, Instant, SystemTime};
 use waiting::{Held, Question, Reported, Waiting};
 
@@ -108,7 +108,7 @@ struct Proxied {
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Session {
-    rings: Vec<Ring>,
+    rings: Vec<SessionRing>,
     /// The child's requests go through the proxy, which learns and rotates by itself.
     proxied: Option<Proxied>,
     rules: Rules,
@@ -159,7 +159,7 @@ impl Session {
     ) -> Session {
         let rings = pools
             .into_iter()
-            .map(|pool| Ring {
+            .map(|pool| SessionRing {
                 blind: false,
                 in_use: true,
                 least_used: None,
@@ -540,7 +540,7 @@ impl Session {
     /// How many short lives in a row end the run. A client that is refused may give up at once: where that
     /// may be the cause, each token is tried, and a command that could be started before is waited for.
     fn most_short_lives(&self) -> u32 {
-        let is_suspect = |ring: &&Ring| policy::may_refuse(ring.used_at_end);
+        let is_suspect = |ring: &&SessionRing| policy::may_refuse(ring.used_at_end);
         let suspects = self.rings.iter().filter(is_suspect);
         match suspects.map(|ring| ring.pool.len()).max() {
             Some(_) if self.has_lived => u32::MAX,

@@ -1,6 +1,6 @@
 //! The rings of a run: what the session remembers of each, and which of their decisions counts.
 //!
-//! Owns [`Ring`]. What is to be done about one ring is `tokens/policy.rs`'s to say, or the ledger's where
+//! Owns [`SessionRing`]. What is to be done about one ring is `tokens/policy.rs`'s to say, or the ledger's where
 //! requests go through the proxy; here is whose word goes first.
 
 use super::*;
@@ -10,7 +10,7 @@ const MORE_THAN_CHECKS: f64 = 0.1;
 
 /// A pool, and what the session remembers about it.
 #[derive(Debug)]
-pub(super) struct Ring {
+pub(super) struct SessionRing {
     pub(super) pool: TokenPool,
     /// Nobody can ask about its tokens: its monitor is gone.
     pub(super) blind: bool,
@@ -35,7 +35,7 @@ pub(super) struct Ring {
     pub(super) said_aside: bool,
 }
 
-impl Ring {
+impl SessionRing {
     /// Whether waiting does not help its token in use.
     /// Whether a token of it was found to be accepted.
     pub(super) fn is_accepted(&self, now: Now) -> bool {
@@ -104,7 +104,7 @@ impl Session {
         held: Suspension,
         now: Now,
     ) -> impl Iterator<Item = (usize, Decision)> {
-        let obeys = move |ring: &Ring| {
+        let obeys = move |ring: &SessionRing| {
             ring.keep_going && matches!(held, Suspension::No | Suspension::Ended { .. })
         };
         self.rings
@@ -132,7 +132,8 @@ impl Session {
     /// or may turn out to be what it lives on. A token that lies around in the environment must
     /// not end a command that uses another provider.
     pub(super) fn may_live_on(&self, ring: usize, now: Now) -> bool {
-        let is_unasked = |ring: &Ring| ring.pool.state(ring.pool.current_index()).is_unasked();
+        let is_unasked =
+            |ring: &SessionRing| ring.pool.state(ring.pool.current_index()).is_unasked();
         let Some(own) = self.rings.get(ring) else {
             return false;
         };

@@ -233,7 +233,7 @@ impl Session {
     /// `in_use` says which rings are looked at: those that the child is known to use, or the others. Behind a
     /// proxy every refusal is seen.
     fn suspect(&self, how: ExitStatus, in_use: bool, now: Now) -> Option<usize> {
-        let is_suspect = |ring: &Ring| {
+        let is_suspect = |ring: &SessionRing| {
             policy::may_refuse(ring.used_at_end) || policy::may_have_refused(ring.used_of_minute())
         };
         let failed = matches!(how, ExitStatus::Code(1..=125)) && self.proxied.is_none();

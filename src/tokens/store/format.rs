@@ -36,14 +36,14 @@ const LONGEST_GROUP: usize = 256;
 pub(crate) struct StoredToken {
     /// When the provider was asked.
     seen: SystemTime,
-    verdict: Verdict,
+    verdict: StoredCondition,
     /// The quota group, as the provider names it.
     group: Option<String>,
 }
 
 /// A condition on the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Verdict {
+enum StoredCondition {
     Usable,
     /// `used` is the utilization of the fullest window: whether that is near depends on a run's
     /// own threshold.
@@ -95,32 +95,37 @@ pub(crate) enum Unusable {
     Newer,
 }
 
-impl Verdict {
+impl StoredCondition {
     fn until(self) -> Option<SystemTime> {
         match self {
-            Verdict::NearLimit { until, .. } | Verdict::Limited { until } => Some(until),
-            Verdict::SpendCapped { until } => until,
-            Verdict::Usable | Verdict::Rejected => None,
+            StoredCondition::NearLimit { until, .. } | StoredCondition::Limited { until } => {
+                Some(until)
+            }
+            StoredCondition::SpendCapped { until } => until,
+            StoredCondition::Usable | StoredCondition::Rejected => None,
         }
     }
 
     /// Whether it is about the quota, which a group shares.
     fn is_of_the_group(self) -> bool {
-        self.until().is_some() || matches!(self, Verdict::SpendCapped { .. })
+        self.until().is_some() || matches!(self, StoredCondition::SpendCapped { .. })
     }
 
     /// Whether it holds for the token or its account in every scope.
     fn holds_everywhere(self) -> bool {
-        matches!(self, Verdict::SpendCapped { .. } | Verdict::Rejected)
+        matches!(
+            self,
+            StoredCondition::SpendCapped { .. } | StoredCondition::Rejected
+        )
     }
 
     fn name(self) -> &'static str {
         match self {
-            Verdict::Usable => "usable",
-            Verdict::NearLimit { .. } => "near-limit",
-            Verdict::Limited { .. } => "limited",
-            Verdict::SpendCapped { .. } => "spend-capped",
-            Verdict::Rejected => "rejected",
+            StoredCondition::Usable => "usable",
+            StoredCondition::NearLimit { .. } => "near-limit",
+            StoredCondition::Limited { .. } => "limited",
+            StoredCondition::SpendCapped { .. } => "spend-capped",
+            StoredCondition::Rejected => "rejected",
         }
     }
 }
@@ -131,16 +136,16 @@ impl StoredToken {
     pub(crate) fn of(standing: &TokenState, now: Now) -> Option<StoredToken> {
         let verdict = match standing.condition(now) {
             Condition::Unknown | Condition::Removed => return None,
-            Condition::Usable => Verdict::Usable,
-            Condition::NearLimit { until } => Verdict::NearLimit {
+            Condition::Usable => StoredCondition::Usable,
+            Condition::NearLimit { until } => StoredCondition::NearLimit {
                 used: rounded(standing.used().unwrap_or(1.0)),
                 until: until.wall,
             },
-            Condition::Limited { until } => Verdict::Limited { until: until.wall },
-            Condition::SpendCapped { until } => Verdict::SpendCapped {
+            Condition::Limited { until } => StoredCondition::Limited { until: until.wall },
+            Condition::SpendCapped { until } => StoredCondition::SpendCapped {
                 until: until.map(|until| until.wall),
             },
-            Condition::Rejected => Verdict::Rejected,
+            Condition::Rejected => StoredCondition::Rejected,
         };
         let group = standing.named_group().filter(|name| is_a_group(name));
         Some(StoredToken {
@@ -156,7 +161,7 @@ impl StoredToken {
         let everywhere = StoredToken {
             verdict: match self.verdict.holds_everywhere() {
                 true => self.verdict,
-                false => Verdict::Usable,
+                false => StoredCondition::Usable,
             },
             ..self.clone()
         };
@@ -171,7 +176,7 @@ impl StoredToken {
     /// future was made before the clock was set back: it holds for as long as it did then.
     fn left(&self, now: SystemTime) -> Option<Duration> {
         let end = match (self.verdict, self.verdict.until()) {
-            (Verdict::Usable, _) => return None,
+            (StoredCondition::Usable, _) => return None,
             (_, Some(until)) => until,
             (_, None) => self.seen.checked_add(ENDLESS)?,
         };
@@ -183,16 +188,16 @@ impl StoredToken {
     fn condition(&self, threshold: f64, now: Now) -> Option<(Condition, Option<f64>)> {
         let until = Until::after(self.left(now.wall)?, now);
         Some(match self.verdict {
-            Verdict::NearLimit { used, .. } if used > threshold => {
+            StoredCondition::NearLimit { used, .. } if used > threshold => {
                 (Condition::NearLimit { until }, Some(used))
             }
-            Verdict::Usable | Verdict::NearLimit { .. } => return None,
-            Verdict::Limited { .. } => (Condition::Limited { until }, None),
-            Verdict::SpendCapped { until: end } => {
+            StoredCondition::Usable | StoredCondition::NearLimit { .. } => return None,
+            StoredCondition::Limited { .. } => (Condition::Limited { until }, None),
+            StoredCondition::SpendCapped { until: end } => {
                 let until = end.map(|_| until);
                 (Condition::SpendCapped { until }, None)
             }
-            Verdict::Rejected => (Condition::Rejected, None),
+            StoredCondition::Rejected => (Condition::Rejected, None),
         })
     }
 
@@ -219,7 +224,7 @@ impl StoredToken {
         if let Some(until) = self.verdict.until() {
             put("until", time(until));
         }
-        if let Verdict::NearLimit { used, .. } = self.verdict {
+        if let StoredCondition::NearLimit { used, .. } = self.verdict {
             put("used", used.into());
         }
         if let Some(group) = &self.group {
@@ -234,18 +239,18 @@ impl StoredToken {
             Some(text.parse::<Timestamp>().ok()?.into())
         };
         let verdict = match value.get("condition")?.as_str()? {
-            "usable" => Verdict::Usable,
-            "near-limit" => Verdict::NearLimit {
+            "usable" => StoredCondition::Usable,
+            "near-limit" => StoredCondition::NearLimit {
                 used: rounded(value.get("used")?.as_f64().filter(|used| *used >= 0.0)?),
                 until: moment("until")?,
             },
-            "limited" => Verdict::Limited {
+            "limited" => StoredCondition::Limited {
                 until: moment("until")?,
             },
-            "spend-capped" => Verdict::SpendCapped {
+            "spend-capped" => StoredCondition::SpendCapped {
                 until: moment("until"),
             },
-            "rejected" => Verdict::Rejected,
+            "rejected" => StoredCondition::Rejected,
             _ => return None,
         };
         let group = value.get("group").and_then(Value::as_str);
@@ -359,7 +364,9 @@ impl StoredTokens {
                         continue;
                     }
                 }
-                None if entry.verdict == Verdict::Usable && entry.group.is_none() => continue,
+                None if entry.verdict == StoredCondition::Usable && entry.group.is_none() => {
+                    continue;
+                }
                 None => {}
             }
             changed = true;
@@ -376,7 +383,7 @@ impl StoredTokens {
         self.entries.retain(|_, entry| {
             let held = entry.left(now).is_some();
             if !held {
-                entry.verdict = Verdict::Usable;
+                entry.verdict = StoredCondition::Usable;
             }
             let age = now.duration_since(entry.seen).unwrap_or_default();
             held || age < FORGOTTEN

@@ -30,7 +30,7 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(name).collect()
 }
 
-fn entry(seen: SystemTime, verdict: Verdict) -> StoredToken {
+fn entry(seen: SystemTime, verdict: StoredCondition) -> StoredToken {
     StoredToken {
         seen,
         verdict,
@@ -40,7 +40,7 @@ fn entry(seen: SystemTime, verdict: Verdict) -> StoredToken {
 
 fn limited(seen: SystemTime, span: u64) -> StoredToken {
     let until = seen + seconds(span);
-    entry(seen, Verdict::Limited { until })
+    entry(seen, StoredCondition::Limited { until })
 }
 
 fn of_group(group: &str, entry: StoredToken) -> StoredToken {
@@ -70,7 +70,7 @@ fn recalled(memory: &StoredTokens, tokens: usize, now: Now) -> Vec<Condition> {
 #[test]
 fn the_format_reads_like_this() {
     let now = now().wall;
-    let near = Verdict::NearLimit {
+    let near = StoredCondition::NearLimit {
         used: 0.97,
         until: now + seconds(60),
     };
@@ -191,14 +191,14 @@ fn a_damaged_entry_costs_only_itself() {
 fn the_newer_finding_counts_whoever_comes_first() {
     let now = now().wall;
     let old = of_group("org-1", limited(now - seconds(60), 600));
-    let new = entry(now - seconds(10), Verdict::Usable);
+    let new = entry(now - seconds(10), StoredCondition::Usable);
     for pair in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
         let mut memory = StoredTokens::default();
         for finding in pair {
             let _ = memory.merge(vec![(name(1), of_group("org-1", finding))], now);
         }
         let known = memory.entries.get(&name(1)).unwrap();
-        assert_eq!(known.verdict, Verdict::Usable);
+        assert_eq!(known.verdict, StoredCondition::Usable);
     }
     // A group that is known stays known.
     let mut memory = memory([(1, old)]);
@@ -212,14 +212,14 @@ fn what_is_known_already_is_not_written_again() {
     let mut memory = memory([(1, limited(now, 600))]);
     let again = entry(
         now + seconds(5),
-        Verdict::Limited {
+        StoredCondition::Limited {
             until: now + seconds(600) + Duration::from_millis(700),
         },
     );
     assert!(!memory.merge(vec![(name(1), again)], now + seconds(5)));
     let later = limited(now + seconds(5), 900);
     assert!(memory.merge(vec![(name(1), later)], now + seconds(5)));
-    let nothing = entry(now, Verdict::Usable);
+    let nothing = entry(now, StoredCondition::Usable);
     assert!(!memory.merge(vec![(name(2), nothing)], now + seconds(5)));
 }
 
@@ -238,8 +238,8 @@ fn what_has_ended_is_dropped_and_the_quota_group_kept_for_a_month() {
             &memory.entries[&name(n)].group,
         )
     };
-    assert_eq!(kept(1), (Verdict::Usable, &None));
-    assert_eq!(kept(2), (Verdict::Usable, &Some("org-2".into())));
+    assert_eq!(kept(1), (StoredCondition::Usable, &None));
+    assert_eq!(kept(2), (StoredCondition::Usable, &Some("org-2".into())));
     assert_eq!(kept(3), (limited(start, 900).verdict, &None));
     let _ = memory.merge(Vec::new(), start + FORGOTTEN);
     assert_eq!(memory, StoredTokens::default());
@@ -264,17 +264,17 @@ fn nothing_holds_beyond_its_end() {
         wall: start.wall + span,
         tick: start.tick + span,
     };
-    let near = Verdict::NearLimit {
+    let near = StoredCondition::NearLimit {
         used: 0.97,
         until: start.wall + seconds(600),
     };
-    let capped = |until| Verdict::SpendCapped { until };
+    let capped = |until| StoredCondition::SpendCapped { until };
     for (verdict, end) in [
         (limited(start.wall, 600).verdict, seconds(600)),
         (near, seconds(600)),
         (capped(Some(start.wall + seconds(600))), seconds(600)),
         (capped(None), DAY),
-        (Verdict::Rejected, DAY),
+        (StoredCondition::Rejected, DAY),
     ] {
         let memory = memory([(0, entry(start.wall, verdict))]);
         let before = recalled(&memory, 1, later(end - seconds(1)));
@@ -288,7 +288,10 @@ fn nothing_holds_beyond_its_end() {
 fn near_depends_on_the_threshold_of_the_run() {
     let now = now();
     let until = now.wall + seconds(600);
-    let memory = memory([(0, entry(now.wall, Verdict::NearLimit { used: 0.7, until }))]);
+    let memory = memory([(
+        0,
+        entry(now.wall, StoredCondition::NearLimit { used: 0.7, until }),
+    )]);
     for (threshold, known) in [(0.6, true), (0.7, false), (0.95, false)] {
         let mut pool = pool_of(&["a"]);
         memory.recall(&mut pool, &names(1), threshold, now);
@@ -312,9 +315,9 @@ fn a_clock_that_was_set_back_stretches_no_wait() {
     }
     // And what is found from then on counts.
     let mut memory = memory;
-    let usable = of_group("org-1", entry(now.wall, Verdict::Usable));
+    let usable = of_group("org-1", entry(now.wall, StoredCondition::Usable));
     assert!(memory.merge(vec![(name(0), usable)], now.wall));
-    assert_eq!(memory.entries[&name(0)].verdict, Verdict::Usable);
+    assert_eq!(memory.entries[&name(0)].verdict, StoredCondition::Usable);
 }
 
 #[test]
@@ -322,7 +325,7 @@ fn a_spent_group_is_spent_for_all_unless_one_was_found_usable_later() {
     let now = now();
     let ago = |span| now.wall - seconds(span);
     let spent = of_group("org-1", limited(ago(60), 600));
-    let usable = |span, group| of_group(group, entry(ago(span), Verdict::Usable));
+    let usable = |span, group| of_group(group, entry(ago(span), StoredCondition::Usable));
     let is_spent = |conditions: Vec<Condition>| -> Vec<bool> {
         let spent = |condition| matches!(condition, Condition::Limited { .. });
         conditions.into_iter().map(spent).collect()
@@ -337,7 +340,7 @@ fn a_spent_group_is_spent_for_all_unless_one_was_found_usable_later() {
         assert_eq!(is_spent(conditions), [true, found, false], "{sibling:?}");
     }
     // A rejection is a token's own.
-    let rejected = of_group("org-1", entry(ago(60), Verdict::Rejected));
+    let rejected = of_group("org-1", entry(ago(60), StoredCondition::Rejected));
     let memory = memory([(0, rejected), (1, usable(90, "org-1"))]);
     let conditions = recalled(&memory, 2, now);
     assert_eq!(conditions, [Condition::Rejected, Condition::Unknown]);
@@ -355,7 +358,7 @@ fn what_holds_in_one_scope_is_kept_for_that() {
     let now = now();
     let key = in_scope(&name(0), &opus());
     let mut memory = StoredTokens::default();
-    let rejected = entry(now.wall - seconds(60), Verdict::Rejected);
+    let rejected = entry(now.wall - seconds(60), StoredCondition::Rejected);
     let _ = memory.merge(rejected.kept(&name(0), &opus()), now.wall);
     assert_eq!(recalled(&memory, 1, now), [Condition::Rejected]);
     // A limit shows that it is accepted, and holds for its own scope.
@@ -385,14 +388,14 @@ fn any_entry(range: u64) -> impl Strategy<Value = StoredToken> {
             .prop_map(|(s, n)| SystemTime::UNIX_EPOCH + Duration::new(s, n))
     };
     let verdict = prop_oneof![
-        Just(Verdict::Usable),
-        Just(Verdict::Rejected),
-        (0.0..2.0, moment()).prop_map(|(used, until)| Verdict::NearLimit {
+        Just(StoredCondition::Usable),
+        Just(StoredCondition::Rejected),
+        (0.0..2.0, moment()).prop_map(|(used, until)| StoredCondition::NearLimit {
             used: rounded(used),
             until
         }),
-        moment().prop_map(|until| Verdict::Limited { until }),
-        proptest::option::of(moment()).prop_map(|until| Verdict::SpendCapped { until }),
+        moment().prop_map(|until| StoredCondition::Limited { until }),
+        proptest::option::of(moment()).prop_map(|until| StoredCondition::SpendCapped { until }),
     ];
     let group = proptest::option::of("[!-~]{1,40}");
     (moment(), verdict, group).prop_map(|(seen, verdict, group)| StoredToken {
@@ -410,9 +413,9 @@ fn any_memory(range: u64) -> impl Strategy<Value = StoredTokens> {
 fn check_merge(mut memory: StoredTokens, findings: &[(String, StoredToken)], now: SystemTime) {
     let _ = memory.merge(findings.to_vec(), now);
     for entry in memory.entries.values() {
-        assert!(entry.left(now).is_some() || entry.verdict == Verdict::Usable);
+        assert!(entry.left(now).is_some() || entry.verdict == StoredCondition::Usable);
     }
-    let known = |memory: &StoredTokens| -> Vec<(String, Verdict, Option<String>)> {
+    let known = |memory: &StoredTokens| -> Vec<(String, StoredCondition, Option<String>)> {
         let entries = memory.entries.iter();
         entries
             .map(|(n, e)| (n.clone(), e.verdict, e.group.clone()))
@@ -426,7 +429,7 @@ fn check_merge(mut memory: StoredTokens, findings: &[(String, StoredToken)], now
 /// A found seed: serde_json's quick reader of numbers is one bit off for this one.
 #[test]
 fn a_fraction_is_read_back_to_the_last_bit() {
-    let near = Verdict::NearLimit {
+    let near = StoredCondition::NearLimit {
         used: rounded(1.9592577154849422),
         until: SystemTime::UNIX_EPOCH,
     };
@@ -438,8 +441,8 @@ fn a_fraction_is_read_back_to_the_last_bit() {
 #[test]
 fn what_is_seen_again_holds_for_as_long_again() {
     let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    let memory = memory([(7, entry(at(1_131_462), Verdict::Rejected))]);
-    let again = [(name(7), entry(at(1_173_713), Verdict::Rejected))];
+    let memory = memory([(7, entry(at(1_131_462), StoredCondition::Rejected))]);
+    let again = [(name(7), entry(at(1_173_713), StoredCondition::Rejected))];
     check_merge(memory, &again, at(1_217_863));
 }
 
@@ -448,9 +451,9 @@ fn what_is_seen_again_holds_for_as_long_again() {
 fn a_merge_settles_a_limit_that_was_seen_before_the_token_was_usable() {
     let epoch = SystemTime::UNIX_EPOCH;
     let seen = epoch + Duration::new(1_508_715, 167_231_938);
-    let memory = memory([(2, entry(seen, Verdict::Usable))]);
+    let memory = memory([(2, entry(seen, StoredCondition::Usable))]);
     let until = epoch + Duration::new(3_431_944, 1);
-    let findings = [(name(2), entry(epoch, Verdict::Limited { until }))];
+    let findings = [(name(2), entry(epoch, StoredCondition::Limited { until }))];
     check_merge(memory, &findings, epoch + seconds(2_116_325));
 }
 
@@ -459,8 +462,11 @@ fn a_merge_settles_a_limit_that_was_seen_before_the_token_was_usable() {
 fn a_merge_settles_a_group_that_is_told_of_a_rejected_token() {
     let epoch = SystemTime::UNIX_EPOCH;
     let seen = epoch + Duration::new(1_249_182, 475_360_684);
-    let memory = memory([(5, entry(seen, Verdict::Rejected))]);
-    let findings = [(name(5), of_group("a", entry(epoch, Verdict::Usable)))];
+    let memory = memory([(5, entry(seen, StoredCondition::Rejected))]);
+    let findings = [(
+        name(5),
+        of_group("a", entry(epoch, StoredCondition::Usable)),
+    )];
     check_merge(memory, &findings, epoch + seconds(1_335_583));
 }
 
@@ -468,7 +474,7 @@ fn a_merge_settles_a_group_that_is_told_of_a_rejected_token() {
 #[test]
 fn a_merge_settles_a_spend_cap_that_is_said_twice() {
     let epoch = SystemTime::UNIX_EPOCH;
-    let capped = Verdict::SpendCapped { until: None };
+    let capped = StoredCondition::SpendCapped { until: None };
     let seen = epoch + Duration::new(219_457, 167_613_895);
     let memory = memory([(4, entry(seen, capped))]);
     let findings = [(name(4), entry(epoch + seconds(219_458), capped))];

@@ -407,12 +407,10 @@ pub(crate) fn unwatched(endpoint: &Endpoint, road: Road) -> Vec<RunEvent> {
     // Nobody knows more of the command than that it may use this provider.
     let is_any = endpoint.is_guess && model == provider.cheapest_model;
     if road == Road::Direct && is_any && why.is_none() && provider.tells_limits {
-        notices.push(RunEvent::Warning {
-            what: format!(
-                "{}: checks ask for {model}; name the command's model with --model",
-                provider.label
-            ),
-        });
+        notices.push(RunEvent::Warning(format!(
+            "{}: checks ask for {model}; name the command's model with --model",
+            provider.label
+        )));
     }
     if why.is_some() || !provider.tells_limits {
         notices.push(RunEvent::Unwatched { provider, why });

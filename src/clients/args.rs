@@ -153,7 +153,7 @@ fn plain(word: &OsString) -> Part {
 }
 
 /// Name and value of `--name=value`, or of `-nvalue` if the option takes one value.
-fn inline_value(text: &str, grammar: &Grammar) -> Option<(&str, &str)> {
+fn inline_value<'a>(text: &'a str, grammar: &Grammar) -> Option<(&'a str, &'a str)> {
     if text.starts_with("--") {
         let (name, value) = text.split_once('=')?;
         return Some((grammar.known(name).map_or(name, |(name, _)| name), value));

@@ -282,7 +282,9 @@ mod tests {
     #[test]
     fn the_users_own_base_url_is_known() {
         let own = |line: &str| {
-            (CLIENT.own_base_url)(&super::super::args::parts(&words(line), GRAMMAR), &|_| None)
+            (CLIENT.own_base_url)(&super::super::args::parts(&words(line), &GRAMMAR), &|_| {
+                None
+            })
         };
         assert_eq!(
             own("-c openai_base_url='\"https://x/v1\"' exec y").as_deref(),

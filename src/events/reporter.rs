@@ -143,7 +143,7 @@ impl Reporter {
         });
         let last = events.iter().rev().find_map(RunEvent::message);
         if let Some(message) = last {
-            self.said = message.text;
+            self.said = message.text.into_owned();
         }
         let told = events.iter().filter_map(|event| {
             let news = self.recorder.news(event, now.tick)?;
@@ -187,7 +187,7 @@ impl Reporter {
         if let Some(notifier) = &mut self.notifier {
             notifier.finish();
             let failure = notifier.failure();
-            last.extend(failure.map(|what| RunEvent::Warning(what)));
+            last.extend(failure.map(RunEvent::Warning));
         }
         let Tally {
             rotations, waited, ..

@@ -345,7 +345,7 @@ impl Record {
                 token,
                 until,
                 held,
-            } => time(place(object, provider, *token), "until", *until).flag("held", held),
+            } => time(place(object, provider, *token), "until", *until).flag("held", *held),
             Record::Release { provider, token } => place(object, provider, *token),
             Record::Stall { seconds, restart } => {
                 object.raw("seconds", seconds).raw("restart", restart)

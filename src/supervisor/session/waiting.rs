@@ -302,8 +302,7 @@ impl Session {
                 let switched = self.token(ring, Some(index));
                 let mut turn = Turn::action(Action::ResumeWith(TokenId { ring, index }))
                     .and_say(RunEvent::AutoRotating);
-                turn.events
-                    .extend(switched.map(|token| RunEvent::Switched(token)));
+                turn.events.extend(switched.map(RunEvent::Switched));
                 turn.and_say(RunEvent::Resumed)
             }
             Held::Paused { .. } => self.rotate(ring, index, now),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How the limits of tokens are checked.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Checks {
     /// Percent, above 0 and up to 100.
     pub(crate) threshold: f64,
@@ -28,7 +28,7 @@ pub(crate) struct Checks {
 }
 
 /// What is said, and where.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Voice {
     pub(crate) verbosity: Verbosity,
     /// The file that gets a line with the time for everything that happens.
@@ -36,7 +36,7 @@ pub(crate) struct Voice {
 }
 
 /// How a command is supervised.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Supervision {
     /// Ask on the terminal what to do.
     pub(crate) interactive: bool,
@@ -104,8 +104,18 @@ pub(crate) struct Gateway {
     pub(crate) strategy: Strategy,
 }
 
+impl Default for Gateway {
+    fn default() -> Gateway {
+        Gateway {
+            listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
+            allow_remote: false,
+            strategy: Strategy::default(),
+        }
+    }
+}
+
 /// How something is shown.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Show {
     /// As JSON, for programs.
     pub(crate) json: bool,
@@ -136,9 +146,10 @@ pub(crate) struct Report {
 }
 
 /// The command line for every start after the first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Resume {
     /// As the client goes on; the same again for a command that is no known client.
+    #[default]
     AsClient,
     /// The same again, whatever it is.
     Same,
@@ -147,9 +158,10 @@ pub(crate) enum Resume {
 }
 
 /// Where to keep what is learned of tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum StateFile {
     /// In the user's state folder.
+    #[default]
     Usual,
     /// Here.
     At(PathBuf),
@@ -157,8 +169,8 @@ pub(crate) enum StateFile {
     None,
 }
 
-/// The values of all options while argv is read.
-#[derive(Debug, PartialEq)]
+/// The values of all options while argv is read; what they are without one is in the table of options.
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Values {
     pub(super) checks: Checks,
     pub(super) supervision: Supervision,
@@ -224,54 +236,6 @@ impl Values {
             state: self.state,
             hold: self.hold,
             command,
-        }
-    }
-}
-
-impl Default for Values {
-    fn default() -> Values {
-        Values {
-            checks: Checks {
-                threshold: 95.0,
-                interval: Duration::from_secs(60),
-                patience: Duration::from_secs(5),
-                providers: Vec::new(),
-                model: None,
-            },
-            supervision: Supervision {
-                interactive: false,
-                grace: Duration::from_secs(10),
-                resume: Resume::AsClient,
-                mixed: false,
-                client: None,
-                max_wait: None,
-                fallback_model: None,
-                max_tokens: None,
-                stall: None,
-                retries: 0,
-                proxy: None,
-                journal: None,
-                notify: None,
-            },
-            voice: Voice {
-                verbosity: Verbosity::Normal,
-                log: None,
-            },
-            state: StateFile::Usual,
-            hold: Duration::from_secs(600),
-            gateway: Gateway {
-                listen: SocketAddr::from(([127, 0, 0, 1], PORT)),
-                allow_remote: false,
-                strategy: Strategy::Sticky,
-            },
-            show: Show {
-                json: false,
-                ascii: false,
-            },
-            scenario: None,
-            watch: false,
-            list: false,
-            svg: None,
         }
     }
 }

@@ -692,7 +692,13 @@ mod tests {
                 (flag.set)(&mut values, OsStr::new(default)).unwrap();
             }
         }
-        assert_eq!(values, Values::default());
+        let mut expected = Values::default();
+        expected.checks.threshold = 95.0;
+        expected.checks.interval = Duration::from_secs(60);
+        expected.checks.patience = Duration::from_secs(5);
+        expected.supervision.grace = Duration::from_secs(10);
+        expected.hold = Duration::from_secs(600);
+        assert_eq!(values, expected);
     }
 
     #[test]
@@ -702,7 +708,7 @@ mod tests {
         assert_eq!(values.checks.patience, Duration::from_secs(1));
         assert_eq!(
             values.supervision.grace,
-            Values::default().supervision.grace
+            Values::of(Command::Supervise).supervision.grace
         );
     }
 

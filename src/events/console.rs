@@ -24,11 +24,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How much is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Verbosity {
     /// `-q`: warnings and failures.
     Quiet,
     /// Everything but details.
+    #[default]
     Normal,
     /// `-v`: the numbers of each check, too.
     Verbose,

@@ -107,7 +107,7 @@ pub(crate) enum Record {
 }
 
 /// The head of a journal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Run {
     pub(crate) schema: u64,
     pub(crate) version: String,
@@ -130,7 +130,7 @@ pub(crate) struct RecordedRing {
 }
 
 /// A token: the name of its ring, and its number there, from 1.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Who {
     pub(crate) provider: String,
     pub(crate) token: usize,

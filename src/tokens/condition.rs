@@ -37,9 +37,10 @@ pub(crate) enum Trouble {
 }
 
 /// What we know of a token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) enum Condition {
     /// Nothing, or nothing that still holds.
+    #[default]
     Unknown,
     /// It can be used.
     Usable,
@@ -148,8 +149,9 @@ pub(crate) enum ProbeFailure {
 }
 
 /// How the last question ended, and when it was put.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum Last {
+    #[default]
     Never,
     /// The answer gave a condition.
     Verdict(Instant),
@@ -223,7 +225,7 @@ pub(super) enum Candidate {
 }
 
 /// All that is known of one token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TokenState {
     pub(super) condition: Condition,
     /// When the question was put that showed that condition; `None`: none in this run did.
@@ -264,23 +266,9 @@ impl TokenState {
     /// A token of which nothing is known but the user's label for its quota.
     pub(crate) fn new(label: Option<String>) -> TokenState {
         TokenState {
-            condition: Condition::Unknown,
-            found: None,
-            seen: None,
-            used: None,
-            fullest: None,
-            said: None,
-            used_of_minute: None,
-            last: Last::Never,
-            bad_since: None,
-            left: false,
-            refusals: 0,
-            told: None,
-            accepted: None,
-            refused: None,
             labelled: label.is_some(),
             group: label.map(|name| format!("group={name}")),
-            removed: false,
+            ..TokenState::default()
         }
     }
 
@@ -350,8 +338,10 @@ impl TokenState {
 
     /// What holds of the same token in every scope, for one of which nothing else is known.
     pub(super) fn elsewhere(&self) -> TokenState {
-        let mut state = TokenState::new(None);
-        state.labelled = self.labelled;
+        let mut state = TokenState {
+            labelled: self.labelled,
+            ..TokenState::default()
+        };
         state.follow(self);
         state
     }

@@ -14,14 +14,16 @@ pub(crate) struct Newest<T> {
     given_up: usize,
 }
 
-impl<T> Newest<T> {
-    pub(crate) fn new() -> Newest<T> {
+impl<T> Default for Newest<T> {
+    fn default() -> Newest<T> {
         Newest {
             kept: Vec::new(),
             given_up: 0,
         }
     }
+}
 
+impl<T> Newest<T> {
     pub(crate) fn push(&mut self, item: T) {
         if self.kept.len() == MOST_KEPT {
             self.kept.drain(..MOST_KEPT / 2);

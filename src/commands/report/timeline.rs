@@ -19,7 +19,7 @@ use std::time::Duration;
 const MOST_TRACKS: usize = 1000;
 
 /// What happened in a run, as far as its journal says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Timeline {
     pub(crate) run: Run,
     pub(crate) from: Millis,
@@ -34,8 +34,8 @@ pub(crate) struct Timeline {
     /// What each token has cost for each model.
     pub(crate) spent: Vec<(Who, String, Spent)>,
     pub(crate) story: Newest<(Millis, Entry)>,
-    /// How long the command did what, over the whole run.
-    times: [(Activity, Millis); 3],
+    /// How long the command did what, over the whole run: in the order of [`Activity`].
+    times: [Millis; 3],
     pub(crate) starts: usize,
     pub(crate) rotations: usize,
     pub(crate) checks: usize,
@@ -55,18 +55,19 @@ pub(crate) struct Timeline {
 }
 
 /// How a journal ends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) enum End {
     /// The run is over.
     Told(Ending),
     /// It goes on.
     Open,
     /// Nobody writes it any more, and it does not say how the run ended: ddollar or the machine died.
+    #[default]
     CutOff,
 }
 
 /// One token over the run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Track {
     pub(crate) who: Who,
     /// By what its owner knows it.
@@ -92,11 +93,12 @@ pub(crate) struct UsageStep {
 }
 
 /// What the command is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Activity {
     Working,
     Waiting,
     /// It is being ended, or started again.
+    #[default]
     Restarting,
 }
 
@@ -203,10 +205,7 @@ impl Timeline {
 
     /// How long the command did this in all.
     pub(crate) fn time(&self, doing: Activity) -> Millis {
-        let mut times = self.times.iter();
-        times
-            .find(|(known, _)| *known == doing)
-            .map_or(0, |(_, time)| *time)
+        self.times.get(doing as usize).copied().unwrap_or_default()
     }
 
     /// Whether the journal has a later schema than is known here.
@@ -231,11 +230,7 @@ impl Track {
         Track {
             who,
             name: name.cloned(),
-            group: None,
-            steps: Newest::new(),
-            windows: Vec::new(),
-            open: false,
-            reset: None,
+            ..Track::default()
         }
     }
 
@@ -253,6 +248,7 @@ impl Track {
 }
 
 /// A timeline as far as the journal was read.
+#[derive(Default)]
 struct Builder {
     timeline: Timeline,
     doing: Activity,
@@ -287,33 +283,12 @@ impl Builder {
                 run,
                 from: at,
                 to: at,
-                end: End::CutOff,
                 tracks,
-                spans: Newest::new(),
-                waits: Newest::new(),
-                spent: Vec::new(),
-                story: Newest::new(),
-                times: [Activity::Working, Activity::Waiting, Activity::Restarting]
-                    .map(|doing| (doing, 0)),
-                starts: 0,
-                rotations: 0,
-                checks: 0,
-                unanswered: 0,
-                saved: 0,
                 saved_until: Millis::MIN,
-                first_limit: None,
-                damaged: 0,
-                unknown: 0,
+                ..Timeline::default()
             },
-            doing: Activity::Restarting,
             since: at,
-            stopped: None,
-            cause: None,
-            promise: None,
-            paused: false,
-            held: Vec::new(),
-            rotated: Vec::new(),
-            ended: None,
+            ..Builder::default()
         }
     }
 
@@ -606,10 +581,8 @@ impl Builder {
 
     fn close_span(&mut self, at: Millis) {
         if at > self.since {
-            for (doing, time) in &mut self.timeline.times {
-                if *doing == self.doing {
-                    *time = time.saturating_add(at - self.since);
-                }
+            if let Some(time) = self.timeline.times.get_mut(self.doing as usize) {
+                *time = time.saturating_add(at - self.since);
             }
             self.timeline.spans.push(Span {
                 from: self.since,

@@ -139,7 +139,7 @@ pub(crate) struct Report {
     pub(crate) show: Show,
     /// Where the picture goes; `-` is stdout.
     pub(crate) svg: Option<PathBuf>,
-    /// The runs that are kept, in the place of one of them.
+    /// List the kept runs, instead of showing one.
     pub(crate) list: bool,
     /// A journal, by its path or its name; without it, the newest.
     pub(crate) run: Option<PathBuf>,

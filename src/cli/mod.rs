@@ -91,9 +91,9 @@ pub(crate) enum Request {
     Version,
     /// Hidden: become the command.
     Child(ExecSpec),
-    /// Hidden: run a command of the user's that is told the news, with these limits.
+    /// Hidden: run the command of `--notify`, with these limits.
     Notify { limits: Limits, command: OsString },
-    /// Hidden: be the watchdog; the words are its own affair.
+    /// Hidden: be the watchdog, which parses these words itself.
     Watch(Vec<OsString>),
     /// Hidden: hand over what a client says of itself.
     Hook,

@@ -29,8 +29,8 @@ use std::ffi::OsString;
 
 /// Name of the provider of the clients that have hooks.
 pub(crate) const HOOKED_PROVIDER: &str = "anthropic";
-/// Another variable in which such a client takes a token. Unlike with the API key, it does not ask the
-/// user whether to use a token that it has not seen before.
+/// Another variable from which such a client takes a token. It asks the user about an API key that it
+/// has not seen before; about this one it does not.
 pub(crate) const HOOKED_TOKEN_VARIABLE: &str = "ANTHROPIC_AUTH_TOKEN";
 /// Prompt for a client that needs one to resume.
 const CONTINUE: &str = "Continue where you left off.";

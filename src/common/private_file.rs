@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Opens a regular file of this very name: no link is followed, and no pipe is waited for.
 ///
 /// # Errors
-/// What the system says, or what the file is in the place of a regular one.
+/// What the system says, or what the file is if it is not a regular one.
 pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = match options.custom_flags(flags.bits()).open(path) {
@@ -98,7 +98,7 @@ pub(crate) fn create(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Puts a file for its owner alone in the place of `path`, in one step. `draft` is what it is called
+/// Puts a file for its owner alone in place of `path`, in one step. `draft` is what it is called
 /// until it is whole; a draft that is there is left over from a process that was killed, so the name
 /// must be the caller's own, or be taken under a lock.
 ///

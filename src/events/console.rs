@@ -107,7 +107,7 @@ impl Console {
             Severity::Story | Severity::Detail => log::Level::Info,
         };
         log::log!(level, "{}", text.replace("\n   ", ": "));
-        // Whoever wants quiet looks at the status, and how the command ended is its own affair.
+        // With -q, the exit status says how the command ended.
         if self.verbosity == Verbosity::Quiet && matches!(event, RunEvent::Failed(..)) {
             return;
         }

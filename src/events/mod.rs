@@ -1,9 +1,9 @@
 //! What happened in a run, and everyone who is told.
 //!
-//! The session, the proxy and the configuration say what happened as [`RunEvent`]s, with typed
-//! fields; whoever emits one knows what is true. `message` has the words for people, `wording` how times
-//! and counts read in them, `console` prints them, `recorder` and `schema` make lines of the journal of them, and `reporter` passes them
-//! to the journal, a command of the user's (`notify`) and the service manager (`systemd`).
+//! The session, the proxy and the configuration emit what happened as [`RunEvent`]s, with typed fields.
+//! `message` has the words for people, `wording` how times and counts read in them, `console` prints
+//! them, `recorder` and `schema` make lines of the journal of them, and `reporter` passes them to the
+//! journal, a command of the user's (`notify`) and the service manager (`systemd`).
 
 pub(crate) mod console;
 pub(crate) mod journal;
@@ -332,7 +332,7 @@ pub(crate) enum RunEvent {
     Circle,
 
     // ---- the end ----
-    /// The command heeded a signal to ddollar.
+    /// A signal to ddollar was passed on, and the command ended by it.
     EndedBySignal(ExitStatus),
     /// A signal to ddollar ended the run while no command went on.
     StoppedBySignal(i32),

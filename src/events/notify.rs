@@ -43,7 +43,7 @@ pub(crate) struct Notifier {
     limits: Limits,
     /// The child's environment, without any token.
     environment: Vec<(OsString, OsString)>,
-    /// For each running helper what it tells, and one end of a pipe, of which it holds the other.
+    /// For each running helper: what it reports, and our end of the pipe between us.
     running: Vec<(&'static str, PipeReader)>,
     /// The first failure of the command.
     failed: Option<String>,

@@ -11,8 +11,8 @@ use crate::providers::{Finding, Reading};
 use crate::tokens::{TokenId, TokenPool};
 use std::time::Instant;
 
-/// What a journal tells of one event: its line, and words for people who see nothing else of the
-/// run (empty: there are none).
+/// One event in the journal: its line, and words for people who see nothing else of the run (empty if
+/// there are none).
 #[derive(Debug)]
 pub(crate) struct News {
     pub(crate) record: Record,

@@ -87,7 +87,7 @@ fn elapsed(since: Now, now: Now) -> Duration {
 }
 
 impl Reporter {
-    /// Opens the ways to those who are to be told. `pools` are all tokens of the run; what goes wrong
+    /// Opens the journal and the other outputs. `pools` are all tokens of the run; what goes wrong
     /// with the journal later is sent to `warnings`. `inherited` and
     /// `environment` are for the user's command; no token is in them.
     pub(crate) fn open(

@@ -37,7 +37,7 @@ impl Address {
     }
 }
 
-/// The manager, which is told.
+/// The service manager that the messages go to.
 #[derive(Debug)]
 pub(crate) struct Service {
     socket: UnixDatagram,

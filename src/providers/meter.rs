@@ -28,7 +28,7 @@ impl LlmTokens {
         self.0.into_iter().fold(0, u64::saturating_add)
     }
 
-    /// What `other` has beyond these: may be less than nothing, for [`LlmTokens::add`].
+    /// How much more `other` has; below zero it wraps, as [`LlmTokens::add`] does.
     fn beyond(self, other: LlmTokens) -> LlmTokens {
         LlmTokens(std::array::from_fn(|i| other.0[i].wrapping_sub(self.0[i])))
     }

@@ -43,7 +43,7 @@ pub(crate) enum MonitorEvent {
     Answered {
         ring: usize,
         index: usize,
-        /// The model that it was put for; another one may have stood in for it.
+        /// The model that it was put for; another one may have replaced it.
         model: String,
         answer: Answer,
     },
@@ -134,7 +134,7 @@ impl Monitor {
     }
 
     fn order(&self, order: Order) {
-        // A monitor that is gone has said so by an event of its own.
+        // A monitor that has ended has reported that itself.
         let _ = self.orders.send(order);
     }
 }

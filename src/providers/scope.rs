@@ -129,7 +129,7 @@ fn kind(dialect: Dialect, path: &str) -> EndpointKind {
     }
 }
 
-/// Puts this model in the place of the one that a request asks for, which is put into `model`: names that
+/// Puts this model in place of the one that a request asks for, which is put into `model`: names that
 /// JSON need not escape.
 pub(crate) fn swap_model(path: &mut String, body: &mut Vec<u8>, model: &mut String) {
     let before_query = path.split('?').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The proxy's own secret: what applications send in the place of a token. The command of a run that is
+//! The proxy's own secret: what applications send in place of a token. The command of a run that is
 //! offered the proxy sends one of the run's tokens, which counts as well.
 //!
 //! It promises that only those who can read the user's files know it, that it stays the same from
@@ -98,7 +98,7 @@ impl AccessKey {
                 _ => Ok(()),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            // Nothing is put in the place of what others may read or have put there.
+            // Nothing is put in place of what others may read or have put there.
             Err(error) => Err(error),
         };
         let key = AccessKey::new()?;
@@ -127,7 +127,7 @@ impl AccessKey {
             .any(|own| bytes::find(text, own).is_some())
     }
 
-    /// What a supervised command gets in the place of its tokens of one provider.
+    /// What a supervised command gets in place of its tokens of one provider.
     pub(crate) fn stand_in(&self, token: &Token) -> Token {
         Token {
             secret: self.secret.clone(),

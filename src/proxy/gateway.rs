@@ -1,6 +1,6 @@
 //! The proxy of one supervised command: what `supervise` puts between the command and its providers.
 //!
-//! A known client, or a command with `--proxy`, is led here, with the proxy's secret in the place of all
+//! A known client, or a command with `--proxy`, is led here, with the proxy's secret in place of all
 //! tokens of a provider. Any other command is offered the address beside its token. Once requests come, the
 //! session reads the proxy's ledger; nothing is rotated by a restart, and the command is paused only when
 //! everything that it uses is refused for longer than its requests are held. It decides nothing.
@@ -118,7 +118,7 @@ impl Gateway {
         RunEvent::ProxyListening(self.proxy.address.to_string())
     }
 
-    /// What the command gets in the place of the tokens of each pool: the proxy's secret.
+    /// What the command gets in place of the tokens of each pool: the proxy's secret.
     pub(crate) fn placeholders(&self, pools: &[TokenPool], client: &Client) -> Vec<Token> {
         let placeholder = |pool: &TokenPool| {
             let mut token: Token = self.proxy.shared.key.stand_in(pool.current());
@@ -132,7 +132,7 @@ impl Gateway {
         pools.iter().map(placeholder).collect()
     }
 
-    /// The environment with the proxy's address in the place of each provider's own, for a command that has
+    /// The environment with the proxy's address in place of each provider's own, for a command that has
     /// its token; and what there is to say of it.
     pub(crate) fn offered(&self, environment: &Environment) -> (Environment, RunEvent) {
         let upstreams = self.proxy.shared.upstreams.iter();
@@ -191,7 +191,7 @@ impl Gateway {
                 added.push((name, (*value).to_owned()));
             }
         }
-        // A credential of the user's own would go to the proxy in the place of the secret.
+        // A credential of the user's own would go to the proxy in place of the secret.
         environment.retain(|(known, _)| known != clients::HOOKED_TOKEN_VARIABLE);
         set(environment, &added);
 

@@ -166,7 +166,7 @@ impl Unproven {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a new connection in, in the place of the oldest one where there are too many. The number is
+    /// Lets a new connection in, in place of the oldest one where there are too many. The number is
     /// for [`Unproven::forget`].
     fn admit(&self, stream: &TcpStream) -> u64 {
         let mut queue = self.queue();

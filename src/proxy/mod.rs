@@ -385,7 +385,7 @@ impl Proxy {
         self.shared.counters.connections.load(Ordering::SeqCst) == 0
     }
 
-    /// The base URL that leads here in the place of a provider's own.
+    /// The base URL that leads here in place of a provider's own.
     fn base_url(&self, provider: &Provider) -> String {
         let path = route::base_path(provider);
         let mut address = self.address;

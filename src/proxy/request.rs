@@ -41,7 +41,7 @@ pub(crate) struct Request {
     pub(crate) is_websocket: bool,
 }
 
-/// What a head says of the provider that it goes to, in the place of what the client has said.
+/// What a head says of the provider that it goes to, in place of what the client has said.
 #[derive(Clone, Copy)]
 pub(crate) struct Destination<'a> {
     pub(crate) path: &'a str,

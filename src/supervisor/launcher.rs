@@ -43,9 +43,9 @@ pub(super) struct Launcher {
     mixed: bool,
     /// Tokens that the child gets whatever happens.
     passthrough: Vec<Token>,
-    /// What the child gets in the place of the tokens in use, behind a proxy.
+    /// What the child gets in place of the tokens in use, behind a proxy.
     placeholders: Option<Vec<Token>>,
-    /// What the command is called in the place of its line.
+    /// What the command is called in place of its line.
     name: Option<String>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Line {
     pub(super) shown: String,
     /// The program, as messages call it.
     name: String,
-    /// What is said of it once it has started again.
+    /// The message for when it has started again.
     pub(super) told: Option<RunEvent>,
 }
 
@@ -97,7 +97,7 @@ impl Launcher {
         })
     }
 
-    /// Whether to say now that standard input can be read once; it is said once.
+    /// Whether to warn now that standard input can be read only once; true once at most.
     pub(super) fn warns_of_input(&mut self, again: bool) -> bool {
         let input = self.input.take_if(|input| input.is_read_once(again));
         input.is_some()

@@ -77,7 +77,7 @@ struct Supervisor<'a> {
     job: Job,
     launcher: Launcher,
     monitors: Vec<Monitor>,
-    /// The model of the command's requests that each of them was told of.
+    /// For each of them the model that it was last told to ask for: that of the command's requests.
     followed: Vec<String>,
     /// Whether the monitors watch the tokens in use; `None`: they never have.
     watching: Option<bool>,
@@ -355,7 +355,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Tells those who want to be told of the run.
+    /// Passes events on to the screen, the journal and the other outputs.
     fn report(&mut self, events: &[RunEvent], now: Now) {
         for helper in self.reporter.tell(events, now) {
             self.job.exclude(helper);

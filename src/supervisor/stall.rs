@@ -2,7 +2,7 @@
 //!
 //! It goes by two signs of work: requests that begin or move bytes, and processor time. It promises that
 //! time in which the command cannot work (it is paused or stopped, its requests are held) does not count,
-//! and that one stall is told once. It reads no clock and no process. Pure.
+//! and that a stall is reported once. It reads no clock and no process. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ pub(super) struct StallWatch {
 }
 
 impl StallWatch {
-    /// A watch that tells of a command which has not worked for `limit`.
+    /// A watch for a command that does no work for `limit`.
     pub(super) fn new(limit: Duration, now: Instant) -> StallWatch {
         StallWatch {
             limit,
@@ -76,7 +76,7 @@ impl StallWatch {
     pub(super) fn look(&mut self, pulse: Pulse, now: Instant) -> Option<Duration> {
         let last = self.last.replace(Look { at: now, pulse });
         let is_blind = pulse.requests.is_none() && pulse.processor.is_none();
-        // ddollar itself stood still meanwhile, or was kept from looking.
+        // ddollar itself was suspended meanwhile, or kept from looking.
         let was_away = |last: &Look| {
             now.saturating_duration_since(last.at) > 2 * self.pause() + SHORTEST_PAUSE
         };

@@ -44,9 +44,9 @@ pub(crate) struct Child {
 impl Child {
     /// Starts `words`, which messages call `name`, with `environment` and, beyond it, these
     /// variables with tokens.
-    /// `inherited` is what it is to have as ddollar had it, `terminal` says whether it takes the
-    /// terminal before it starts, `watchdog` is whom it tells of itself before that, and `wake` is told
-    /// of each change of its state: with `again`, that it has become the command is one, too.
+    /// `inherited` is what it gets as ddollar had it, `terminal` says whether it takes the terminal
+    /// before it starts, `watchdog` is informed of it before that, and `wake` of each change of its
+    /// state; with `again`, also when it has become the command.
     ///
     /// # Errors
     /// The system has no room for another process.

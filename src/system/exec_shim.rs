@@ -26,7 +26,7 @@ use std::process::{Command, ExitCode};
 /// by now be another version's, and one that read the words wrongly would run a wrong command.
 const FORMAT: &str = "2";
 
-/// What the new process is told.
+/// What the new process is to do.
 #[derive(Debug)]
 pub(crate) struct ExecSpec {
     /// ddollar's pid: when the parent is someone else by now, ddollar has died.
@@ -53,7 +53,7 @@ pub(crate) enum ExecReport {
     Pipe(PipeReader),
     /// A thread reads it, so that the result is known as soon as there is one.
     Listening(Receiver<ExecResult>),
-    /// It was told.
+    /// The result was taken.
     Done,
 }
 

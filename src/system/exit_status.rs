@@ -57,7 +57,7 @@ impl ExitStatus {
 pub(crate) enum ChildEvent {
     /// It is gone. `asked` says whether ddollar had sent SIGTERM or SIGKILL before it ended.
     Exited { how: ExitStatus, asked: bool },
-    /// It has become the command; told of a start that is not the first.
+    /// It has become the command; reported for a start that is not the first.
     Executed,
     /// It is stopped, by this signal.
     Stopped { by: Signal },

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 /// What standard input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StandardInput {
-    /// A file, which stood at this byte when ddollar was started.
+    /// A file, whose offset was this when ddollar was started.
     File(i64),
     /// A pipe or a socket: what was read from it is gone.
     Pipe,
@@ -31,7 +31,7 @@ impl StandardInput {
         }
     }
 
-    /// Puts a file back to where it stood.
+    /// Sets a file back to that offset.
     pub(crate) fn rewind(self) {
         if let StandardInput::File(position) = self
             && let Err(errno) = lseek(stdin(), position, Whence::SeekSet)

@@ -17,8 +17,8 @@ pub(super) const UNKNOWN_RESET: Duration = Duration::from_secs(60);
 /// tokens near their limits would take turns.
 const HYSTERESIS: f64 = 0.10;
 
-/// What another run has found out is taken for true for so long without a question of one's own: a
-/// limit may have been raised, or paid for, since.
+/// What another run has found out counts for so long before this run asks for itself: a limit may have
+/// been raised since, or a bill paid.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 /// A limit that only the child tells counts as [`UNKNOWN_RESET`] at first, and as twice as long each
 /// time that it turns out to last, up to this: a night is not burnt in restarts, and not much of it is
@@ -52,7 +52,7 @@ pub(crate) enum Condition {
     SpendCapped { until: Option<Until> },
     /// The provider does not accept it.
     Rejected,
-    /// It no longer stands in the file that it came from: it is neither used nor asked about.
+    /// It is no longer in the file that it came from: it is neither used nor asked about.
     Removed,
 }
 
@@ -187,7 +187,7 @@ pub(super) struct ReportedLimit {
 }
 
 impl ReportedLimit {
-    /// The child tells of a limit, after it may have told of one before.
+    /// The child reports a limit; it may have reported one before.
     fn again(before: Option<ReportedLimit>, now: Now) -> ReportedLimit {
         let span = match before {
             // It says so for each of its agents.
@@ -263,7 +263,7 @@ pub(crate) struct TokenState {
 }
 
 impl TokenState {
-    /// A token of which nothing is known but the user's label for its quota.
+    /// A token about which only the user's label for its quota is known.
     pub(crate) fn new(label: Option<String>) -> TokenState {
         TokenState {
             labelled: label.is_some(),
@@ -329,14 +329,14 @@ impl TokenState {
         }
     }
 
-    /// Takes in a condition from such a run, which found it then. It has not been asked in this one.
+    /// Takes in a condition that such a run found at `seen`. This run has not asked yet.
     pub(crate) fn recall(&mut self, condition: Condition, used: Option<f64>, seen: SystemTime) {
         self.condition = condition;
         self.used = used;
         self.seen = Some(seen);
     }
 
-    /// What holds of the same token in every scope, for one of which nothing else is known.
+    /// What is known of the same token in every scope, as the start for a new scope.
     pub(super) fn elsewhere(&self) -> TokenState {
         let mut state = TokenState {
             labelled: self.labelled,

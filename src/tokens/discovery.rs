@@ -119,8 +119,8 @@ const FALSE_NAMES: [&str; 8] = [
     "GOOGLE_KEY",
 ];
 
-/// Whether whoever set this variable may believe that its token is found: for the message that there is
-/// none.
+/// Whether the user may have set this variable in the belief that its token is found: for the message
+/// that there is none.
 pub(crate) fn resembles_token_variable(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     is_token_variable(&upper)

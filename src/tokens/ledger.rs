@@ -19,9 +19,9 @@ const LATELY: Duration = Duration::from_secs(10 * 60);
 /// A child that fails within this time after a request of a refused model has most likely failed for
 /// that.
 const SHORTLY: Duration = Duration::from_secs(60);
-/// What was found of a token so long before the newest refusal is asked about again before a wait.
+/// A token that was last asked about so long before the newest refusal is asked about again before a wait.
 const OLD: Duration = Duration::from_secs(60);
-/// Scopes of one ring that are told apart. A command uses a handful; the names of models come from
+/// Scopes of one ring that are distinguished at most. A command uses a handful; the names of models come from
 /// outside, and must not fill the memory.
 const MOST_SCOPES: usize = 64;
 
@@ -384,8 +384,8 @@ impl Ledger {
         }
     }
 
-    /// A token of which nothing was heard for a while before the newest refusal: what is known of it is
-    /// a prediction, which is asked about once before a wait or an end.
+    /// A token that was last heard of well before the newest refusal: what is known of it is a prediction,
+    /// and one question checks it before a wait or an end.
     fn to_ask_before_a_wait(&self, ring: usize, now: Now) -> Option<Decision> {
         let pool = self.pool(self.checked(ring))?;
         let newest = (0..pool.len()).filter_map(|i| pool.state(i).found).max()?;

@@ -23,8 +23,8 @@ const BELIEVED_AFTER_IF_NEW: u32 = 3;
 /// night, and few requests are made in vain. After the last one, each [`HOUR`].
 const LOOKS: [Duration; 2] = [Duration::from_secs(15 * 60), Duration::from_secs(30 * 60)];
 const HOUR: Duration = Duration::from_secs(60 * 60);
-/// A child that has worked so long before it tells of a limit tells of a new one. Longer than a client
-/// goes on trying by itself before it tells (Claude Code: 184 s).
+/// A limit that the child reports after it has worked for so long is a new one. Longer than a client
+/// goes on trying by itself before it reports (Claude Code: 184 s).
 const HAS_WORKED: Duration = Duration::from_secs(5 * 60);
 /// Above this use of a window of a minute, a request may be refused: providers refuse what would go over
 /// the limit, and an agent's request takes up to half of it.
@@ -47,8 +47,7 @@ pub(crate) struct Rules {
     pub(crate) interactive: bool,
     /// From SIGTERM to SIGKILL.
     pub(crate) grace: Duration,
-    /// Each wait ends so much later than it is said to, so that many ddollars do not ask in the same
-    /// instant.
+    /// Each wait ends later by this than it is said to, so that many runs do not ask in the same instant.
     pub(crate) jitter: Duration,
     /// The model to ask for when no token is good for another one.
     pub(crate) fallback: Option<String>,
@@ -207,9 +206,9 @@ fn outlook(pool: &TokenPool, index: usize, since: Instant, now: Now) -> Candidat
     }
 }
 
-/// The token to start with: of those of which nothing is known that a running child would be taken
-/// from them for, the one that the fewest other runs hold, and of these the first. `None`: every token
-/// is known to be spent or rejected.
+/// The token to start with: among the tokens that nothing known would make a running child leave, the
+/// one that the fewest other runs hold, and of these the first. `None`: every token is known to be spent
+/// or rejected.
 pub(crate) fn first(pool: &TokenPool, rules: &Rules, now: Now) -> Option<usize> {
     let current = pool.current_index();
     let all = std::iter::once(current).chain(pool.peek());

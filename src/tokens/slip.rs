@@ -51,7 +51,7 @@ pub(super) const SEVERAL: &str =
 const ALONE: &str = "write the token alone";
 const COPY: &str = "copy it again, from the provider's console";
 
-/// In the order in which they are told.
+/// In the order in which they are reported.
 static SLIPS: &[SlipOfToken] = &[
     SlipOfToken {
         is_made: str::is_empty,

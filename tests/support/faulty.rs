@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What comes in the place of an answer.
+/// What comes in place of an answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// Bytes that are not HTTP.

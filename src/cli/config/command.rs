@@ -146,7 +146,7 @@ pub(super) fn locate(
     let Some(program) = words.first() else {
         return Ok(());
     };
-    // A token in the place of a command is a slip that must not end up in somebody's log.
+    // A token in place of a command is a slip that must not end up in somebody's log.
     let command = shown(std::slice::from_ref(program), tokens.iter());
     let path = environment.iter().find(|(name, _)| name == "PATH");
     let path = path.map(|(_, value)| value.as_os_str());

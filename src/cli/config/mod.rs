@@ -60,13 +60,13 @@ pub(crate) struct Config {
     pub(crate) files: Vec<PrivateFile>,
     /// Whether the command asks for its token by itself through a hook.
     pub(crate) calls_back: bool,
-    /// Whether the command is told whose token it has.
+    /// Whether `DDOLLAR_PROVIDER` says which provider's token the command has.
     pub(crate) mixed: bool,
     /// The child's environment but for the token in use.
     pub(crate) environment: Environment,
     /// Tokens that the command gets as well, of providers that it does not ask.
     pub(crate) passthrough: Vec<Token>,
-    /// Who wants to be told what happens.
+    /// Who is informed of the run's events.
     pub(crate) wishes: ReporterOptions,
     /// Which way the command's requests go.
     pub(crate) road: Road,

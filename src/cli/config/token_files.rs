@@ -83,8 +83,8 @@ impl TokenFiles {
         !self.files.is_empty()
     }
 
-    /// Looks again: what has changed for each of these rings, whose new tokens are told what `store` knows of
-    /// them; and what there is to say.
+    /// Reads the files again: what has changed for each of these rings, and what there is to say. New
+    /// tokens take on what `store` knows of them.
     pub(crate) fn renewals<'a>(
         &mut self,
         pools: impl Iterator<Item = &'a TokenPool>,

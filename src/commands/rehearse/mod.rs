@@ -135,7 +135,7 @@ fn no_provider(error: io::Error) -> Error {
     }
 }
 
-/// The environment with the scenario's tokens in the place of the user's.
+/// The environment with the scenario's tokens in place of the user's.
 fn staged(
     environment: Vec<(OsString, OsString)>,
     scenario: &Scenario,
@@ -160,7 +160,7 @@ fn staged(
     staged
 }
 
-/// The environment with the built-in provider in the place of the real ones, reached directly.
+/// The environment with the built-in provider in place of the real ones, reached directly.
 fn pointed_at(environment: Vec<(OsString, OsString)>, url: &str) -> Vec<(OsString, OsString)> {
     let mut changed: Vec<(OsString, OsString)> = SPOKEN
         .iter()

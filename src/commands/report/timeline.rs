@@ -612,7 +612,7 @@ impl Builder {
         }
         timeline.end = match self.ended {
             Some(ending) => {
-                // The command's own end and the run's are told as one.
+                // The command's own end and the run's are one line.
                 if let (Ending::AsCommand(how), Some((_, Entry::Exited(last)))) =
                     (&ending, timeline.story.last())
                     && how == last

@@ -22,7 +22,7 @@ pub(super) struct Lane {
     pub(super) in_play: usize,
     /// Requests that wait for a reset.
     pub(super) held: usize,
-    /// The wait that was told of.
+    /// The wait that was last reported.
     pub(super) hold: Option<Hold>,
     pub(super) said_exhausted: bool,
     /// Until when its requests are refused, as was said.
@@ -53,7 +53,7 @@ pub(super) struct TokenLoad {
     pub(super) looked: Option<Instant>,
     pub(super) usage: Usage,
     pub(super) spent: Spent,
-    /// What was last told of that.
+    /// How much of that was last reported.
     pub(super) told: Spent,
 }
 

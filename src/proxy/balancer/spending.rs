@@ -40,8 +40,9 @@ impl Balancer {
         self.said_spent
     }
 
-    /// What was spent with each token on each model, where that is news: anything with `all`, and otherwise a
-    /// hundredth more answers than were told of, so that the record of a long run does not grow with it.
+    /// What was spent with each token on each model, where it is worth reporting: all of it with `all`;
+    /// otherwise only what has grown by a hundredth of the answers since the last report, so that the record
+    /// of a long run does not grow with it.
     pub(crate) fn spendings(&mut self, all: bool) -> Vec<RunEvent> {
         let several = self.rings.len() > 1;
         let mut news = Vec::new();

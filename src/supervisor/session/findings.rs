@@ -63,7 +63,7 @@ impl Session {
                 why: why.to_string(),
             });
         }
-        // Of the token in use it is said when it is left.
+        // A rejection of the token in use is reported when it is left.
         let is_rejected = matches!(finding, Ok(Finding::Rejected))
             && self.proxied.is_none()
             && !(is_current && ring.in_use);

@@ -154,7 +154,7 @@ impl Session {
         }
     }
 
-    /// A ring's token in use, or another one of it, as it is told of; `None`: there is no such ring.
+    /// A ring's token in use, or another one of it, as events name it; `None`: there is no such ring.
     pub(crate) fn token(&self, ring: usize, index: Option<usize>) -> Option<TokenRef> {
         let pool = &self.rings.get(ring)?.pool;
         let index = index.unwrap_or(pool.current_index());

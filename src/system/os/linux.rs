@@ -94,7 +94,7 @@ fn entry(number: i32) -> Option<Process> {
         front: (front > 0).then(|| Pid::from_raw(front)),
         lives: !matches!(state, "Z" | "X"),
         stopped: state == "T",
-        // Fields 14 to 17, in ticks of which there are a hundred a second (USER_HZ); the eighth was the last
+        // Fields 14 to 17, in ticks, a hundred a second (USER_HZ); the eighth was the last
         // one above.
         processor: {
             let mut times = fields.by_ref().skip(5).take(4);
@@ -369,8 +369,8 @@ pub(crate) fn own_program_for_others() -> String {
 pub(crate) struct Address(String);
 
 impl Address {
-    /// A new name, and who hears what is said to it. There is no file to it: it goes with the
-    /// process.
+    /// A new name, and a socket that receives what is sent to it. No file belongs to it: it ends with
+    /// the process.
     ///
     /// # Errors
     /// The system has no room for a socket.

@@ -242,7 +242,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// A new name, and who hears what is said to it.
+    /// A new name, and a socket that receives what is sent to it.
     ///
     /// # Errors
     /// The system has no room for a socket or a folder, or the temporary folder has too long a name

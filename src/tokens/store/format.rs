@@ -201,7 +201,7 @@ impl StoredToken {
         })
     }
 
-    /// Whether writing this in the place of the other would be worth it.
+    /// Whether writing this in place of the other would be worth it.
     fn says_the_same_as(&self, other: &StoredToken) -> bool {
         let close = match (self.verdict.until(), other.verdict.until()) {
             (Some(one), Some(other)) => is_same_end(one, other),

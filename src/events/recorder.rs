@@ -7,6 +7,7 @@ use super::schema::{
     Cause, Level, LimitHit, Record, RecordedRing, Run, SCHEMA, Verdict, Who, level, millis,
 };
 use super::{AfterStall, Limit, RunEvent, Severity, TokenRef};
+use crate::providers::usage::is_near_limit;
 use crate::providers::{Finding, Reading};
 use crate::tokens::{TokenId, TokenPool};
 use std::time::Instant;
@@ -291,7 +292,7 @@ impl Recorder {
             finding: *finding,
             group: group.clone(),
             windows: windows.clone(),
-            is_near: windows.iter().any(|window| window.used > threshold),
+            is_near: (windows.iter()).any(|window| is_near_limit(window.used, threshold)),
             left_out: 0,
         };
         match self.last(token, next.finding) {

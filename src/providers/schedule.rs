@@ -7,7 +7,7 @@
 //! no clock; `monitor.rs` does.
 
 use crate::common::time::Now;
-use crate::providers::usage::{Usage, Window};
+use crate::providers::usage::{Usage, Window, is_near_limit};
 use std::time::{Duration, Instant};
 
 /// First pause after a question without an answer; doubles up to [`LONGEST_BACKOFF`].
@@ -92,7 +92,7 @@ impl ProbeSchedule {
         let took = now.tick.saturating_duration_since(before.at).as_secs_f64();
         let used = window.utilization;
         let rate = (used - earlier.utilization) / took;
-        let bound = if used <= self.threshold {
+        let bound = if !is_near_limit(used, self.threshold) {
             self.threshold
         } else {
             1.0

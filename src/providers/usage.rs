@@ -125,6 +125,12 @@ impl Window {
     }
 }
 
+/// The one rule of `--threshold`: a window is near its limit when it is used strictly above it. Both are
+/// fractions, 0.0 to 1.0.
+pub(crate) fn is_near_limit(used: f64, threshold: f64) -> bool {
+    used > threshold
+}
+
 impl Usage {
     /// Collects the windows of a response. `field_of` says which window and field a header
     /// (lower-case name) is, and is all that is particular to a provider. Of repeated headers the
@@ -218,13 +224,12 @@ impl Usage {
         pauses.max().unwrap_or_default()
     }
 
-    /// The latest reset of the windows whose utilization is strictly above `threshold` (a fraction,
-    /// 0.0 to 1.0): the time when none of them is in the way any more. `None` when there are none,
+    /// The latest reset of the windows that are [near their limit](is_near_limit): the time when none of them is in the way any more. `None` when there are none,
     /// or none says when it resets.
     pub(crate) fn resets_at_of_those_above(&self, threshold: f64) -> Option<SystemTime> {
         self.windows
             .iter()
-            .filter(|window| window.utilization > threshold)
+            .filter(|window| is_near_limit(window.utilization, threshold))
             .filter_map(|window| window.resets_at)
             .max()
     }

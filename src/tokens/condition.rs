@@ -6,7 +6,7 @@
 
 use crate::common::time::{Now, SHORTEST_REST, Until};
 use crate::providers::schedule::{LONGEST_BACKOFF, backoff};
-use crate::providers::usage::{Usage, Window};
+use crate::providers::usage::{Usage, Window, is_near_limit};
 use crate::providers::{Answer, Finding};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -627,10 +627,10 @@ impl TokenState {
     }
 }
 
-/// The condition of a token that the provider served: strictly above the threshold is near.
+/// The condition of a token that the provider served.
 fn served(usage: &Usage, threshold: f64, now: Now) -> Condition {
     match usage.binding() {
-        Some(window) if window.utilization > threshold => Condition::NearLimit {
+        Some(window) if is_near_limit(window.utilization, threshold) => Condition::NearLimit {
             until: usage.resets_at_of_those_above(threshold).map_or_else(
                 || Until::after(UNKNOWN_RESET, now),
                 |wall| Until::at(wall, now),

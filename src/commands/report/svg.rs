@@ -5,6 +5,7 @@ use super::timeline::Activity;
 use crate::common::style::{Colour, Style};
 use crate::common::visible::is_visible;
 use crate::events::wording::percent;
+use crate::providers::usage::is_near_limit;
 use std::fmt::Write as _;
 
 /// Sizes, in pixels.
@@ -210,7 +211,8 @@ impl Svg {
 
     /// A lane's levels as two areas: up to the threshold, and above it.
     fn levels(&mut self, levels: &[Option<f64>], threshold: f64, bottom: usize) {
-        let looks = |level: &Option<f64>| level.map(|used| (height(used), used > threshold));
+        let looks =
+            |level: &Option<f64>| level.map(|used| (height(used), is_near_limit(used, threshold)));
         for (class, over) in [("use", false), ("over", true)] {
             let mut path = String::new();
             let mut x = LEFT;

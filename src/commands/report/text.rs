@@ -3,6 +3,7 @@
 use super::chart::{Chart, ROTATION, Scale};
 use super::timeline::Activity;
 use crate::common::style::{Colour, Style, ascii};
+use crate::providers::usage::is_near_limit;
 
 /// With fewer cells the chart would show nothing, and is left out.
 const FEWEST_CELLS: usize = 10;
@@ -48,7 +49,7 @@ fn lanes(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {
         let mut row = format!("{:margin$}", lane.label);
         for level in scale.levels(lane) {
             match level {
-                Some(used) if used > chart.threshold => {
+                Some(used) if is_near_limit(used, chart.threshold) => {
                     row.push_str(&style.paint(Colour::Warning, &style.level(used).to_string()));
                 }
                 Some(used) => row.push(style.level(used)),

@@ -11,6 +11,7 @@ use crate::events::schema::{
     Cause, Ending, Level, LimitHit, Millis, Record, Run, SCHEMA, Unread, Verdict, Who, read,
 };
 use crate::providers::meter::Spent;
+use crate::providers::usage::is_near_limit;
 use crate::system::exit_status::ExitStatus;
 use std::time::Duration;
 
@@ -502,7 +503,7 @@ impl Builder {
             _ => fullest,
         };
         if matches!(finding, Verdict::Served | Verdict::Seen)
-            && used.is_none_or(|used| used <= threshold)
+            && used.is_none_or(|used| !is_near_limit(used, threshold))
             && self.doing == Activity::Waiting
             && let Some(wait) = timeline.waits.last_mut()
         {

@@ -9,6 +9,7 @@ use crate::common::duration;
 use crate::common::filled;
 use crate::common::time::{Now, Until};
 use crate::providers::scope::{EndpointKind, Scope};
+use crate::providers::usage::is_near_limit;
 use crate::tokens::TokenPool;
 use crate::tokens::condition::{Condition, TokenState, is_same_end};
 use jiff::Timestamp;
@@ -188,7 +189,7 @@ impl StoredToken {
     fn condition(&self, threshold: f64, now: Now) -> Option<(Condition, Option<f64>)> {
         let until = Until::after(self.left(now.wall)?, now);
         Some(match self.verdict {
-            StoredCondition::NearLimit { used, .. } if used > threshold => {
+            StoredCondition::NearLimit { used, .. } if is_near_limit(used, threshold) => {
                 (Condition::NearLimit { until }, Some(used))
             }
             StoredCondition::Usable | StoredCondition::NearLimit { .. } => return None,

@@ -4,6 +4,9 @@
 //! resume rule turns the user's words into words that continue the same session. It keeps all options,
 //! because a client does not restore them itself, and never adds one that widens what the client may
 //! do. A command line that is not recognised is left as it is.
+//!
+//! A new client is a file with its row, a line in [`CLIENTS`], its name at `--client` in `cli/flags.rs`, and a
+//! row in `docs/clients.md`.
 
 mod aider;
 mod args;

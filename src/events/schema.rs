@@ -10,6 +10,9 @@
 //! and fields that it does not know; a change that such a reader would misread is a new version.
 //! A `provider` is a ring of tokens: with `--mixed` there is one, called `mixed`.
 //!
+//! A new field: below in [`Record`], its `json`, [`record`] and this table; where an event becomes a record
+//! (`recorder.rs`); and for the report in `commands/report/timeline.rs`, `json.rs` and what draws it.
+//!
 //! | event | fields |
 //! | --- | --- |
 //! | `run` | `journal` (the version), `ddollar`, `pid`, `command`, `threshold`, `providers`: a list of `name`, `label`, `tokens` (how many), `names` (how the owner knows each), `rehearsal` (`true`: the tokens and limits are made up) |

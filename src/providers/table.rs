@@ -2,6 +2,11 @@
 //!
 //! Owns: the table. Promises: a model is named only where the vendor's own documents name the
 //! cheapest; everywhere else the user's word counts. Does not: read anything.
+//!
+//! A new provider is a row here and its recorded replies in `causes_test.rs`. Tests then ask for its name at
+//! `--provider` in `cli/flags.rs`, and `docs/providers.md` is for people. If its keys begin like no other's:
+//! `KEYS` in `tokens/discovery.rs` and `DISTINCT` in `common/mask.rs`. A dialect of its own is a file beside
+//! `openai.rs`; the compiler shows where `Dialect` asks for it.
 
 use super::openai::{self, Chat, OPENAI};
 use super::{Authorization, Dialect, Free, Provider};

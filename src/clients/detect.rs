@@ -3,77 +3,31 @@
 //! A client is found only where the wrapper would start it. What cannot be read, such as `sh -c '…'`,
 //! counts as no client.
 
-use super::{CLIENTS, Client};
-use std::ffi::{OsStr, OsString};
+use super::{CLIENTS, Client, lists};
+use std::ffi::OsString;
 
-/// A program that starts the command which follows its own options.
-struct Wrapper {
-    name: &'static str,
-    /// Its options that take the next word as their value.
-    valued: &'static [&'static str],
-    /// How many words of its own come before the command.
-    own_words: usize,
-    /// Whether words like `NAME=value` may come before the command.
-    assigns: bool,
-}
-
-const fn wrapper(name: &'static str, valued: &'static [&'static str]) -> Wrapper {
-    Wrapper {
-        name,
-        valued,
-        own_words: 0,
-        assigns: false,
-    }
-}
-
-static WRAPPERS: &[Wrapper] = &[
-    Wrapper {
-        assigns: true,
-        ..wrapper("env", &["-u", "--unset", "-C", "--chdir"])
-    },
-    wrapper("nice", &["-n", "--adjustment"]),
-    wrapper("ionice", &["-c", "--class", "-n", "--classdata"]),
-    wrapper("nohup", &[]),
-    wrapper("setsid", &[]),
-    wrapper("time", &["-f", "--format", "-o", "--output"]),
-    wrapper(
-        "stdbuf",
-        &["-i", "-o", "-e", "--input", "--output", "--error"],
-    ),
-    Wrapper {
-        own_words: 1,
-        ..wrapper("timeout", &["-k", "--kill-after", "-s", "--signal"])
-    },
-    Wrapper {
-        own_words: 1,
-        ..wrapper("taskset", &[])
-    },
-    wrapper("caffeinate", &["-t", "-w"]),
-    wrapper("npx", &["-p", "--package"]),
-    wrapper("bunx", &["-p", "--package"]),
-    wrapper("pnpx", &[]),
-    wrapper("uvx", &["--from", "--with", "-p", "--python"]),
-    Wrapper {
-        own_words: 1,
-        ..wrapper("pipx", &["--spec", "--python"])
-    },
-    Wrapper {
-        own_words: 1,
-        ..wrapper("pnpm", &["--package"])
-    },
-    Wrapper {
-        own_words: 2,
-        ..wrapper("uv", &["--from", "--with", "-p", "--python"])
-    },
-    wrapper("node", &["-r", "--require", "--import", "--env-file"]),
-    wrapper("bun", &[]),
-];
-
-/// The words that must stand there, for wrappers that have other subcommands too.
-static SUBCOMMANDS: &[(&str, &[&str])] = &[
-    ("pipx", &["run"]),
-    ("pnpm", &["dlx"]),
-    ("uv", &["tool", "run"]),
+/// Programs that start a command: their name, and the words of their own that come before the command, of
+/// which one in capitals may be any; and their options that take the next word as their value.
+static WRAPPERS: &[(&str, &str)] = &[
+    ("env", "-u --unset -C --chdir"),
+    ("nice", "-n --adjustment"),
+    ("ionice", "-c --class -n --classdata"),
+    ("nohup", ""),
+    ("setsid", ""),
+    ("time", "-f --format -o --output"),
+    ("stdbuf", "-i -o -e --input --output --error"),
+    ("timeout DURATION", "-k --kill-after -s --signal"),
+    ("taskset MASK", ""),
+    ("caffeinate", "-t -w"),
+    ("npx", "-p --package"),
+    ("bunx", "-p --package"),
+    ("pnpx", ""),
+    ("uvx", "--from --with -p --python"),
+    ("pipx run", "--spec --python"),
+    ("pnpm dlx", "--package"),
+    ("uv tool run", "--from --with -p --python"),
+    ("node", "-r --require --import --env-file"),
+    ("bun", ""),
 ];
 
 /// The client that `words` starts, and the index of the word that names it.
@@ -85,8 +39,9 @@ pub(super) fn find(words: &[OsString]) -> Option<(&'static Client, usize)> {
             return Some((client, at));
         }
         let program = base(word);
-        at = match WRAPPERS.iter().find(|wrapper| wrapper.name == program) {
-            Some(wrapper) => behind(wrapper, words, at + 1)?,
+        let mut wrappers = WRAPPERS.iter();
+        at = match wrappers.find(|(own, _)| own.split(' ').next() == Some(program)) {
+            Some((own, valued)) => behind(own, valued, words, at + 1)?,
             None if program.starts_with("python") => module(words, at + 1)?,
             None => return None,
         };
@@ -111,43 +66,35 @@ fn named(word: &str) -> Option<&'static Client> {
     })
 }
 
-/// Index of the command behind a wrapper whose own words begin at `at`.
-fn behind(wrapper: &Wrapper, words: &[OsString], mut at: usize) -> Option<usize> {
-    let mut own = SUBCOMMANDS
-        .iter()
-        .find(|(name, _)| *name == wrapper.name)
-        .map_or(&[][..], |(_, own)| own)
-        .iter();
-    let mut left = wrapper.own_words;
+/// Index of the command behind a wrapper, whose options and words begin at `at`; see [`WRAPPERS`].
+fn behind(own: &str, valued: &str, words: &[OsString], mut at: usize) -> Option<usize> {
+    let mut own = own.split(' ').peekable();
+    let is_env = own.next() == Some("env");
     loop {
-        let word = words
-            .get(at)
-            .map(OsString::as_os_str)
-            .and_then(OsStr::to_str)?;
+        let word = words.get(at)?.to_str()?;
         if word == "--" {
             at += 1;
             // The rest of the wrapper's own words comes after it.
-            if left == 0 {
+            if own.peek().is_none() {
                 return Some(at);
             }
-        } else if wrapper.valued.contains(&word) {
+        } else if lists(valued, word) {
             at += 2;
-        } else if word.starts_with('-') && word.len() > 1 || word == "-" {
+        } else if word.starts_with('-') {
             // `env -S` takes the command as a single word, which is not read here.
-            if wrapper.name == "env" && word.starts_with("-S") {
+            if is_env && word.starts_with("-S") {
                 return None;
             }
             at += 1;
-        } else if wrapper.assigns && word.contains('=') {
-            at += 1;
-        } else if left > 0 {
-            if own.next().is_some_and(|wanted| *wanted != word) {
-                return None;
-            }
-            left -= 1;
+        } else if is_env && word.contains('=') {
+            // `NAME=value`
             at += 1;
         } else {
-            return Some(at);
+            match own.next() {
+                Some(wanted) if wanted != word && wanted != wanted.to_uppercase() => return None,
+                Some(_) => at += 1,
+                None => return Some(at),
+            }
         }
     }
 }

@@ -253,14 +253,8 @@ impl Scenario {
 
     fn from_value(value: &Value) -> Result<Self, String> {
         let root = Node::root(value, "");
-        let top = root.fields(&[
-            "tokens",
-            "organizations",
-            "models",
-            "refuse_max_tokens_0",
-            "stream_pause",
-            "events",
-        ])?;
+        let top =
+            root.fields("tokens organizations models refuse_max_tokens_0 stream_pause events")?;
         let organizations = top.read("organizations", |node| {
             let entries = node.entries()?.into_iter();
             entries
@@ -294,7 +288,7 @@ impl Scenario {
     }
 
     fn add_token(&mut self, node: &Node) -> Result<(), String> {
-        let fields = node.fields(&["text", "provider", "organization", "project"])?;
+        let fields = node.fields("text provider organization project")?;
         let provider = match fields.need("provider")?.text()?.as_str() {
             "anthropic" => Dialect::Anthropic,
             "openai" => Dialect::Openai,
@@ -347,7 +341,7 @@ impl Scenario {
     }
 
     fn read_event(&self, node: &Node) -> Result<Event, String> {
-        let fields = node.fields(&["when", "do"])?;
+        let fields = node.fields("when do")?;
         let when = match fields.get("when") {
             Some(node) => self.read_when(&node)?,
             None => When::After(Duration::ZERO),
@@ -357,7 +351,7 @@ impl Scenario {
     }
 
     fn read_when(&self, node: &Node) -> Result<When, String> {
-        let fields = node.fields(&["after", "after_requests", "organization"])?;
+        let fields = node.fields("after after_requests organization")?;
         let organization = fields.read("organization", |node| self.organization_at(node))?;
         match (fields.get("after"), fields.get("after_requests")) {
             (Some(after), None) if organization.is_none() => Ok(When::After(after.duration()?)),
@@ -383,12 +377,12 @@ impl Scenario {
     }
 
     fn read_action(&self, node: &Node) -> Result<Action, String> {
-        let fields = node.fields(&["set", "answer", "clear"])?;
+        let fields = node.fields("set answer clear")?;
         match (fields.get("set"), fields.get("answer"), fields.get("clear")) {
             (Some(set), None, None) => self.read_set(&set),
             (None, Some(answer), None) => self.read_answer(&answer),
             (None, None, Some(clear)) => {
-                let fields = clear.fields(&["token", "organization"])?;
+                let fields = clear.fields("token organization")?;
                 Ok(Action::Clear(self.read_scope(&clear, &fields)?))
             }
             _ => Err(node.complaint("expected exactly one of \"set\", \"answer\", \"clear\"")),
@@ -396,7 +390,7 @@ impl Scenario {
     }
 
     fn read_set(&self, node: &Node) -> Result<Action, String> {
-        let fields = node.fields(&["organization", "bucket", "used", "remaining", "reset_in"])?;
+        let fields = node.fields("organization bucket used remaining reset_in")?;
         let organization = self.organization_at(&fields.need("organization")?)?;
         let bucket = fields.need("bucket")?;
         let name = bucket.text()?;
@@ -437,18 +431,8 @@ impl Scenario {
     }
 
     fn read_answer(&self, node: &Node) -> Result<Action, String> {
-        let fields = node.fields(&[
-            "token",
-            "organization",
-            "fault",
-            "for",
-            "times",
-            "retry_after",
-            "until",
-            "code",
-            "kind",
-            "events",
-        ])?;
+        let fields =
+            node.fields("token organization fault for times retry_after until code kind events")?;
         let scope = self.read_scope(node, &fields)?;
         let fault = read_fault(&fields)?;
         Ok(Action::Answer {
@@ -516,7 +500,7 @@ fn read_level(node: &Node, fields: &Fields) -> Result<Option<Level>, String> {
 }
 
 fn read_organization(name: &str, node: &Node) -> Result<Organization, String> {
-    let fields = node.fields(&["id", "buckets"])?;
+    let fields = node.fields("id buckets")?;
     let id = fields.read("id", Node::header_text)?;
     let id = id.unwrap_or_else(|| name.to_owned());
     if !is_header_text(&id) {
@@ -528,7 +512,7 @@ fn read_organization(name: &str, node: &Node) -> Result<Organization, String> {
             ..usual_organization(name.to_owned())
         });
     };
-    let known = buckets.fields(&Kind::ALL.map(Kind::name))?;
+    let known = buckets.fields(&Kind::ALL.map(Kind::name).join(" "))?;
     let mut found = Vec::new();
     for kind in Kind::ALL {
         if let Some(node) = known.get(kind.name()) {
@@ -543,7 +527,7 @@ fn read_organization(name: &str, node: &Node) -> Result<Organization, String> {
 }
 
 fn read_bucket(node: &Node) -> Result<Bucket, String> {
-    let fields = node.fields(&["limit", "period", "resets", "used", "remaining", "reset_in"])?;
+    let fields = node.fields("limit period resets used remaining reset_in")?;
     let refill = match (fields.get("period"), fields.get("resets")) {
         (None, None) => Refill::Continuous(Duration::from_secs(60)),
         (Some(period), None) => Refill::Continuous(period.positive_duration()?),

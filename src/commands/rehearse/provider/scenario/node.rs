@@ -46,13 +46,13 @@ impl<'a> Node<'a> {
             .ok_or_else(|| self.wrong("an object"))
     }
 
-    pub(super) fn fields(&self, known: &[&str]) -> Result<Fields<'a>, String> {
+    /// The fields of an object that has no others than these, which are apart by spaces.
+    pub(super) fn fields(&self, known: &str) -> Result<Fields<'a>, String> {
         let map = self.object()?;
-        if let Some(name) = map.keys().find(|name| !known.contains(&name.as_str())) {
-            return Err(self.complaint(&format!(
-                "unknown field {name:?}, known: {}",
-                known.join(", ")
-            )));
+        let is_unknown = |name: &&String| !known.split(' ').any(|known| known == *name);
+        if let Some(name) = map.keys().find(is_unknown) {
+            let known = known.replace(' ', ", ");
+            return Err(self.complaint(&format!("unknown field {name:?}, known: {known}")));
         }
         Ok(Fields {
             path: self.path.clone(),

@@ -17,34 +17,21 @@ const USUAL_MODELS: [&str; 3] = ["claude-haiku-5-5", "claude-sonnet-5-5", "claud
 
 impl WireFormat for Anthropic {
     fn unknown_token(&self, stamp: Stamp) -> Response {
-        failure(
-            stamp,
-            401,
-            "authentication_error",
-            "invalid x-api-key",
-            Value::Null,
-        )
+        failure(stamp, 401, "authentication_error", "invalid x-api-key")
     }
 
     fn nowhere(&self, stamp: Stamp) -> Response {
-        failure(stamp, 404, "not_found_error", "Not found", Value::Null)
+        failure(stamp, 404, "not_found_error", "Not found")
     }
 
     fn down(&self, stamp: Stamp, status: u16) -> Response {
         match status {
             529 => {
-                let mut response =
-                    failure(stamp, 529, "overloaded_error", "Overloaded", Value::Null);
+                let mut response = failure(stamp, 529, "overloaded_error", "Overloaded");
                 response.headers.push(("x-should-retry", "true".to_owned()));
                 response
             }
-            _ => failure(
-                stamp,
-                status,
-                "api_error",
-                "Internal server error",
-                Value::Null,
-            ),
+            _ => failure(stamp, status, "api_error", "Internal server error"),
         }
     }
 
@@ -137,8 +124,9 @@ impl WireFormat for Anthropic {
                      monthly spend limit. You will regain access on {}.",
                     times::regain(call.stamp.wall, *until)
                 );
-                let details = json!({ "error_code": "enforced_spend_limit_reached" });
-                let mut response = failure(call.stamp, 429, "rate_limit_error", &text, details);
+                let error = json!({ "type": "rate_limit_error", "message": text,
+                    "details": { "error_code": "enforced_spend_limit_reached" } });
+                let mut response = failure_of(call.stamp, 429, &error);
                 response.headers = identity(call, "application/json");
                 response.headers.extend(limits(call));
                 response
@@ -161,11 +149,12 @@ fn request_id(stamp: Stamp) -> String {
 }
 
 /// An error without identity: nobody is authenticated, or the request did not get that far.
-fn failure(stamp: Stamp, status: u16, kind: &str, message: &str, details: Value) -> Response {
-    let mut error = json!({ "type": kind, "message": message });
-    if !details.is_null() {
-        error["details"] = details;
-    }
+fn failure(stamp: Stamp, status: u16, kind: &str, message: &str) -> Response {
+    let error = json!({ "type": kind, "message": message });
+    failure_of(stamp, status, &error)
+}
+
+fn failure_of(stamp: Stamp, status: u16, error: &Value) -> Response {
     let body = json!({ "type": "error", "error": error, "request_id": request_id(stamp) });
     let headers = vec![
         ("date", times::http_date(stamp.wall)),
@@ -189,7 +178,7 @@ fn identity(call: &Call, content_type: &str) -> Vec<(&'static str, String)> {
 }
 
 fn refuse(call: &Call, status: u16, kind: &str, message: &str) -> Response {
-    let mut response = failure(call.stamp, status, kind, message, Value::Null);
+    let mut response = failure(call.stamp, status, kind, message);
     response.headers = identity(call, "application/json");
     response
 }

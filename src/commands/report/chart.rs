@@ -264,7 +264,7 @@ impl<'t> Words<'_, 't> {
         tracks
             .into_iter()
             .map(|track| Lane {
-                label: self.token(&track.who.provider, track.who.token, "token"),
+                label: self.token(&track.who.provider, track.who.token),
                 steps: &track.steps,
                 last: track.steps.last().map(|step| step.used),
             })
@@ -272,7 +272,7 @@ impl<'t> Words<'_, 't> {
     }
 
     /// `token 2/3`, or where there are several providers `Anthropic 2/3`.
-    fn token(&self, provider: &str, token: usize, what: &str) -> String {
+    fn token(&self, provider: &str, token: usize) -> String {
         let rings = &self.timeline.run.providers;
         let len = rings
             .iter()
@@ -281,12 +281,12 @@ impl<'t> Words<'_, 't> {
         if self.timeline.has_several_providers() {
             format!("{} {token}/{len}", self.timeline.label(provider))
         } else {
-            format!("{what} {token}/{len}")
+            format!("token {token}/{len}")
         }
     }
 
     fn who(&self, who: &Who) -> String {
-        self.token(&who.provider, who.token, "token")
+        self.token(&who.provider, who.token)
     }
 
     fn rotations(&self) -> Vec<(Millis, String)> {
@@ -318,7 +318,7 @@ impl<'t> Words<'_, 't> {
             Entry::Started { again, tokens } => {
                 let rings = self.timeline.run.providers.iter().zip(tokens);
                 let tokens: Vec<String> = rings
-                    .map(|(ring, token)| self.token(&ring.name, *token, "token"))
+                    .map(|(ring, token)| self.token(&ring.name, *token))
                     .collect();
                 let again = if *again { " again" } else { "" };
                 (START, format!("Started{again} with {}", tokens.join(", ")))
@@ -362,7 +362,7 @@ impl<'t> Words<'_, 't> {
 
     fn wait(&self, wait: &Wait) -> String {
         let what = match (wait.token, wait.promised) {
-            (Some(token), _) => format!(" for {}", self.token(&wait.provider, token, "token")),
+            (Some(token), _) => format!(" for {}", self.token(&wait.provider, token)),
             (None, Some(_)) => format!(" for {} to answer", self.timeline.label(&wait.provider)),
             (None, None) => String::new(),
         };

@@ -67,7 +67,7 @@ impl Recorder {
     }
 
     /// The tokens of the run, also those that came later.
-    pub(crate) fn rings(&self) -> &[Ring] {
+    pub(crate) fn rings(&self) -> &[RecordedRing] {
         &self.rings
     }
 

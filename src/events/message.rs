@@ -448,8 +448,8 @@ impl RunEvent {
                 let lost = does_without.map_or(String::new(), |what| format!("; no {what}"));
                 done(format!("Through it: {added}{lost}"))
             }
-            RunEvent::Offered(address) => done(format!(
-                "Requests through {address} rotate in place; without any, by restart"
+            RunEvent::Offered { address, .. } => plain(format!(
+                "   At a limit: the next token in place, through {address}, or by restart"
             )),
             RunEvent::InPlace => done("Requests come through the proxy: no restart for a limit"),
             RunEvent::NotThrough => {

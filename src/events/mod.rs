@@ -211,7 +211,11 @@ pub(crate) enum RunEvent {
     },
 
     /// The command has the address of a proxy, and may go past it.
-    Offered(String),
+    Offered {
+        address: String,
+        /// Whether there is a token to change to.
+        several: bool,
+    },
 
     // ---- the command ----
     /// This is being started.
@@ -516,7 +520,7 @@ impl RunEvent {
             | RunEvent::Unwatched { why: None, .. }
             | RunEvent::NotReadAgain(..)
             | RunEvent::NoState
-            | RunEvent::Offered(..)
+            | RunEvent::Offered { several: false, .. }
             | RunEvent::HoldOver {
                 abandoned: true, ..
             } => Severity::Detail,

@@ -145,7 +145,9 @@ impl Gateway {
         let mut offered = environment.clone();
         set(&mut offered, &added);
         let address = self.proxy.address.to_string();
-        (offered, RunEvent::Offered(address))
+        let mut upstreams = self.proxy.shared.upstreams.iter();
+        let several = upstreams.any(|upstream| upstream.tokens() > 1);
+        (offered, RunEvent::Offered { address, several })
     }
 
     /// Leads the command here: base URLs, and what its client wants besides. What was changed is in

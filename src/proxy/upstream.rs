@@ -112,6 +112,12 @@ impl Upstream {
         known.get(index).cloned().unwrap_or_else(|| Secret::new(""))
     }
 
+    /// How many tokens there are.
+    pub(crate) fn tokens(&self) -> usize {
+        let known = self.secrets.read();
+        known.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The field that carries a token, what stands before it there, and the token.
     pub(crate) fn credential<'a>(&self, token: &'a Secret) -> [&'a str; 3] {
         let field = self.provider.authorization();

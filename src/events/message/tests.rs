@@ -133,7 +133,10 @@ fn every_sentence_fits_a_line_of_80_columns() {
             added: "ANTHROPIC_BASE_URL, ENABLE_TOOL_SEARCH=true".into(),
             does_without: Some("Remote Control"),
         },
-        RunEvent::Offered("127.0.0.1:41414".into()),
+        RunEvent::Offered {
+            address: "127.0.0.1:41414".into(),
+            several: true,
+        },
         RunEvent::InPlace,
         RunEvent::NotThrough,
         RunEvent::ProxyListening("127.0.0.1:41414".into()),

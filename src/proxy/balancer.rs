@@ -236,7 +236,7 @@ impl Balancer {
         pick
     }
 
-    /// The user wants requests to go out with this token from now on.
+    /// Requests are to go out with this token from now on.
     pub(crate) fn move_to(&mut self, token: TokenId) {
         let Some(ring) = self.rings.get_mut(token.ring) else {
             return;
@@ -247,7 +247,7 @@ impl Balancer {
                 ring: token.ring,
             };
             let pool = self.ledger.pool_mut(place);
-            // Whoever asked the user says what comes of it.
+            // Whoever wants it says what comes of it.
             lane.in_play = token.index;
             if let Some(pool) = pool.filter(|pool| pool.current_index() != token.index) {
                 pool.next(token.index);

@@ -230,7 +230,7 @@ impl Gateway {
         self.proxy.renew(ring, renewal);
     }
 
-    /// The user wants requests to go out with this token from now on.
+    /// Requests are to go out with this token from now on. Whoever wants that says so.
     pub(crate) fn move_to(&self, token: TokenId) {
         self.proxy.shared.balancer().move_to(token);
         self.proxy.shared.wake();

@@ -460,6 +460,15 @@ impl<'a> Supervisor<'a> {
             first: !again,
         });
         self.session.says_on_start(line.told.clone());
+        // Until requests come through, the proxy has nothing else to go by.
+        if let Some(gateway) = self.gateway.as_ref().filter(|gateway| !gateway.carries()) {
+            for (ring, pool) in self.session.pools().enumerate() {
+                gateway.move_to(TokenId {
+                    ring,
+                    index: pool.current_index(),
+                });
+            }
+        }
         let start = self.launcher.start(&line, again, &self.session);
         self.store.hold(self.session.pools());
         self.job.launch(start).map(drop)

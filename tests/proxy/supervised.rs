@@ -116,6 +116,25 @@ fn a_request_with_a_credential_of_its_own_does_not_keep_the_command_from_a_resta
         .never_says("no restart");
 }
 
+/// The token that it was given then is the one that its requests go out with.
+#[test]
+fn a_restart_before_the_first_request_is_not_followed_by_a_rotation_in_the_proxy() {
+    let mut provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut offered = offered(Supervise::with(&provider));
+    provider.set("org-1", 0.96);
+    offered.run.wait_ready_with(2);
+    offered.secret = provider.token(2).to_owned();
+    offered.is_served();
+    provider.wait_for("a request with the second token", |line| {
+        line["who"] == "other" && line["token_label"] == "anthropic#2"
+    });
+    offered.run.stderr.wait("no restart for a limit");
+    let ended = offered.run.finish();
+    ended
+        .says_once("Auto-rotating")
+        .says_once("Switched to token 2/2");
+}
+
 /// The proxy wants many files for itself. A program with `select` cannot have a number above 1023.
 #[test]
 fn the_command_starts_with_the_limit_on_open_files_that_ddollar_had() {

@@ -13,8 +13,9 @@ paths that the vendors have; any other path is a 404. CONFIG is JSON:
   bucket   {"ORGANIZATION": N}: characters of request bodies a minute; refuses when used + requested > N
   slow     seconds that each answer takes
   dump     whether LOG.bodies gets each request's body
-The step is read from the conversation itself, so a client that loses part of it repeats a step. Like the
-vendor, it refuses a Gemini conversation whose function responses do not match the calls before them.
+The step is read from the conversation itself, so a client that loses part of it repeats a step. Steps are
+written to steps.log, those of a conversation about "six more steps" to more.log. Like the vendor, it
+refuses a Gemini conversation whose function responses do not match the calls before them.
 LOG gets one JSON line for each request: who asked for what, and the status.
 """
 
@@ -36,6 +37,8 @@ NEAR = set()
 WAS_DRY = set()
 SERVED = {}
 USED = {}
+# What mini-swe-agent tells its model to print at the end.
+SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 # The names under which clients offer a shell to their model.
 SHELLS = ("Bash", "bash", "shell", "run_shell_command", "exec_command", "terminal", "execute_bash")
 GEMINI = re.compile(r"^/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent|countTokens)$")
@@ -113,8 +116,8 @@ def gemini_mismatch(body):
     return False
 
 
-def command_of(step):
-    return f"echo step-{step} >> steps.log && sleep 0.3"
+def command_of(step, log):
+    return f"echo step-{step} >> {log} && sleep 0.3"
 
 
 def shell_of(tools, name):
@@ -123,9 +126,10 @@ def shell_of(tools, name):
     return found[0] if found else None
 
 
-def arguments(shell, step):
-    words = {"command": command_of(step), "description": "Next step"}
-    return {"cmd": command_of(step)} if shell == "exec_command" else words
+def arguments(shell, command):
+    if shell == "exec_command":
+        return {"cmd": command}
+    return {"command": command, **({"security_risk": "LOW"} if shell == "terminal" else {"description": "Next step"})}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -158,15 +162,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = {"error": {"message": message, "type": code, "param": None, "code": code}}
         self.answer(status, body, headers)
 
+    def refuse_token(self, dialect):
+        if dialect == "gemini":
+            reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
+            return self.refuse(400, dialect, "INVALID_ARGUMENT", "API key not valid.", details=[reason])
+        code = "authentication_error" if dialect == "anthropic" else "invalid_api_key"
+        self.refuse(401, dialect, code, "invalid x-api-key")
+
     def do_GET(self):
         path = self.path.split("?")[0]
         probe = self.headers.get("user-agent", "").startswith("ddollar/")
-        known = path in ("/v1/models", "/v1beta/models") and self.token() in CONFIG["tokens"]
-        say(method="GET", path=path, probe=probe, status=200 if known else 404,
-            upgrade=self.headers.get("upgrade"))
-        if known:
-            return self.answer(200, {"data": [], "models": [], "object": "list"})
-        self.refuse(404, "anthropic", "not_found_error", "Not found")
+        is_list = path in ("/v1/models", "/v1beta/models")
+        known = self.token() in CONFIG["tokens"]
+        status = 404 if not is_list else 200 if known else 401
+        say(method="GET", path=path, probe=probe, status=status, upgrade=self.headers.get("upgrade"))
+        if not is_list:
+            return self.refuse(404, "anthropic", "not_found_error", "Not found")
+        if not known:
+            return self.refuse_token("gemini" if "beta" in path else "anthropic")
+        self.answer(200, {"data": [], "models": [], "object": "list"})
 
     do_HEAD = do_GET
 
@@ -193,6 +207,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }.get(path, ("gemini", gemini_step) if gemini else (None, lambda _: 0))
         model = gemini.group(1) if gemini else body.get("model")
         step = step(body)
+        self.shell_command = command_of(step + 1, "more.log" if b"six more steps" in data else "steps.log")
         tokens = CONFIG["tokens"]
         token = self.token()
         organization = tokens.get(token)
@@ -211,11 +226,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(404, "anthropic", "not_found_error", "Not found")
         if organization is None:
             note(401)
-            if dialect == "gemini":
-                reason = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}
-                return self.refuse(400, dialect, "INVALID_ARGUMENT", "API key not valid.", details=[reason])
-            code = "authentication_error" if dialect == "anthropic" else "invalid_api_key"
-            return self.refuse(401, dialect, code, "invalid x-api-key")
+            return self.refuse_token(dialect)
         if path.endswith(("count_tokens", "countTokens")):
             note(200)
             return self.answer(200, {"input_tokens": 20, "totalTokens": 20})
@@ -272,7 +283,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         shell = shell_of(body.get("tools", []), lambda tool: tool.get("name"))
         if shell and step < steps:
             block = {"type": "tool_use", "id": f"toolu_{step + 1}_{time.time_ns()}", "name": shell,
-                     "input": arguments(shell, step + 1)}
+                     "input": arguments(shell, self.shell_command)}
             reason = "tool_use"
         else:
             block = {"type": "text", "text": "TASK DONE" if shell else "Six steps"}
@@ -305,10 +316,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         items = body.get("input") if isinstance(body.get("input"), list) else []
         # Codex offers its model one tool, which runs JavaScript that calls the others.
         if any(item.get("type") == "additional_tools" for item in items) and step < steps:
-            script = f"await tools.exec_command({json.dumps({'cmd': command_of(step + 1)})})"
+            script = f"await tools.exec_command({json.dumps({'cmd': self.shell_command})})"
             item = {**call, "type": "custom_tool_call", "name": "exec", "input": script}
         elif shell and step < steps:
-            item = {**call, "type": "function_call", "name": shell, "arguments": json.dumps(arguments(shell, step + 1))}
+            item = {**call, "type": "function_call", "name": shell,
+                    "arguments": json.dumps(arguments(shell, self.shell_command))}
         else:
             item = {"type": "message", "id": f"msg_{time.time_ns()}", "status": "completed", "role": "assistant",
                     "content": [{"type": "output_text", "text": "TASK DONE", "annotations": []}]}
@@ -338,12 +350,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def as_chat(self, body, step, steps, headers):
         shell = shell_of(body.get("tools") or [], lambda tool: tool.get("function", {}).get("name"))
-        edits = "steps.log" in json.dumps(body.get("messages", [])) and not body.get("tools")
+        text = json.dumps(body.get("messages", []))
+        edits = "steps.log" in text and not body.get("tools")
+        if shell and step == steps and SUBMIT in text:
+            self.shell_command = f"echo {SUBMIT}"
+            steps += 1
         finish = "stop"
         message = {"role": "assistant", "content": "TASK DONE"}
         if shell and step < steps:
             call = {"id": f"call_{step + 1}_{time.time_ns()}", "type": "function",
-                    "function": {"name": shell, "arguments": json.dumps(arguments(shell, step + 1))}}
+                    "function": {"name": shell, "arguments": json.dumps(arguments(shell, self.shell_command))}}
             message, finish = {"role": "assistant", "content": None, "tool_calls": [call]}, "tool_calls"
         elif edits and step < steps:
             # In aider's whole-file format.
@@ -370,7 +386,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         shell = shell_of(declared, lambda each: each.get("name"))
         config = body.get("generationConfig", {})
         if shell and step < steps:
-            part = {"functionCall": {"name": shell, "args": arguments(shell, step + 1)}}
+            part = {"functionCall": {"name": shell, "args": arguments(shell, self.shell_command)}}
         elif config.get("responseMimeType") == "application/json":
             # The client asks which model to use, and whether the model wants to go on.
             part = {"text": json.dumps({"reasoning": "none", "model_choice": "flash", "complexity_reasoning": "none",

@@ -30,6 +30,8 @@ fn the_night_shows_two_rotations_a_wait_and_the_finish_with_nothing_lost() {
             "Work units: 155 done, 0 lost, ",
         ]);
     assert_eq!(ended.stderr.matches("Switched to token").count(), 2);
+    // Three tokens met their limits, and all were exhausted: there is nothing else to warn of.
+    assert_eq!(ended.stderr.matches("⚠️").count(), 4, "{}", ended.stderr);
 }
 
 #[test]

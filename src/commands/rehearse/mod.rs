@@ -95,6 +95,12 @@ pub(crate) fn play(
     run.supervision.proxy.get_or_insert(needs_proxy);
     let mut options = config::resolve(run, environment)?;
     options.wishes.rehearsal = true;
+    // The worker asks for these models.
+    let endpoints = options
+        .rings
+        .iter_mut()
+        .flat_map(|(_, endpoints)| endpoints);
+    endpoints.for_each(|endpoint| endpoint.is_guess = false);
     options.name = Some(format!("built-in worker, {NIGHT_UNITS} work units"));
     let outcome = supervisor::supervise(options, &console, inherited)?;
     let text = fs::read_to_string(&journal).unwrap_or_default();

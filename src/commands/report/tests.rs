@@ -192,7 +192,7 @@ claude --continue
 token 1/2  1111111111111111111119                                            96%
 token 2/2  2                     222222222255555555559999999999990000000000   0%
 command    =====================-R===================............==========
-           0 to 9, #: tenths used  = works  . waits  R next token
+           0 to 9, #: tenths used  = works  . waits  - restarts  R next token
 
 22:00:00  > Started with token 1/2
 23:00:00  ! Token 1/2 is near its limit: LLM input tokens, 96% used, resets
@@ -236,7 +236,7 @@ fn what_the_signs_mean_is_told_on_a_narrow_screen_too() {
 }
 
 #[test]
-fn behind_the_end_of_the_command_nothing_is_started_again() {
+fn before_the_first_start_and_behind_the_end_nothing_is_restarted() {
     let exit = Record::Exit {
         how: ExitStatus::Code(0),
         asked: false,
@@ -246,7 +246,7 @@ fn behind_the_end_of_the_command_nothing_is_started_again() {
         tokens: vec![1],
     };
     let end = Record::End(Ending::AsCommand(ExitStatus::Code(0)));
-    let facts = [(0, head(1)), (0, launch), (10, exit), (11, end)];
+    let facts = [(-1, head(1)), (0, launch), (10, exit), (11, end)];
     let run = read(&lines(&facts), None).unwrap();
     assert_eq!(run.time(Activity::Working), 10 * MINUTE);
     assert_eq!(run.time(Activity::Restarting), 0);

@@ -111,27 +111,32 @@ fn glyph(style: Style, doing: Activity) -> char {
     }
 }
 
-/// What the characters mean: in one line, or in two where that is too long.
+/// What the characters mean, in as many lines as it takes.
 fn legend(style: Style, margin: usize) -> impl Iterator<Item = String> {
     let (levels, rotation) = if style.utf8 {
         ("▁ to █: used", ROTATION.0)
     } else {
         ("0 to 9, #: tenths used", ROTATION.1)
     };
-    let signs = format!(
-        "{} works  {} waits  {rotation} next token",
-        glyph(style, Activity::Working),
-        glyph(style, Activity::Waiting),
-    );
-    let whole = format!("{levels}  {signs}");
-    let lines = match whole.chars().count() <= style.width {
-        true => vec![whole],
-        false => vec![levels.to_owned(), signs],
-    };
-    lines.into_iter().map(move |text| {
-        let column = margin.min(style.width.saturating_sub(text.chars().count()));
-        " ".repeat(column) + &style.cut(&text)
-    })
+    let mut lines = vec![levels.to_owned()];
+    for (sign, word) in [
+        (glyph(style, Activity::Working), "works"),
+        (glyph(style, Activity::Waiting), "waits"),
+        (glyph(style, Activity::Restarting), "restarts"),
+        (rotation, "next token"),
+    ] {
+        let item = format!("  {sign} {word}");
+        let length = |text: &str| text.chars().count();
+        match lines.last_mut() {
+            Some(line) if length(line) + length(&item) <= style.width => line.push_str(&item),
+            _ => lines.push(item.trim_start().to_owned()),
+        }
+    }
+    let length = lines.iter().map(|line| line.chars().count()).max();
+    let column = margin.min(style.width.saturating_sub(length.unwrap_or(0)));
+    lines
+        .into_iter()
+        .map(move |line| " ".repeat(column) + &line)
 }
 
 fn story(chart: &Chart<'_>, style: Style, lines: &mut Vec<String>) {

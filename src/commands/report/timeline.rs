@@ -29,7 +29,7 @@ pub(crate) struct Timeline {
     pub(crate) end: End,
     /// In the order of providers and tokens.
     pub(crate) tracks: Vec<Track>,
-    /// What the command was doing, until it ended; without gaps, in order.
+    /// What the command was doing, from its first start until it ended; without gaps, in order.
     pub(crate) spans: Newest<Span>,
     pub(crate) waits: Newest<Wait>,
     /// What each token has cost for each model.
@@ -581,7 +581,8 @@ impl Builder {
     }
 
     fn close_span(&mut self, at: Millis) {
-        if at > self.since {
+        // Before its first start the command does nothing.
+        if at > self.since && (self.doing != Activity::Restarting || self.timeline.starts > 0) {
             if let Some(time) = self.timeline.times.get_mut(self.doing as usize) {
                 *time = time.saturating_add(at - self.since);
             }

@@ -137,16 +137,7 @@ pub(crate) fn is_descendant(pid: Pid) -> bool {
             .iter()
             .any(|process| process.pid != own && translated(process.pid.as_raw()) == Some(pid));
     }
-    let mut pid = pid;
-    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
-    for _ in 0..256 {
-        match process(pid).map(|process| process.parent) {
-            Some(parent) if parent == own => return true,
-            Some(parent) if parent.as_raw() > 0 => pid = parent,
-            _ => return false,
-        }
-    }
-    false
+    super::descends(pid, own)
 }
 
 /// Sends a signal to a process of the list, if it is still the one that was listed. A folder of /proc
@@ -349,11 +340,7 @@ pub(crate) fn own_program() -> PathBuf {
     if own.exists() {
         return own.to_owned();
     }
-    let as_started = || std::env::args_os().next().map(PathBuf::from);
-    std::env::current_exe()
-        .ok()
-        .or_else(as_started)
-        .unwrap_or_default()
+    super::program_file()
 }
 
 /// The same, for other processes while this one runs.

@@ -77,6 +77,26 @@ pub(crate) fn with_descendants(
     found
 }
 
+/// Whether a process is a child of `ancestor`, or of a child, and so on, by the numbers of this process.
+fn descends(mut pid: Pid, ancestor: Pid) -> bool {
+    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
+    for _ in 0..256 {
+        match process(pid).map(|process| process.parent) {
+            Some(parent) if parent == ancestor => return true,
+            Some(parent) if parent.as_raw() > 0 => pid = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The file of this program, as far as the system can name it.
+fn program_file() -> PathBuf {
+    let as_started = || std::env::args_os().next().map(PathBuf::from);
+    let current = std::env::current_exe().ok();
+    current.or_else(as_started).unwrap_or_default()
+}
+
 /// What the processes below this one are doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Doings {

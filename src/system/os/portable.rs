@@ -151,16 +151,8 @@ pub(crate) fn list_trouble() -> Option<&'static str> {
 }
 
 /// Whether a process is a child of this one, or of a child, and so on.
-pub(crate) fn is_descendant(mut pid: Pid) -> bool {
-    // No process tree is deeper, and a pid that is reused meanwhile must not make a ring.
-    for _ in 0..256 {
-        match process(pid).map(|process| process.parent) {
-            Some(parent) if parent == Pid::this() => return true,
-            Some(parent) if parent.as_raw() > 0 => pid = parent,
-            _ => return false,
-        }
-    }
-    false
+pub(crate) fn is_descendant(pid: Pid) -> bool {
+    super::descends(pid, Pid::this())
 }
 
 /// Sends a signal to a process of the list.
@@ -222,11 +214,7 @@ pub(crate) fn ignored_signals() -> u64 {
 
 /// The program file of this process. After an upgrade it is another program, or gone.
 pub(crate) fn own_program() -> PathBuf {
-    let as_started = || std::env::args_os().next().map(PathBuf::from);
-    std::env::current_exe()
-        .ok()
-        .or_else(as_started)
-        .unwrap_or_default()
+    super::program_file()
 }
 
 /// The same, for other processes.

@@ -1,4 +1,4 @@
-//! The options: one table that parsing, help, and later the man page and completions read.
+//! The options: one table that parsing, help, the man page and the completions read.
 //!
 //! A row says everything about its option. Setting one validates its value and nothing else.
 

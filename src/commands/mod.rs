@@ -1,4 +1,4 @@
-//! commands.
+//! The commands that supervise nothing real: status, report, rehearse.
 
 pub(crate) mod rehearse;
 pub(crate) mod report;

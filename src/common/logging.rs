@@ -1,8 +1,8 @@
 //! The log file of `--log`.
 //!
-//! It promises lines with times, appended, a bound on their size, and no token: nothing of ours that holds one can be
-//! formatted, and no other crate gets a word in (at trace ureq dumps the bytes of each request, the
-//! token among them, and at debug the headers of each response).
+//! It promises lines with times, appended, a bound on the file's size, and no token: nothing of ours that
+//! holds one can be formatted, and no other crate may log (at trace ureq dumps the bytes of each request,
+//! the token among them, and at debug the headers of each response).
 //! Without `--log` nothing is logged at all, and stderr stays the console's.
 
 use crate::common::error::Error;

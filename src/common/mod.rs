@@ -1,4 +1,4 @@
-//! common.
+//! What every folder may use: errors, time, secrets, text, files, HTTP/1.1.
 
 pub(crate) mod bytes;
 pub(crate) mod duration;

@@ -1,9 +1,9 @@
 //! Files that hold what is the user's own, and files that are written whole or not at all.
 //!
-//! It promises that opening waits for nobody (a named pipe is refused, or opened as it is), that no
-//! file is read without end, that what others can read or may have put there is not used where that
-//! matters, and that a file that is replaced is at every moment the old one or the new one: on any
-//! error it stays as it was.
+//! It promises that opening never blocks (a named pipe is refused, or opened as it is), that every read
+//! is bounded, that a file which others can read or may have written is not used where that matters, and
+//! that a file that is replaced is at every moment the old one or the new one: on any error it stays as it
+//! was.
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;

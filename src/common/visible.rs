@@ -1,5 +1,5 @@
-//! Text from outside, for people to read: what turns it, hides it or commands the terminal is shown
-//! as a replacement character.
+//! Text from outside, for people to read: characters that change its direction, are invisible or control
+//! the terminal are shown as a replacement character.
 
 use std::borrow::Cow;
 

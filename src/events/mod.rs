@@ -1,4 +1,4 @@
-//! What happened in a run, and everyone who is told.
+//! What happened in a run, and who is informed of it.
 //!
 //! The session, the proxy and the configuration emit what happened as [`RunEvent`]s, with typed fields.
 //! `message` has the words for people, `wording` how times and counts read in them, `console` prints

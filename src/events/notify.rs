@@ -1,9 +1,9 @@
 //! `--notify`: a command of the user's that is run when something has happened.
 //!
-//! Owns both ends: starting a helper process for each event that is told, and the hidden `__notify`,
+//! Owns both ends: starting a helper process for each event, and the hidden `__notify`,
 //! which is that helper. It promises never to disturb the run: the command has a process group of its
 //! own and no standard streams, at most [`MOST_RUNNING`] run at a time, and none for longer than
-//! [`LONGEST`]. Orphans of the command go to the helper, which ends them; they would else go to
+//! [`LONGEST`]. Orphans of the command go to the helper, which ends them; otherwise they would go to
 //! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;

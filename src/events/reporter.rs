@@ -1,7 +1,7 @@
 //! The reporter: tells others about a run while the loop goes on with it.
 //!
-//! Owns who is told (the journal, a command of the user's, the service manager) and that all hear
-//! the same. It promises not to block and not to fail.
+//! Owns who is informed (the journal, a command of the user's, the service manager), all of the same. It
+//! promises not to block and not to fail.
 
 use super::RunEvent;
 use super::journal::{Journal, Place};

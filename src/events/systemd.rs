@@ -1,7 +1,7 @@
 //! Tells the service manager how the run is doing (sd_notify(3)).
 //!
 //! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start, STATUS with what happens, WATCHDOG
-//! twice in the time that the manager allows, STOPPING at the end. It promises not to block, and not to
+//! twice in each period that the manager allows, STOPPING at the end. It promises not to block, and not to
 //! fail when the manager does not listen.
 
 use crate::common::mask::masked;

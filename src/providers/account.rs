@@ -1,9 +1,9 @@
 //! The free endpoints: what they tell about a token or its account.
 //!
-//! Owns: their paths, and the reading of an answer that went well. What a status says is in the
-//! parent.
-//! Promises: money is never a window unless it comes back by itself: a sum that runs out cannot be
-//! waited for, so it is used to its end.
+//! Owns: their paths, and the reading of an answer that went well. What a status says is in
+//! `reading.rs`.
+//! Promises: money counts as a window only if it comes back by itself. A sum that runs out cannot be waited
+//! for, so it is used to its end.
 //! Does not: tell rate limits; none of these endpoints knows them.
 
 use std::time::{Duration, SystemTime};

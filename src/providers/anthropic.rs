@@ -1,8 +1,9 @@
 //! Anthropic: the probe, the limit headers, and the error bodies, as its API reference and recorded
 //! answers of 2025 and 2026 have them.
 //!
-//! Owns: what is particular to this vendor. What a status means by itself is in the parent.
-//! Promises: see the parent; no other prose is matched than the prefixes listed here.
+//! Owns: what is particular to this vendor. What a status means by itself is in
+//! `reading.rs`.
+//! Promises: those of `reading.rs`; no other prose is matched than the prefixes listed here.
 //! Does not: read subscription logins. The `unified` headers are read because gateways pass them
 //! on; the tokens that draw them (`sk-ant-oat…`) are refused elsewhere.
 

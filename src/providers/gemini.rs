@@ -1,7 +1,8 @@
 //! Gemini: the probe, and the body of an error, which is all that it tells.
 //!
-//! Owns: what is particular to this vendor. What a status means by itself is in the parent.
-//! Promises: see the parent; only `google.rpc` details are read, no prose.
+//! Owns: what is particular to this vendor. What a status means by itself is in
+//! `reading.rs`.
+//! Promises: those of `reading.rs`; only `google.rpc` details are read, no prose.
 //! Does not: know which tokens share a project, and so a quota; no answer says it.
 
 use std::time::Duration;

@@ -2,8 +2,8 @@
 //!
 //! Owns the connection to one provider. It promises that a token goes to the provider's own
 //! address only (no redirects, TLS or loopback), that each order gets an answer within a bounded
-//! time, and that an answer is reported as it came: what it means is `provider/`'s and `policy.rs`'s
-//! to say.
+//! time, and that an answer is reported as it came: what it means is for `reading.rs` and
+//! `tokens/policy.rs`.
 
 use super::tls::{certificates, cryptography};
 use crate::common::error::Error;

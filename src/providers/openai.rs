@@ -1,8 +1,8 @@
 //! OpenAI and those that speak like it: the probe, the limit headers, and the error bodies.
 //!
 //! Owns: chat completions, and as data what differs among those that serve them. What a status
-//! means by itself is in the parent.
-//! Promises: see the parent; no prose is matched at all.
+//! means by itself is in `reading.rs`.
+//! Promises: those of `reading.rs`; no prose is matched at all.
 //! Does not: read `x-ratelimit-over-limit` (Fireworks): it comes with requests that are served.
 
 use crate::common::http::headers::Headers;

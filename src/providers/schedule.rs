@@ -1,10 +1,9 @@
 //! The pace of the checks: how soon the token in use is asked again.
 //!
-//! Owns the trend of its windows. It promises no pause longer than the interval that the user
-//! wants, but where a day has a number of requests, none shorter than [`FASTEST`] unless that
-//! interval is, and that the checks which come sooner than the interval spend no more than a
-//! hundredth of any limit. It asks nobody and reads
-//! no clock; `monitor.rs` does.
+//! Owns the trend of its windows. It promises no pause longer than the user's interval (except where the
+//! requests of a day are limited), none shorter than [`FASTEST`] unless that interval is, and that checks
+//! which come sooner than the interval spend no more than a hundredth of any limit. It asks nobody and
+//! reads no clock; `monitor.rs` does.
 
 use crate::common::time::Now;
 use crate::providers::usage::{Usage, Window, is_near_limit};

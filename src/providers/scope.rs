@@ -1,7 +1,7 @@
 //! What a limit holds for, besides the quota group: a class of models and a kind of endpoint.
 //!
 //! Owns the reading of a request's path and body for that. It promises that no body makes it panic or
-//! take more than one pass, and that a model of which nothing is known stands for itself. Pure.
+//! take more than one pass, and that an unknown model is a class of its own. Pure.
 
 use super::{Dialect, Provider, anthropic};
 use memchr::memchr2;

@@ -1,7 +1,7 @@
-//! The words between the loop and the session: what has happened, and what is to be done about it.
+//! What the loop and the session exchange: what has happened, and what is to be done about it.
 //!
 //! Owns [`Event`], which the loop builds from what its sources say, and [`Action`], which the loop
-//! carries out. It holds no behaviour beyond what a value says about itself.
+//! carries out. Its methods only classify values.
 
 use crate::clients::hook_server::HookEvent;
 use crate::events::RunEvent;

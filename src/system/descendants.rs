@@ -3,8 +3,9 @@
 //! Agents start their tools in sessions of their own, where no signal to the group reaches them. As
 //! their subreaper, ddollar becomes their parent when the command dies, and ends them. It signals only
 //! what belongs to the command, and only its own children, whose pids cannot be reused before it reaps
-//! them, or processes that it can recognise. That a process has ended it believes waitpid(2) alone:
-//! /proc may be hidden, foreign or without its lists of children.
+//! them, or processes that it can recognise. Only
+//! waitpid(2) tells it that a process has ended: /proc may be hidden, foreign or without its lists of
+//! children.
 //!
 //! Where orphans are not adopted (macOS), it remembers who descends from the command while that can
 //! still be seen: when the command is told to end or paused. Then it signals those, and no others.

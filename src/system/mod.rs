@@ -1,4 +1,4 @@
-//! system.
+//! Processes, the terminal and signals, on Linux and elsewhere.
 
 pub(crate) mod child;
 pub(crate) mod descendants;

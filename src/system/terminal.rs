@@ -1,9 +1,9 @@
 //! The terminal: who may use it, and in what state it is left.
 //!
-//! Owns the controlling terminal as far as ddollar has a say in it: handing it to the child, taking
-//! it back, and the terminal's modes on either side. It
-//! promises never to take the terminal from a foreground that is neither ours nor the child's, and
-//! to write nothing to it after a child that ended by itself. It relies on SIGTTOU being blocked.
+//! Owns what ddollar does with the controlling terminal: handing it to the child, taking it back, and the
+//! terminal's modes on either side. It promises never to take the terminal from a foreground that is
+//! neither ours nor the child's, and to write nothing to it after a child that ended by itself. It relies
+//! on SIGTTOU being blocked.
 
 use crate::system::exit_status::ExitStatus;
 use crate::system::os;

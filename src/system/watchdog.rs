@@ -1,9 +1,9 @@
 //! The watchdog: a second process that cleans up when ddollar itself is killed.
 //!
-//! Owns both ends of the pipe between them. ddollar says which group is its child's; when the pipe
-//! ends without a farewell, the watchdog ends that group and every process that carries the run's
-//! cookie, removes the run's temporary files, and puts the terminal right. It promises to hold no token, to signal nothing while
-//! ddollar lives, and to be gone soon after it.
+//! Owns both ends of the pipe between them. ddollar says which group is its child's; when the pipe ends
+//! without a farewell, the watchdog ends that group and every process that carries the run's cookie,
+//! removes the run's temporary files, and restores the terminal. It promises to hold no token, to signal
+//! nothing while ddollar lives, and to be gone soon after it.
 
 use crate::system::os::{self, Folder, Process, group_lives, own_program};
 use crate::system::signals;

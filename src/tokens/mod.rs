@@ -1,6 +1,6 @@
 //! Tokens: the credentials that ddollar rotates between.
 //!
-//! Owns [`Secret`], the one type that holds a token's text, and [`Token`], which says whose it is.
+//! Owns [`Token`], which says whose token it is; its text is a `Secret` of `common`.
 //! It promises that no formatting, at no log level, prints a token. `discovery` finds them in an
 //! environment, `pool` keeps them in a ring. Nothing here reads files or the process environment.
 

@@ -1,4 +1,4 @@
-//! What people put in a token's place by mistake, and what to write in its stead.
+//! What people write by mistake where a token belongs, and what to write instead.
 //!
 //! Owns the table of these slips. It promises that no text of a provider's or gateway's token is taken for
 //! one. It does not say whose token a text is, nor where it was found.

@@ -2,7 +2,7 @@
 //!
 //! Owns the fields of one message in two pieces of memory, however many there are: the proxy reads
 //! them of every answer, and many small pieces were what it spent its time on. It promises names in
-//! lower case, and values that are text. Pure. Which field means what is for `provider` and `usage`.
+//! lower case, and values that are text. Pure. Which field means what is for `providers` to say.
 
 /// Names and values, in the order in which they came.
 #[derive(Clone, Default)]

@@ -1,7 +1,7 @@
 //! The rings of a run: what the session remembers of each, and which of their decisions counts.
 //!
-//! Owns [`SessionRing`]. What is to be done about one ring is `tokens/policy.rs`'s to say, or the ledger's where
-//! requests go through the proxy; here is whose word goes first.
+//! Owns [`SessionRing`]. What is to be done about one ring is decided by `tokens/policy.rs`, or by the ledger
+//! where requests go through the proxy; which ring goes first is decided here.
 
 use super::*;
 

@@ -3,8 +3,8 @@
 //! Owns [`JobState`] and its deadlines: SIGTSTP and, for a group that does not listen to it, SIGSTOP;
 //! the signal to end, the grace, SIGKILL, and the sweep of what the child leaves behind. It promises
 //! that a stop ends in [`JobEvent::Cleared`], and that the terminal is given and taken back as a
-//! shell would. It sends no signal and reads no clock: each function says which [`Step`] is to be
-//! taken, and what the session is to hear.
+//! shell would. It sends no signal and reads no clock: each function returns the [`Step`] to take
+//! and the events for the session.
 
 use crate::system::exit_status::ExitStatus;
 use crate::system::terminal::{Foreground, TerminalState};

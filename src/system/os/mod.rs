@@ -2,8 +2,8 @@
 //!
 //! Every such difference is here, in two halves with the same functions: `linux` asks the kernel,
 //! mostly through /proc; `portable` needs only what every Unix has, and is what macOS gets. No other
-//! module needs to know on which of them ddollar runs. The feature `portable`
-//! takes the portable half on Linux, so that it is tested where the tests run.
+//! module needs to know on which of them ddollar runs. The feature `portable` takes the portable half on
+//! Linux, so that it is tested where the tests run.
 
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod linux;

@@ -3,7 +3,8 @@
 //!
 //! Owns the format. It promises that what is printed is read back as it was; that a file that is
 //! damaged in part costs that part, and no file a panic; that nothing holds beyond its own end; and
-//! that a clock that was set back stretches no wait. It reads no file and no clock (its parent does), and never sees a token: only fingerprints.
+//! that a clock that was set back stretches no wait. It reads no file
+//! and no clock (its parent does), and never sees a token: only fingerprints.
 
 use crate::common::duration;
 use crate::common::filled;

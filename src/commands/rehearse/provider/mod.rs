@@ -6,7 +6,7 @@
 //! scenario file ─► scenario ─► state (buckets, faults, events) ─┐
 //! TcpStream ─► http1 ─► Request ─► respond ◄────────────────────┘
 //!                                    │ anthropic, openai: bodies and headers
-//!                                    └─► Answer ─► server ─► TcpStream
+//!                                    └─► Response ─► server ─► TcpStream
 //! ```
 
 /// Anthropic's bodies and headers (pure).
@@ -17,7 +17,7 @@ mod bucket;
 mod http1;
 /// OpenAI's bodies and headers (pure).
 mod openai;
-/// A request and the state in, an answer as data out (pure).
+/// A request and the state in, a response as data out (pure).
 mod respond;
 /// Scenario files and the built-in ones (pure).
 pub(super) mod scenario;

@@ -1,4 +1,4 @@
-//! A request and the state in, an answer as data out.
+//! A request and the state in, a response as data out.
 //! Owns: who is asking (the token), which endpoint, which fault, the order of the checks, the control
 //! endpoint. Promises: every request gets an answer; no token text is in any of them. Pure.
 //! Does not own: bodies and headers (`anthropic`, `openai`), sending (`server`).

@@ -1,7 +1,7 @@
 //! What the built-in provider's parts hand to each other: a request, its answer, and all that an
 //! answer is made from.
 //!
-//! Data, and the trait by which the two wire formats are told apart. Pure.
+//! Data, and the trait that the two wire formats implement. Pure.
 
 use super::scenario::Fault;
 use super::state::{Costs, Refusal, Window};

@@ -362,7 +362,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// A journal without how full the tokens were at its turning points says little.
+    /// Reports how full the tokens are at the run's turning points, for the journal.
     fn record(&mut self, event: &Event) {
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(matches!(event, Event::Job(_)), now());
@@ -379,7 +379,7 @@ impl<'a> Supervisor<'a> {
                     .into(),
             ));
         } else if !how.is_deliberate() && self.launcher.withdraw() {
-            // Where the address leads nowhere, the next start is not to fail for it as well.
+            // If the address leads nowhere, the next start does not fail for it as well.
             self.console.say(&RunEvent::NotThrough);
         }
     }
@@ -511,7 +511,7 @@ impl<'a> Supervisor<'a> {
             self.console.say(&warning);
         }
         if self.in_use().is_some() {
-            // Which model was asked is kept, too, where nothing else was worth it.
+            // Also keeps which model was asked.
             self.keep_state();
         }
         // The next run may begin right after this one.

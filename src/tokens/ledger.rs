@@ -181,7 +181,7 @@ impl Ledger {
         let books = self.rings.get_mut(ring)?;
         let known = |scope: &Scope, books: &[Book]| books.iter().position(|b| b.scope == *scope);
         let at = known(scope, books).or_else(|| {
-            // Beyond the bound, models are no longer told apart.
+            // At the bound, all further models share a scope.
             let scope = match books.len() < MOST_SCOPES {
                 true => scope.clone(),
                 false => Scope {
@@ -227,7 +227,7 @@ impl Ledger {
     /// The place of a ring where a request was made last, or that of its checks.
     pub(crate) fn last_used(&self, ring: usize) -> Place {
         let books = self.rings.get(ring).map_or(&[][..], Vec::as_slice);
-        // Of several that nothing was asked in, the first.
+        // If no request was made in any of them, the first.
         let last = books
             .iter()
             .enumerate()
@@ -281,16 +281,16 @@ impl Ledger {
         }
     }
 
-    /// What was asked for there is not there at all: the command does not use it.
+    /// The provider does not have what was asked for there: the command does not use it.
     pub(crate) fn leave(&mut self, place: Place) {
         if let Some(book) = self.book_mut(place) {
             book.used = None;
         }
     }
 
-    /// Whether the command that uses this ring can go on: not before everything is refused that it has
-    /// been using lately. Models decide, where it has asked any: that a list of models or the size of a
-    /// prompt is still told helps nobody.
+    /// Whether the command that uses this ring can go on: it cannot once everything that it has been using
+    /// lately is refused. If it has asked any model, only models count: being able to list models or to count
+    /// a prompt helps nobody.
     pub(crate) fn outlook(&self, ring: usize, now: Now) -> Outlook {
         let Some(books) = self.rings.get(ring) else {
             return Outlook::Hopeless;
@@ -359,7 +359,7 @@ impl Ledger {
             Suspension::Ended { since } => self.refused_shortly_before(ring, since.tick, now),
             _ => None,
         };
-        // With which token it goes on is the proxy's affair.
+        // The proxy chooses the token.
         let decision = match policy::decide(pool, rules, held, now) {
             Decision::Rotate { .. } | Decision::KeepUntil { .. } => Decision::Keep,
             decision => decision,
@@ -397,7 +397,8 @@ impl Ledger {
         Some(Decision::Probe { index })
     }
 
-    /// When a model is served again that was asked shortly before then, and is refused with each token.
+    /// For the models that were asked shortly before `then` and are refused with each token: when the first
+    /// is served again.
     fn refused_shortly_before(
         &self,
         ring: usize,

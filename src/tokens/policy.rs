@@ -41,7 +41,7 @@ pub(crate) struct Rules {
     pub(crate) max_wait: Option<Duration>,
     /// How often a child that failed for reasons of its own is started again.
     pub(crate) retries: u32,
-    /// Whether an exit with 0 proves as little as any other, so that a check follows it.
+    /// Whether an exit with 0 may hide a failure, so that a check follows it.
     pub(crate) checks_exit_zero: bool,
     /// Whether the user is asked before a rotation or a wait.
     pub(crate) interactive: bool,
@@ -256,7 +256,7 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now
                 Candidate::Doubtful(_) if another_is_due(pool, since.tick, now) => {
                     return Decision::Probe { index: current };
                 }
-                // What a running child would be left to, a held one may go on with.
+                // A held child may go on with a token that a running one would keep.
                 Candidate::Bad(until)
                     if matches!(condition, Condition::NearLimit { .. })
                         && until.remaining(now) <= rules.patience =>

@@ -36,7 +36,6 @@ pub(super) struct SessionRing {
 }
 
 impl SessionRing {
-    /// Whether waiting does not help its token in use.
     /// Whether a token of it was found to be accepted.
     pub(super) fn is_accepted(&self, now: Now) -> bool {
         let condition = |index| self.pool.state(index).condition(now);
@@ -48,6 +47,7 @@ impl SessionRing {
         matches!(state.condition(now), Condition::NearLimit { .. })
     }
 
+    /// Whether waiting does not help its token in use.
     pub(super) fn is_hopeless(&self, now: Now) -> bool {
         let current = self.pool.state(self.pool.current_index());
         matches!(
@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// The decision that counts over all rings, and its ring. A child needs a usable token of
-    /// each ring that it lives on, so the one that is worst off speaks. As long as it is not known to live
+    /// each ring that it lives on, so the worst one decides. As long as it is not known to live
     /// on any, it is started as soon as one has such a token.
     pub(super) fn consult(&self, held: Suspension, now: Now) -> (usize, Decision) {
         let known = self.rings.iter().any(|ring| ring.in_use);
@@ -140,7 +140,7 @@ impl Session {
         own.worked
             || self.rings.iter().enumerate().all(|(i, other)| {
                 let used = other.worked || (!other.blind && is_unasked(other));
-                // Giving up is for when nothing else can carry the child.
+                // Give up only if the child can live on no other ring.
                 let carries = other.blind || !other.is_hopeless(now);
                 i == ring || !(used || own.is_hopeless(now) && carries)
             })
@@ -198,7 +198,7 @@ pub(super) fn is_for_want_of_a_token(decision: Decision) -> bool {
 }
 
 /// Which of several rings' decisions goes first. A running child is stopped before anything is
-/// asked on behalf of another ring; a held one is not let go while anything is open.
+/// asked on behalf of another ring; a held one does not go on while another ring is undecided.
 fn urgency(decision: Decision, held: Suspension) -> u8 {
     let runs = matches!(held, Suspension::No);
     match decision {

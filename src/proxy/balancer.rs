@@ -52,7 +52,7 @@ pub(crate) enum Pick {
 #[derive(Debug)]
 pub(crate) struct Balancer {
     ledger: Ledger,
-    rings: Vec<Ring>,
+    rings: Vec<RingState>,
     rules: Rules,
     strategy: Strategy,
     /// The LLM tokens of all answers.
@@ -64,7 +64,7 @@ pub(crate) struct Balancer {
 
 /// The tokens of one provider.
 #[derive(Debug, Default)]
-struct Ring {
+struct RingState {
     /// In the order of the ledger's scopes.
     lanes: Vec<Lane>,
     /// For each token.
@@ -132,9 +132,9 @@ impl Balancer {
                     pool.start_at(first);
                 }
             }
-            let mut own = Ring {
+            let mut own = RingState {
                 counts: vec![Count::default(); count],
-                ..Ring::default()
+                ..RingState::default()
             };
             own.lanes
                 .extend(ledger.scopes(ring).map(|(_, pool)| Lane::new(pool)));
@@ -190,7 +190,7 @@ impl Balancer {
     ) -> Pick {
         let named = self.named(place.ring);
         let (strategy, rules) = (self.strategy, &self.rules);
-        let (Some(pool), Some(Ring { lanes, counts, .. })) =
+        let (Some(pool), Some(RingState { lanes, counts, .. })) =
             (self.ledger.pool_mut(place), self.rings.get_mut(place.ring))
         else {
             return Pick::Hopeless;
@@ -603,7 +603,7 @@ impl Balancer {
     }
 }
 
-impl Ring {
+impl RingState {
     fn load(&mut self, place: Place, index: usize) -> Option<&mut TokenLoad> {
         self.lanes.get_mut(place.scope)?.loads.get_mut(index)
     }

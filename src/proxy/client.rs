@@ -55,7 +55,7 @@ pub(crate) enum ReadResult {
 }
 
 /// A client's connection.
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     reader: Reader<Timed<TcpStream>>,
     /// Until when the secret must have been shown, and its number among those who have not done so;
     /// `None`: it was.
@@ -70,13 +70,13 @@ pub(crate) struct Client {
     spare: Vec<Vec<u8>>,
 }
 
-impl Client {
+impl ClientConnection {
     /// Takes a connection over.
-    pub(crate) fn new(stream: TcpStream, unproven: u64) -> std::io::Result<Client> {
+    pub(crate) fn new(stream: TcpStream, unproven: u64) -> std::io::Result<ClientConnection> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(UNREAD))?;
         let until = Instant::now() + UNPROVEN;
-        Ok(Client {
+        Ok(ClientConnection {
             reader: Reader::new(Timed::new(stream, until)),
             unproven: Some((until, unproven)),
             deaf: false,

@@ -11,7 +11,7 @@ mod counter;
 mod ticket;
 
 use super::balancer::Pick;
-use super::client::{Client, Gone, ReadResult, SPARE_MAX, Wake};
+use super::client::{ClientConnection, Gone, ReadResult, SPARE_MAX, Wake};
 use super::local_response::{self, LocalResponse};
 use super::relay::{self, GATHERED, STALL, put_raw};
 use super::request::{Destination, Refusal, Request};
@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const HEAD_ROOM: usize = 2048;
 
 /// Serves one connection to its end.
-pub(crate) fn serve(client: &mut Client, shared: &Shared) {
+pub(crate) fn serve(client: &mut ClientConnection, shared: &Shared) {
     while client.wait_for_request(shared.stop()) {
         let kept = match client.head() {
             Ok(request) => {
@@ -65,7 +65,7 @@ pub(crate) fn serve(client: &mut Client, shared: &Shared) {
 }
 
 /// A request that could not be read. What follows it on the connection is anybody's guess.
-fn unread(client: &mut Client, error: ReadError) -> Result<bool, Gone> {
+fn unread(client: &mut ClientConnection, error: ReadError) -> Result<bool, Gone> {
     let (status, why) = match error {
         ReadError::Malformed(why) => (400, why),
         ReadError::HeadTooLarge => (
@@ -82,9 +82,9 @@ fn unread(client: &mut Client, error: ReadError) -> Result<bool, Gone> {
 }
 
 /// Answers a request. Whether the connection goes on.
-fn answer(client: &mut Client, shared: &Shared, request: &Request) -> Result<bool, Gone> {
+fn answer(client: &mut ClientConnection, shared: &Shared, request: &Request) -> Result<bool, Gone> {
     let is_head = request.method() == "HEAD";
-    let refuse = |client: &mut Client, own: LocalResponse| {
+    let refuse = |client: &mut ClientConnection, own: LocalResponse| {
         // Its body is not read, so the connection cannot go on.
         client.send(&own.bytes(false, is_head))?;
         Ok(false)
@@ -298,7 +298,7 @@ enum Sent {
 
 /// A request that is answered by a provider.
 struct Exchange<'a> {
-    client: &'a mut Client,
+    client: &'a mut ClientConnection,
     shared: &'a Shared,
     upstream: &'a Upstream,
     /// Where the ledger keeps what is learned of it.

@@ -4,7 +4,7 @@
 //! who have not shown the secret are the first to go, and that it ends when it is told to. What is said
 //! on a connection is `forward`'s business.
 
-use super::client::Client;
+use super::client::ClientConnection;
 use super::local_response::LocalResponse;
 use super::{Shared, forward};
 use crate::common::http::stream::linger;
@@ -117,7 +117,7 @@ fn open(stream: TcpStream, shared: &Arc<Shared>) {
                 shared.unproven.forget(unproven);
                 return;
             }
-            if let Ok(mut client) = Client::new(stream, unproven) {
+            if let Ok(mut client) = ClientConnection::new(stream, unproven) {
                 forward::serve(&mut client, shared);
             }
             shared.unproven.forget(unproven);

@@ -4,7 +4,7 @@
 //! breaks off is seen to break off, and that the token is in none of it. Blocks, on the connection's
 //! own thread.
 
-use super::client::{Client, Gone, ReadResult};
+use super::client::{ClientConnection, Gone, ReadResult};
 use super::forward::{Counter, UpstreamResponse};
 use super::redact::Redactor;
 use super::response::Framing;
@@ -23,7 +23,7 @@ pub(super) const GATHERED: usize = 64 * 1024;
 /// Passes on what both sides say in another protocol, until one of them ends. Whether the client's
 /// connection goes on: never.
 pub(super) fn tunnel(
-    client: &mut Client,
+    client: &mut ClientConnection,
     mut came: UpstreamResponse,
     mask: &Redactor<'_>,
 ) -> Result<bool, Gone> {
@@ -37,7 +37,7 @@ pub(super) fn tunnel(
 /// Sends the response on as it comes, in chunks to a `modern` client where its length is not known. The
 /// client's connection is to go on if `keep_alive`; whether it does.
 pub(super) fn relay(
-    client: &mut Client,
+    client: &mut ClientConnection,
     upstream: &Upstream,
     mut came: UpstreamResponse,
     mut mask: Redactor<'_>,

@@ -38,7 +38,7 @@ impl Balancer {
         let known = self.ledger.pool(from).zip(self.rings.get(from.ring));
         let Some((
             pool,
-            Ring {
+            RingState {
                 has_no_fallback: false,
                 ..
             },

@@ -17,6 +17,16 @@ impl State {
         State(Desk::new())
     }
 
+    /// One in which `true` was run.
+    #[track_caller]
+    fn after_a_run() -> State {
+        let provider = Provider::anthropic(&[0.1]);
+        let state = State::new();
+        let run = state.of(Supervise::with(&provider));
+        run.start(&["true"]).end().expect(0);
+        state
+    }
+
     fn runs(&self) -> PathBuf {
         self.0.join("ddollar/runs")
     }
@@ -333,10 +343,7 @@ fn what_cannot_be_reported_on_is_named_with_a_hint() {
 
 #[test]
 fn a_run_is_found_by_its_name_with_and_without_the_ending() {
-    let provider = Provider::anthropic(&[0.1]);
-    let state = State::new();
-    let run = state.of(Supervise::with(&provider));
-    run.start(&["true"]).end().expect(0);
+    let state = State::after_a_run();
     let journals = state.journals();
     let whole = journals[0].file_name().unwrap().to_str().unwrap();
     for name in [whole, whole.trim_end_matches(".jsonl")] {
@@ -348,13 +355,7 @@ fn a_run_is_found_by_its_name_with_and_without_the_ending() {
 
 #[test]
 fn an_svg_that_does_not_fit_on_the_disk_is_a_failure() {
-    let provider = Provider::anthropic(&[0.1]);
-    let state = State::new();
-    state
-        .of(Supervise::with(&provider))
-        .start(&["true"])
-        .end()
-        .expect(0);
+    let state = State::after_a_run();
     let output = state.report(&["--svg", "/dev/full"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(125));
@@ -367,13 +368,7 @@ fn an_svg_that_does_not_fit_on_the_disk_is_a_failure() {
 /// A file that the user may not write, and one that nobody may: a program that runs.
 #[test]
 fn an_svg_never_damages_a_file_that_cannot_be_written() {
-    let provider = Provider::anthropic(&[0.1]);
-    let state = State::new();
-    state
-        .of(Supervise::with(&provider))
-        .start(&["true"])
-        .end()
-        .expect(0);
+    let state = State::after_a_run();
     let journal = fs::read_to_string(&state.journals()[0]).unwrap();
 
     let place = tempfile::Builder::new()
@@ -413,13 +408,7 @@ fn an_svg_never_damages_a_file_that_cannot_be_written() {
 /// A link is followed, what it leads to keeps its permissions, and nothing is left beside it.
 #[test]
 fn an_svg_takes_the_place_of_the_file_that_a_link_leads_to() {
-    let provider = Provider::anthropic(&[0.1]);
-    let state = State::new();
-    state
-        .of(Supervise::with(&provider))
-        .start(&["true"])
-        .end()
-        .expect(0);
+    let state = State::after_a_run();
     let place = Desk::new();
     let (file, link) = (place.join("old.svg"), place.join("link.svg"));
     fs::write(&file, "old").unwrap();

@@ -377,6 +377,19 @@ fn near_the_limit_another_is_taken_and_the_rest_is_used_before_anyone_waits() {
     assert!(matches!(night.choose(), Pick::Hold { .. }));
 }
 
+/// Promised by a reset in a wrong unit, for example.
+#[test]
+fn a_limit_of_years_is_looked_at_within_two_hours() {
+    let mut night = night(Strategy::Sticky, &["a"]);
+    night.request(0, limited(99_999_999));
+    assert!(matches!(night.choose(), Pick::Hold { .. }));
+    let looked = (0..2 * 60).any(|_| {
+        night.pass(Duration::from_secs(60));
+        matches!(night.choose(), Pick::Go { index: 0 })
+    });
+    assert!(looked);
+}
+
 #[test]
 fn what_its_owner_must_mend_is_looked_at_again_with_one_request() {
     for finding in [Finding::SpendCapped { until: None }, Finding::Rejected] {

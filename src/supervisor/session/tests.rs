@@ -636,6 +636,19 @@ fn a_question_under_way_is_waited_for_and_not_spun_on() {
     assert_eq!(night.session.timeout(night.now), Some(SLICE));
 }
 
+/// Promised by a reset in a wrong unit, for example.
+#[test]
+fn in_a_wait_of_years_the_token_is_asked_within_two_hours_and_the_command_goes_on() {
+    let mut night = Night::paused(99_999_999);
+    let asked = (0..2 * 60 * 4).any(|_| {
+        night.pass(15);
+        night.event(Event::Deadline).action == ask(0)
+    });
+    assert!(asked);
+    let reply = night.answer(0, night.used(0.1, 60));
+    assert_eq!(reply.action, Action::Resume);
+}
+
 /// One wait, one time: what counts down ends when it was said to, and the jitter comes after it.
 #[test]
 fn the_countdown_is_to_the_time_that_was_promised() {

@@ -114,12 +114,11 @@ pub(crate) fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Request,
     let Some(first) = words.next() else {
         return Err(Error::NoSubcommand);
     };
+    let mut commands = Command::ALL.iter();
+    if let Some(command) = commands.find(|command| first == command.name()) {
+        return with_options(*command, words);
+    }
     match first.to_str() {
-        Some("supervise") => with_options(Command::Supervise, words),
-        Some("proxy") => with_options(Command::Proxy, words),
-        Some("rehearse") => with_options(Command::Rehearse, words),
-        Some("status") => with_options(Command::Status, words),
-        Some("report") => with_options(Command::Report, words),
         Some("--help") => Ok(general(true)),
         Some("-h") => Ok(general(false)),
         Some(name @ ("help" | "version" | "generate" | "--version" | "-V")) => {

@@ -21,27 +21,10 @@ const MINUTE: Millis = 60 * SECOND;
 const HOUR: Millis = 60 * MINUTE;
 const DAY: Millis = 24 * HOUR;
 
-/// Possible distances between two labels of the axis.
+/// Possible distances between two labels of the axis, in seconds: up to a minute, an hour, a day and a week.
 const TICKS: [Millis; 19] = [
-    SECOND,
-    2 * SECOND,
-    5 * SECOND,
-    10 * SECOND,
-    15 * SECOND,
-    30 * SECOND,
-    MINUTE,
-    2 * MINUTE,
-    5 * MINUTE,
-    10 * MINUTE,
-    15 * MINUTE,
-    30 * MINUTE,
-    HOUR,
-    2 * HOUR,
-    3 * HOUR,
-    6 * HOUR,
-    12 * HOUR,
-    DAY,
-    7 * DAY,
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400,
+    604_800,
 ];
 
 /// More lanes than this do not fit on a screen; the tokens that were used go first.
@@ -181,6 +164,7 @@ impl<'t> Chart<'t> {
         let most = Millis::try_from(most.max(1)).unwrap_or(1);
         let step = TICKS
             .into_iter()
+            .map(|seconds| seconds * SECOND)
             .find(|step| length / step <= most)
             .unwrap_or(length / most + 1);
         let offset = Timestamp::from_millisecond(self.from).map_or(0, |at| {

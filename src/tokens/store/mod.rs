@@ -203,14 +203,7 @@ impl Store {
         let Some(state) = &mut self.state else { return };
         let mut tokens = Vec::new();
         for (pool, names) in pools.into_iter().zip(&self.rings) {
-            for (index, name) in names.iter().enumerate() {
-                let known = StoredToken::of(pool.state(index), now);
-                tokens.extend(
-                    known
-                        .into_iter()
-                        .flat_map(|known| known.kept(&name.fingerprint, &name.checked)),
-                );
-            }
+            tokens.extend(kept(pool, names, None, now));
         }
         state.keep(Findings {
             tokens,
@@ -232,14 +225,7 @@ impl Store {
         let mut tokens = Vec::new();
         for (ring, names) in self.rings.iter().enumerate() {
             for (scope, pool) in ledger.scopes(ring) {
-                for (index, name) in names.iter().enumerate() {
-                    let known = StoredToken::of(pool.state(index), now);
-                    tokens.extend(
-                        known
-                            .into_iter()
-                            .flat_map(|known| known.kept(&name.fingerprint, scope)),
-                    );
-                }
+                tokens.extend(kept(pool, names, Some(scope), now));
             }
         }
         state.keep(Findings { tokens, models });
@@ -250,6 +236,21 @@ impl Store {
         self.state = None;
         self.hold = None;
     }
+}
+
+/// What is known of the tokens of a pool, as the file has it; without a scope, in that of their checks.
+fn kept<'a>(
+    pool: &'a TokenPool,
+    names: &'a [Name],
+    scope: Option<&'a Scope>,
+    now: Now,
+) -> impl Iterator<Item = (String, StoredToken)> + use<'a> {
+    names.iter().enumerate().flat_map(move |(index, name)| {
+        let known = StoredToken::of(pool.state(index), now);
+        let scope = scope.unwrap_or(&name.checked);
+        let kept = |known: StoredToken| known.kept(&name.fingerprint, scope);
+        known.into_iter().flat_map(kept)
+    })
 }
 
 /// The names of these tokens, whose providers are asked at `endpoints`.

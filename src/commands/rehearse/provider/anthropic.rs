@@ -202,6 +202,17 @@ fn throttled(call: &Call, message: &str, retry_after: Option<u64>) -> Response {
     response
 }
 
+/// The names of a window's headers: limit, remaining and reset.
+macro_rules! limit_names {
+    ($window:literal) => {
+        [
+            concat!("anthropic-ratelimit-", $window, "-limit"),
+            concat!("anthropic-ratelimit-", $window, "-remaining"),
+            concat!("anthropic-ratelimit-", $window, "-reset"),
+        ]
+    };
+}
+
 /// The limit headers; none where the endpoint has none.
 fn limits(call: &Call) -> Vec<(&'static str, String)> {
     let mut headers = Vec::new();
@@ -210,26 +221,10 @@ fn limits(call: &Call) -> Vec<(&'static str, String)> {
     }
     for window in &call.windows {
         let [limit, remaining, reset] = match window.kind {
-            Kind::Requests => [
-                "anthropic-ratelimit-requests-limit",
-                "anthropic-ratelimit-requests-remaining",
-                "anthropic-ratelimit-requests-reset",
-            ],
-            Kind::Tokens => [
-                "anthropic-ratelimit-tokens-limit",
-                "anthropic-ratelimit-tokens-remaining",
-                "anthropic-ratelimit-tokens-reset",
-            ],
-            Kind::InputTokens => [
-                "anthropic-ratelimit-input-tokens-limit",
-                "anthropic-ratelimit-input-tokens-remaining",
-                "anthropic-ratelimit-input-tokens-reset",
-            ],
-            Kind::OutputTokens => [
-                "anthropic-ratelimit-output-tokens-limit",
-                "anthropic-ratelimit-output-tokens-remaining",
-                "anthropic-ratelimit-output-tokens-reset",
-            ],
+            Kind::Requests => limit_names!("requests"),
+            Kind::Tokens => limit_names!("tokens"),
+            Kind::InputTokens => limit_names!("input-tokens"),
+            Kind::OutputTokens => limit_names!("output-tokens"),
         };
         headers.push((limit, window.limit.to_string()));
         headers.push((remaining, shown(window).to_string()));

@@ -205,6 +205,7 @@ fn in_any_file() {
             &["report", "own"][..],
             &["report", "own", "--json"],
             &["report", "own", "--svg", "-"],
+            &["report", "own", "--svg", "picture"],
             &["supervise", "--state", "own", "--", "true"],
             &[
                 "supervise",

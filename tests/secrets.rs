@@ -167,7 +167,7 @@ fn no_token_shows_when_the_provider_says_it_back() {
     let runs = answers.map(|answer| {
         let provider = Provider::anthropic(&[0.1]);
         let run = Supervise::behind(&provider, &echo(answer))
-            .options(&["-v", "--log", "trace.log"])
+            .options(&["-v", "--log", "trace.log", "--notify", "env >>news"])
             .env("XDG_STATE_HOME", state.path())
             .env("DDOLLAR_LOG", "trace")
             .agent();

@@ -194,7 +194,9 @@ impl Notifier {
 /// The fields of a record that shell scripts want, as variables; `rings` are the tokens of the run.
 fn details(record: &Record, rings: &[RecordedRing]) -> Vec<(&'static str, String)> {
     let mut variables = Vec::new();
-    let mut add = |name, value: Option<String>| variables.extend(value.map(|value| (name, value)));
+    let mut add = |name, value: Option<String>| {
+        variables.extend(value.map(|value| (name, masked(&value).into_owned())));
+    };
     let (provider, token, until) = match record {
         Record::Limit(limit) => (
             Some(&limit.who.provider),

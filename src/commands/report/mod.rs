@@ -14,6 +14,7 @@ pub(crate) use timeline::{NoTimeline, Timeline};
 
 use crate::cli::{Report, config};
 use crate::common::error::Error;
+use crate::common::mask::masked;
 use crate::common::style::Style;
 use crate::common::{Environment, private_file};
 use crate::events::{console, journal, schema};
@@ -43,11 +44,13 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
         Some(path) if path.as_os_str() == "-" => console::print(&svg(&timeline, zone))?,
         Some(path) => {
             let picture = svg(&timeline, zone);
-            private_file::write(path, picture.as_bytes()).map_err(|error| Error::File {
-                what: "SVG file",
-                path: path.clone(),
-                why: error.to_string(),
-                hint: "name a file in a folder that you can write to and that has room",
+            private_file::write(path, masked(&picture).as_bytes()).map_err(|error| {
+                Error::File {
+                    what: "SVG file",
+                    path: path.clone(),
+                    why: error.to_string(),
+                    hint: "name a file in a folder that you can write to and that has room",
+                }
             })?;
             true
         }

@@ -60,7 +60,7 @@ pub(crate) fn one_rotation(provider: &Provider, supervise: Supervise) {
         story.concat(),
         "the documented output, to the letter"
     );
-    let ended = ended.says_once("   At a limit: the next token in place, through 127.0.0.1:");
+    let ended = ended.says_once("   At a limit, tokens change in the proxy at 127.0.0.1:");
     assert_eq!(
         ended.stdout.iter().filter(|byte| **byte == b'\n').count(),
         3

@@ -449,7 +449,7 @@ impl RunEvent {
                 done(format!("Through it: {added}{lost}"))
             }
             RunEvent::Offered { address, .. } => plain(format!(
-                "   At a limit: the next token in place, through {address}, or by restart"
+                "   At a limit, tokens change in the proxy at {address}, or by a restart"
             )),
             RunEvent::InPlace => done("Requests come through the proxy: no restart for a limit"),
             RunEvent::NotThrough => {

@@ -457,7 +457,10 @@ impl<'t> Words<'_, 't> {
         if timeline.saved >= SECOND && !timeline.run.rehearsal {
             lines.push(format!(
                 "Saved about {} of waiting for resets",
-                long(timeline.saved)
+                long(match timeline.saved {
+                    saved if saved >= HOUR => saved - saved % MINUTE,
+                    saved => saved,
+                })
             ));
         }
         lines.extend(self.spent());

@@ -181,7 +181,7 @@ impl RunEvent {
                 plain("No state is kept: neither XDG_STATE_HOME nor HOME names a folder")
             }
             RunEvent::StartsWith(token) => next(format!(
-                "{}Starting with {}: those before it are known to be spent",
+                "{}Starting with {}: those before it are spent or in use",
                 token.prefix(),
                 token.numbered()
             )),

@@ -63,7 +63,7 @@ impl TokenRef {
 #[derive(Clone, Debug)]
 pub(crate) enum RunEvent {
     // ---- with a line of their own in the journal ----
-    /// The first start passes over tokens that are known to be spent.
+    /// The first start passes over tokens that are known to be spent, or that other runs use.
     StartsWith(TokenRef),
     /// The command is about to be started with the tokens in use.
     Launched {

@@ -9,7 +9,7 @@ the matrix are named CLIENT-MODE-KIND. MODE is `default`, or `plain` with --no-p
   headless   without a terminal
   tmux       in a terminal: a client that stays at its prompt is ended when its last step has been answered
   beside     another client begins in the same folder while this one works, with a task of its own
-  two        two supervised clients work in one folder, and both meet the limit
+  two        two supervised clients work in one folder, each on a task of its own, and both meet a limit
   revoked    the first token is unknown to the provider
 A client that cannot go on after a restart makes ddollar say so at the start: then `told` is printed, with
 what was said. Programs that ddollar does not know run by default alone, and must not be started again.
@@ -61,6 +61,7 @@ class Case:
         self.mode = "default"
         self.options = MODES["default"]
         self.extra = {}
+        self.keys = "t-1,t-2"
         self.typed = None
         self.steps_wanted = STEPS
         self.last = len(STEPS)  # How many steps the last request tells of.
@@ -79,9 +80,9 @@ class Case:
                   "CODEX_HOME": str(self.home / ".codex"), "LLM_USER_PATH": str(self.home), "SHELL": "/bin/bash",
                   "XDG_STATE_HOME": str(self.home / "state"), **self.extra}
         return {**common, **{
-            "anthropic": {"ANTHROPIC_API_KEYS": "t-1,t-2", "ANTHROPIC_BASE_URL": self.url},
-            "openai": {"OPENAI_API_KEYS": "t-1,t-2", "OPENAI_BASE_URL": f"{self.url}/v1"},
-            "gemini": {"GEMINI_API_KEYS": "t-1,t-2", "GOOGLE_GEMINI_BASE_URL": self.url},
+            "anthropic": {"ANTHROPIC_API_KEYS": self.keys, "ANTHROPIC_BASE_URL": self.url},
+            "openai": {"OPENAI_API_KEYS": self.keys, "OPENAI_BASE_URL": f"{self.url}/v1"},
+            "gemini": {"GEMINI_API_KEYS": self.keys, "GOOGLE_GEMINI_BASE_URL": self.url},
         }[provider]}
 
     def start(self, command, provider):
@@ -179,6 +180,11 @@ class Case:
     def steps(self, name="steps.log"):
         path = self.project / name
         return path.read_text().split() if path.exists() else []
+
+    def wait_for_steps(self, count):
+        end = time.time() + 60
+        while len(self.steps()) < count and time.time() < end:
+            time.sleep(0.1)
 
     def requests(self):
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -300,6 +306,10 @@ def cell(client, mode, kind):
     config = {**dry(model=model, **at), "steps": {"llm": 0, "aider": 4}.get(client, 6)}
     if kind == "revoked":
         config = {"tokens": {"t-2": "org-2"}, "steps": config["steps"]}
+    if kind == "two":
+        # Each run starts with a token that the other one does not use.
+        config["tokens"] = {**TWO, "t-3": "org-3"}
+        config["dry"]["org-2"] = config["dry"]["org-1"]
 
     def run(case):
         case.mode = mode
@@ -312,12 +322,14 @@ def cell(client, mode, kind):
             beside(case, client, provider, [word.replace(PROMPT, "another task") for word in line])
             case.finish([process])
         elif kind == "two":
-            second = [word.replace(PROMPT, SECOND_PROMPT) for word in line]
-            case.finish([case.start(each, provider) for each in (line, second)])
+            case.keys = "t-1,t-2,t-3"
+            first = case.start(line, provider)
+            case.wait_for_steps(1)  # What a client sets up when it is started for the first time is done once.
+            case.finish([first, case.start([word.replace(PROMPT, SECOND_PROMPT) for word in line], provider)])
             assert case.steps("more.log") == STEPS, f"steps of the second {case.steps('more.log')}"
         else:
             case.headless(line, provider)
-        check_tokens(case, {1, 2} if kind != "revoked" else {0, 1})
+        check_tokens(case, {"revoked": {0, 1}, "two": {1, 2, 3}}.get(kind, {1, 2}))
         # The first check of a revoked token comes before the first request of a command that nobody knows.
         if mode == "default" and (client, kind) != ("llm", "revoked"):
             assert case.said.count("Launching") == (2 if kind == "two" else 1), "started again"
@@ -333,9 +345,7 @@ def check_tokens(case, wanted):
 
 def beside(case, client, provider, line):
     """Another client begins in the folder once the case's own has come to its second step."""
-    end = time.time() + 60
-    while case.steps()[1:] == [] and time.time() < end:
-        time.sleep(0.1)
+    case.wait_for_steps(2)
     environment = {**case.environment(provider), "ANTHROPIC_API_KEY": "t-2", "OPENAI_API_KEY": "t-2",
                    "CODEX_API_KEY": "t-2", "GEMINI_API_KEY": "t-2", "COPILOT_PROVIDER_API_KEY": "t-2"}
     if client == "codex":
@@ -489,8 +499,8 @@ def check_steps(case, name):
 
 
 # What can go wrong without the proxy, and how ddollar says at the start that it can.
-EXPLAINED = {"steps": ": (.* anew)", "it stands still": ": (.* waits for you .*|a limit is seen only .*)",
-             "status": ": (checks ask for .*)"}
+EXPLAINED = {"steps": r"\w+: (its? .* anew)", "status": r"\w+: (checks ask for .*)",
+             "it stands still": r"\w+: (its .* waits for you .*|a limit is seen only .*)"}
 
 
 def told(case, error):

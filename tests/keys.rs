@@ -1,6 +1,7 @@
 //! A key in a place where none belongs is not printed and not written: a user who has slipped once must
 //! not find the key in a log that is passed on.
 
+use crate::output::written_to_a_terminal;
 use crate::support::env::{Desk, PROGRAM, output};
 use crate::support::{Provider, Supervise};
 use std::collections::BTreeSet;
@@ -8,8 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// A key as providers issue them.
-const KEY: &str = "sk-ant-api03-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-x2Lp";
+/// A key as providers issue them, and as long: it does not fit on a line of a terminal.
+const KEY: &str = "sk-ant-api03-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789aBcDeFgHiJkLmNoPqRsTuVwXyZ-9876543210_zYxWvUtSrQpO-x2Lp";
 
 /// The options of a command that take a value, as its help lists them.
 fn options_of(command: &str) -> Vec<String> {
@@ -203,6 +204,7 @@ fn in_any_file() {
     for text in [KEY, &json, &journal] {
         for arguments in [
             &["report", "own"][..],
+            &["report", "--ascii", "own"],
             &["report", "own", "--json"],
             &["report", "own", "--svg", "-"],
             &["report", "own", "--svg", "picture"],
@@ -220,6 +222,7 @@ fn in_any_file() {
             &["rehearse", "--scenario", "own", "--", "true"],
         ] {
             try_with_file(arguments, &[], text);
+            try_with_file(arguments, &[("COLUMNS", "40")], text);
         }
         try_with_file(&supervise, &[("SSL_CERT_FILE", "own")], text);
     }
@@ -268,5 +271,26 @@ fn in_the_command_of_a_whole_run() {
         fs::read_to_string(&log).unwrap_or_default(),
     ] {
         assert!(!gives_away(&text), "{text}");
+    }
+}
+
+#[test]
+fn on_a_terminal_that_is_narrower_than_the_key() {
+    let key = [
+        ("ANTHROPIC_API_KEY", KEY),
+        ("ANTHROPIC_BASE_URL", "http://127.0.0.1:1"),
+    ];
+    let path = format!("/nope/{KEY}");
+    for columns in [20, 40, 80, 132] {
+        for (arguments, variables) in [
+            (&["supervise", "--", "true", "--api-key", KEY][..], &key[..]),
+            (&["supervise", "--", &path], &key),
+            (&["supervise", "--log", KEY, "true"], &key),
+            (&["supervise", "true"], &[("ANTHROPIC_API_KEYS_FILE", KEY)]),
+        ] {
+            let (text, _) = written_to_a_terminal(columns, arguments, variables);
+            let joined: String = text.split_whitespace().collect();
+            assert!(!gives_away(&joined), "{arguments:?} on {columns}: {text}");
+        }
     }
 }

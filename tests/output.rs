@@ -134,18 +134,38 @@ fn marks_are_ascii_where_the_locale_is_not_utf_8() {
     assert!(ended.stderr.is_ascii(), "{}", ended.stderr);
 }
 
-/// What ddollar writes to a terminal on stderr.
+/// What a run of `true` writes to a terminal on stderr.
 fn on_a_terminal(variables: &[(&str, &str)]) -> String {
     let provider = Provider::anthropic(&[0.1]);
+    let own = provider.variables(&provider.url);
+    let own = own.iter().map(|(name, value)| (&**name, &**value));
+    let variables: Vec<_> = own.chain(variables.iter().copied()).collect();
+    let (text, code) = written_to_a_terminal(0, &["supervise", "--", "true"], &variables);
+    assert_eq!(code, Some(0), "{text}");
+    text
+}
+
+/// What ddollar writes to a terminal of so many columns (0: it does not know) on stderr, and its exit
+/// code.
+pub(crate) fn written_to_a_terminal(
+    columns: u16,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> (String, Option<i32>) {
     let desk = Desk::new();
+    let size = nix::pty::Winsize {
+        ws_row: 24 * u16::from(columns > 0),
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     let (master, mut child) = opening(|| {
-        let pty = nix::pty::openpty(None, None).unwrap();
+        let pty = nix::pty::openpty(Some(&size), None).unwrap();
         // Whatever is started later gets neither end.
         fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
         let mut command = desk.command(PROGRAM);
         command
-            .args(["supervise", "--", "true"])
-            .envs(provider.variables(&provider.url))
+            .args(arguments)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -155,8 +175,8 @@ fn on_a_terminal(variables: &[(&str, &str)]) -> String {
     let mut text = Vec::new();
     // At the end a pty gives an error, not an end of file.
     let _ = std::fs::File::from(master).read_to_end(&mut text);
-    assert!(child.wait().unwrap().success());
-    String::from_utf8_lossy(&text).into_owned()
+    let code = child.wait().unwrap().code();
+    (String::from_utf8_lossy(&text).into_owned(), code)
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! How text is drawn on a terminal: glyphs, bars, colours, and lines that fit.
 //!
 //! It promises plain ASCII where UTF-8 is not wanted, no colour where it is not, and lines no longer
-//! than the width. Pure: what a terminal can do is found out by `console.rs`.
+//! than the width. A key is hidden before a line is broken or cut. What a terminal can do is found out
+//! by `console.rs`.
 
-use std::borrow::Cow;
+use super::mask::masked;
 
 /// What the reader's terminal, or file, can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +83,10 @@ impl Style {
         } else {
             0
         };
+        // Half a key has no key's shape any more.
+        let text = masked(text);
         let text = match self.utf8 {
-            true => Cow::Borrowed(text),
+            true => text,
             false => text.replace('…', "...").into(),
         };
         let mut lines = String::new();
@@ -119,8 +122,9 @@ impl Style {
 
     /// `text`, cut off where the width ends.
     pub(crate) fn cut(self, text: &str) -> String {
+        let text = masked(text);
         if text.chars().count() <= self.width {
-            return text.into();
+            return text.into_owned();
         }
         let kept = text.chars().take(self.width.saturating_sub(3));
         kept.collect::<String>() + "..."

@@ -2,6 +2,7 @@
 
 use super::chart::{Chart, Line};
 use super::timeline::Activity;
+use crate::common::mask::masked;
 use crate::common::style::{Colour, Style};
 use crate::common::visible::is_visible;
 use crate::events::wording::percent;
@@ -234,9 +235,10 @@ impl Svg {
 
 /// The first `most` characters of a text.
 fn cut(text: &str, letters: usize) -> String {
+    let text = masked(text);
     match text.char_indices().nth(letters) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
-        None => text.into(),
+        None => text.into_owned(),
     }
 }
 

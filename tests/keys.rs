@@ -111,6 +111,8 @@ fn as_the_value_of_any_option() {
 fn as_an_argument_of_any_command() {
     let assigned = format!("ANTHROPIC_API_KEY={KEY}");
     let long = format!("--api-key={KEY}");
+    // A line of so many characters is shown up to the middle of the key.
+    let before = "x".repeat(276);
     for arguments in [
         &[KEY][..],
         &["help", KEY],
@@ -123,6 +125,7 @@ fn as_an_argument_of_any_command() {
         &["supervise", "--", &assigned, "claude"],
         &["supervise", "--", "true", "--api-key", KEY],
         &["supervise", "--", "true", &long],
+        &["supervise", "--", "true", &before, KEY],
         &["supervise", "-v", "--log", "log", "--", "true", KEY],
         &["supervise", "--journal", "j", "--", "true", KEY],
         &[

@@ -21,6 +21,7 @@ pub(crate) use discovery::{
 pub(crate) use pool::tests::{pool_of, pool_over};
 pub(crate) use pool::{Renewal, Ring, TokenPool};
 
+use crate::common::mask::masked;
 use crate::common::secret::Secret;
 use crate::common::visible::visible;
 use crate::providers::Provider;
@@ -37,7 +38,8 @@ pub(crate) fn shown<'a>(words: &[OsString], tokens: impl Iterator<Item = &'a Tok
     let words: Vec<String> = words.iter().map(quoted).collect();
     let line = tokens.fold(words.join(" "), |line, token| token.secret.redact(&line));
     let line = line.replace(char::is_control, " ");
-    let line = visible(&line).into_owned();
+    // Before it is cut: half a key has no key's shape any more.
+    let line = masked(&visible(&line)).into_owned();
     match line.char_indices().nth(LONGEST_SHOWN) {
         Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
         None => line,

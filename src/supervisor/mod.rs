@@ -595,7 +595,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Tells now and then how full the tokens are. Returns when it will again.
+    /// Tells now and then how full the tokens are, and keeps what is known of them. Returns when it will
+    /// again.
     fn sample(&mut self, now: Now) -> Option<Duration> {
         self.in_use()?;
         let rest = self.samples.at.saturating_duration_since(now.tick);
@@ -603,6 +604,8 @@ impl<'a> Supervisor<'a> {
             return Some(rest);
         }
         self.tell_levels(false, now);
+        // What answers have shown is no event, unless it is bad.
+        self.keep_state();
         let each = self.samples.each.min(self.samples.longest);
         self.samples.each = each * 2;
         self.samples.at = now.tick + each;

@@ -63,7 +63,7 @@ pub(crate) struct ClientConnection {
     /// Nothing more will be read from it: its side has ended, or it sends requests ahead without
     /// bound.
     deaf: bool,
-    /// How much of the buffer was handed out by [`Client::next_piece`].
+    /// How much of the buffer was handed out by [`ClientConnection::next_piece`].
     lent: usize,
     /// Memory of the last request, for the next one: to ask for it anew each time costs more than
     /// all else, with many connections at once.
@@ -140,7 +140,7 @@ impl ClientConnection {
     }
 
     /// The body of the request whose head was read last, into `body`. Of one that is too large to be
-    /// kept, `rest` is what [`Client::next_piece`] then reads.
+    /// kept, `rest` is what [`ClientConnection::next_piece`] then reads.
     pub(crate) fn body(
         &mut self,
         rest: &mut BodyFraming,
@@ -189,7 +189,7 @@ impl ClientConnection {
     }
 
     /// Reads more from upstream, until then, and sees meanwhile whether the client is still there.
-    /// `nudge` as for [`Client::watch`].
+    /// `nudge` as for [`ClientConnection::watch`].
     pub(crate) fn read_on(
         &mut self,
         link: &mut Link,

@@ -9,6 +9,7 @@ use crate::common::http::headers::Headers;
 use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
 use crate::common::http::request::place_in;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Fields of one connection, and those that would lead a client or a browser around the proxy.
@@ -58,9 +59,11 @@ pub(crate) enum Framing {
 impl Response {
     /// The head at the start of `bytes`, which answers a `HEAD` request or another.
     pub(crate) fn parse(bytes: &[u8], to_head: bool) -> Parsed<Response> {
-        let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut parsed = httparse::Response::new(&mut space);
-        let length = match parsed.parse(bytes) {
+        let mut space = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut parsed = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        let length = match parser.parse_response_with_uninit_headers(&mut parsed, bytes, &mut space)
+        {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err(ReadError::HeadTooLarge),

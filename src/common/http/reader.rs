@@ -194,6 +194,9 @@ impl<S: Read> Reader<S> {
         &mut self,
         parse: impl Fn(&[u8]) -> Parsed<T>,
     ) -> Result<Option<T>, ReadError> {
+        if self.buffered().is_empty() {
+            return Ok(None);
+        }
         match parse(self.buffered())? {
             Some((_, length)) if length > HEAD_MAX => Err(ReadError::HeadTooLarge),
             Some((found, length)) => {

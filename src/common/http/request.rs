@@ -5,6 +5,7 @@
 //! reader to say.
 
 use super::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A parsed head.
@@ -29,9 +30,9 @@ impl RequestHead {
     /// # Errors
     /// It is no HTTP/1 request, or can be read in two ways; its fields are too many.
     pub(crate) fn parse(bytes: &[u8]) -> Parsed<RequestHead> {
-        let mut space = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut parsed = httparse::Request::new(&mut space);
-        let length = match parsed.parse(bytes) {
+        let mut space = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+        let mut parsed = httparse::Request::new(&mut []);
+        let length = match parsed.parse_with_uninit_headers(bytes, &mut space) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err(ReadError::HeadTooLarge),

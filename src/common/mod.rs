@@ -1,5 +1,6 @@
 //! What every folder may use: errors, time, secrets, text, files, HTTP/1.1.
 
+pub(crate) mod body;
 pub(crate) mod bytes;
 pub(crate) mod duration;
 pub(crate) mod error;

@@ -4,6 +4,7 @@
 //! take more than one pass, and that an unknown model is a class of its own. Pure.
 
 use super::{Dialect, Provider, anthropic};
+use crate::common::body::Body;
 use memchr::memchr2;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -131,14 +132,14 @@ fn kind(dialect: Dialect, path: &str) -> EndpointKind {
 
 /// Puts this model in place of the one that a request asks for, which is put into `model`: names that
 /// JSON need not escape.
-pub(crate) fn swap_model(path: &mut String, body: &mut Vec<u8>, model: &mut String) {
+pub(crate) fn swap_model(path: &mut String, body: &mut Body, model: &mut String) {
     let before_query = path.split('?').next().unwrap_or_default();
     if let Some(place) = model_in_path(before_query) {
         let other = path[place.clone()].to_owned();
         path.replace_range(place, model);
         *model = other;
     } else if let Some(place) = model_in_body(body) {
-        let other = body.splice(place, model.bytes()).collect();
+        let other = body.splice(place, model.as_bytes());
         *model = String::from_utf8(other).unwrap_or_default();
     }
 }
@@ -377,7 +378,7 @@ mod tests {
                 "{}",
             ),
         ] {
-            let (mut now_path, mut now_body) = (path.to_owned(), body.as_bytes().to_vec());
+            let (mut now_path, mut now_body) = (path.to_owned(), body.as_bytes().to_vec().into());
             let mut model = String::from("new");
             swap_model(&mut now_path, &mut now_body, &mut model);
             assert_eq!(

@@ -7,6 +7,7 @@
 
 use super::request::Request;
 use super::upstream::Link;
+use crate::common::body::Body;
 use crate::common::http::reader::{BodyFraming, BodyPart, HEAD_MAX, ReadError, Reader};
 use crate::common::http::stream::{self, Timed};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -144,7 +145,7 @@ impl ClientConnection {
     pub(crate) fn body(
         &mut self,
         rest: &mut BodyFraming,
-        body: &mut Vec<u8>,
+        body: &mut Body,
     ) -> Result<(), ReadError> {
         self.reader.source().until = Instant::now() + BODY_ARRIVAL;
         self.reader.put_body(rest, body)

@@ -22,6 +22,7 @@ use super::route::{Route, route};
 use super::stream_prelude::{LONE_ERROR_MAX, Seen, StreamPrelude, lone_error};
 use super::upstream::{Link, Upstream};
 use super::{Shared, now};
+use crate::common::body::Body;
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::response::LAST_CHUNK;
 use crate::common::http::stream::is_late;
@@ -171,7 +172,7 @@ fn answer(client: &mut ClientConnection, shared: &Shared, request: &Request) -> 
         client.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
     let mut body = match request.body {
-        BodyFraming::Length(0..=SPARE_MAX) => client.memory(),
+        BodyFraming::Length(0..=SPARE_MAX) => client.memory().into(),
         _ => shared.body_memory(),
     };
     let mut rest = request.body;
@@ -313,7 +314,7 @@ struct Exchange<'a> {
     /// The path and query at the provider.
     path: String,
     /// The body; of one that is too large to be kept, its beginning.
-    body: Vec<u8>,
+    body: Body,
     /// What is set aside for it, as long as it is kept.
     room: Option<BodyRoom<'a>>,
     /// What came last, and with which token, until the request goes out again.
@@ -735,7 +736,7 @@ impl<'a> Exchange<'a> {
         let body = std::mem::take(&mut self.body);
         self.room = None;
         match body.capacity() as u64 {
-            0..=SPARE_MAX => self.client.give_back(body),
+            0..=SPARE_MAX => self.client.give_back(body.into_vec()),
             _ => self.shared.keep_body_memory(body),
         }
     }

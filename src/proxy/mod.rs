@@ -35,8 +35,8 @@ use crate::cli;
 use crate::cli::PORT;
 use crate::cli::config::{self, Road, TokenFiles};
 use crate::common::Environment;
+use crate::common::body::Body;
 use crate::common::error::Error;
-use crate::common::http::reader::LARGE;
 use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::events::console::Console;
@@ -69,9 +69,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use upstream::Upstream;
 
-/// So many pieces of memory for bodies are kept for later ones, none above [`LARGE`]: agents ask with
+/// So many pieces of memory for bodies are kept for later ones, none above so many bytes: agents ask with
 /// some hundred kB, and few at the same time.
 const KEPT_BODIES: usize = 4;
+const LARGEST_KEPT: usize = 4 * 1024 * 1024;
 /// As long as no token is good, token files are looked at this often.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(15);
 /// Answers under way may take so long to end once the proxy is to stop.
@@ -105,8 +106,8 @@ pub(crate) struct Shared {
     counters: Counters,
     /// What all bodies together may take.
     room: Room,
-    /// Memory of bodies, for the next ones: with musl, to ask for it anew costs more than all else.
-    bodies: Mutex<Vec<Vec<u8>>>,
+    /// Memory of bodies, for the next ones: new pages cost more than all else.
+    bodies: Mutex<Vec<Body>>,
     stopping: AtomicBool,
     /// Readable once the proxy is to stop: its other end is closed then.
     stop: OwnedFd,
@@ -185,14 +186,14 @@ impl Shared {
     }
 
     /// Memory for a body; what is in it means nothing.
-    fn body_memory(&self) -> Vec<u8> {
+    fn body_memory(&self) -> Body {
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         bodies.pop().unwrap_or_default()
     }
 
     /// Takes memory back.
-    fn keep_body_memory(&self, body: Vec<u8>) {
-        let is_worth_it = (1..=LARGE).contains(&body.capacity());
+    fn keep_body_memory(&self, body: Body) {
+        let is_worth_it = (1..=LARGEST_KEPT).contains(&body.capacity());
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         if is_worth_it && bodies.len() < KEPT_BODIES {
             bodies.push(body);

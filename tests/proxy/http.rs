@@ -4,11 +4,11 @@ use crate::support::gateway::{Gateway, Wire, a_moment};
 use crate::support::proc;
 use crate::support::tls::{Front, Tunnel};
 use crate::support::upstream::{Played, Upstream};
-use crate::support::{Provider, Supervise};
+use crate::support::{Provider, Supervise, eventually};
 use serde_json::json;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 const PATH: &str = "/anthropic/v1/messages";
@@ -201,6 +201,27 @@ fn open_streams_do_not_keep_what_they_have_asked() {
     assert!(held_by_proxy < 60_000, "{held_by_proxy} kB");
     drop(wires);
     assert_eq!(held.lock().unwrap().len(), 6);
+}
+
+/// As agents do: 32 requests of 3 MiB are there at once, and then none.
+#[test]
+fn the_memory_of_many_bodies_goes_back_to_the_system() {
+    let here = Arc::new(Barrier::new(32));
+    let (_upstream, gateway) = before(move |played| {
+        here.wait();
+        played.answer(200, "", "{}");
+        true
+    });
+    let body = "a".repeat(3 * 1024 * 1024);
+    let wires: Vec<Wire> = (0..32).map(|_| asked(&gateway, &body)).collect();
+    for mut wire in wires {
+        assert_eq!(wire.answer().status, 200);
+    }
+    let peak = proc::status(gateway.run.pid, "VmHWM", 10);
+    assert!(peak > 96 * 1024, "{peak} kB");
+    eventually("the memory is given back", || {
+        (proc::status(gateway.run.pid, "VmRSS", 10) < 40_000).then_some(())
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! own buffer, and that a message whose length can be read in two ways is an error. What a head
 //! means is for those who parse it; time limits are the source's.
 
+use crate::common::body::Body;
 use memchr::memchr_iter;
 use std::io::{self, Read};
 
@@ -16,8 +17,6 @@ pub(crate) const BODY_MAX: usize = 32 * 1024 * 1024;
 pub(crate) const FIELDS_MAX: usize = 128;
 /// A chunk extension has no bound of its own.
 const CHUNK_HEAD_MAX: usize = 1024;
-/// The memory of a body above this size, in bytes, is not kept for another one.
-pub(crate) const LARGE: usize = 4 * 1024 * 1024;
 /// One read asks for so many bytes at first, and for more when that was all there. Most messages
 /// come whole in one.
 const FIRST_STEP: usize = 8 * 1024;
@@ -210,9 +209,9 @@ impl<S: Read> Reader<S> {
 
     /// A whole body, of at most [`BODY_MAX`] bytes.
     pub(crate) fn body(&mut self, mut rest: BodyFraming) -> Result<Vec<u8>, ReadError> {
-        let mut body = Vec::new();
+        let mut body = Body::default();
         self.put_body(&mut rest, &mut body)?;
-        Ok(body)
+        Ok(body.into_vec())
     }
 
     /// The same, into memory that is at hand: what it holds is overwritten. Of a body that is too large
@@ -220,7 +219,7 @@ impl<S: Read> Reader<S> {
     pub(crate) fn put_body(
         &mut self,
         rest: &mut BodyFraming,
-        body: &mut Vec<u8>,
+        body: &mut Body,
     ) -> Result<(), ReadError> {
         if rest.is_too_large() {
             body.clear();
@@ -259,22 +258,14 @@ impl<S: Read> Reader<S> {
     }
 
     /// A body of this length, which goes from the source to its place without a stay in the buffer.
-    fn put_length(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), ReadError> {
+    fn put_length(&mut self, length: usize, body: &mut Body) -> Result<(), ReadError> {
         if let Some(whole) = self.buffered().get(..length) {
             body.clear();
             body.extend_from_slice(whole);
             self.consume(length);
             return Ok(());
         }
-        if body.capacity() < length {
-            // What is too large to be kept for the next request gets room for the largest: glibc keeps
-            // what it was given back below 32 MiB, and returns more than that to the system. Pages that
-            // are never written to take no memory.
-            let room = if length > LARGE { BODY_MAX + 1 } else { length };
-            *body = vec![0; room];
-        }
-        // Memory that was used before is cleared no second time.
-        body.resize(length, 0);
+        body.resize(length);
         let mut at = self.buffered().len();
         body[..at].copy_from_slice(&self.buffered()[..at]);
         self.consume(at);

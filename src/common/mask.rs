@@ -92,6 +92,9 @@ fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// Whether a word has the shape of a key. One may stand behind a name and a `_` or `-`, as in
 /// `--key-sk-ant-…`, but not inside a word.
 fn has_shape(word: &str) -> bool {
+    if word.len() < SHORTEST {
+        return false;
+    }
     let begins = |prefix: &&str| {
         word.match_indices(*prefix).any(|(at, _)| {
             let behind = word.get(..at).unwrap_or_default();
@@ -102,10 +105,7 @@ fn has_shape(word: &str) -> bool {
     };
     let is_mixed =
         |word: &str| word.contains(|c: char| c.is_ascii_digit() || c.is_ascii_uppercase());
-    DISTINCT
-        .iter()
-        .any(|prefix| begins(prefix) && word.len() >= SHORTEST)
-        || COMMON.iter().any(|prefix| begins(prefix) && is_mixed(word))
+    DISTINCT.iter().any(begins) || COMMON.iter().any(|prefix| begins(prefix) && is_mixed(word))
 }
 
 #[cfg(test)]

@@ -452,7 +452,7 @@ pub(crate) fn run(
         }
     }
     // It has no children.
-    let signals = signals::listen(unbounded().0, false)?;
+    let signals = signals::listen(unbounded().0)?;
     let (key, trouble) = match &folder {
         Some(folder) => AccessKey::kept_in(folder)?,
         None => {

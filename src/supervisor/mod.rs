@@ -185,7 +185,7 @@ impl<'a> Supervisor<'a> {
         if config.rules.interactive && job.terminal_file().is_none() {
             return Err(Error::NoTerminal);
         }
-        let signals = signals::listen(job.waker(), true)?;
+        let signals = signals::listen(job.waker())?;
         let (answering, answers) = unbounded();
         let (warning, warnings) = unbounded();
         let (hook_sender, hooks) = unbounded();

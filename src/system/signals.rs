@@ -5,11 +5,15 @@
 //! had it. It does not decide what a signal means.
 
 use crate::common::error::Error;
-use crate::system::os;
+use crate::system::os::{self, RealTimeQueue};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 /// The signals that are handled, beside those for one program ([`FOR_ONE`]). Not among them are those
@@ -82,12 +86,14 @@ const NO_CORE: rlim_t = 1;
 /// Takes the signals over, as the first thing in main, so that every thread inherits it: the
 /// terminal's stop signals are blocked, those that are heard are not. Blocked, not handled: a
 /// blocked SIGTTOU lets `tcsetpgrp` and writes proceed, a handled one would be sent again and again.
+/// Real-time signals are blocked, too, and read by the one who listens.
 /// A core file of this process would have tokens in it, so there is none.
 pub(crate) fn take_over() -> Inherited {
     let blocked = SigSet::thread_get_mask().map_or(0, |mask| bits(&mask));
     let stops = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU]);
     if let Err(errno) = stops
         .thread_block()
+        .and_then(|()| os::real_time_signals().thread_block())
         .and_then(|()| SigSet::from_iter(heard()).thread_unblock())
     {
         log::warn!("cannot set the signal mask: {errno}");
@@ -163,36 +169,33 @@ fn bit(number: i32) -> u64 {
 }
 
 /// Starts the thread. A signal that was ignored when ddollar was started stays so, but for the
-/// two without which there is no supervision. SIGCHLD goes to `children`, the number of every other to the
-/// receiver. `real_time` says whether real-time signals are among them; they end ddollar otherwise.
+/// two without which there is no supervision. SIGCHLD goes to `children`, the number of every other, also
+/// of the real-time ones, to the receiver.
 ///
 /// # Errors
 /// When the system refuses handlers or the thread.
-pub(crate) fn listen(children: Sender<()>, real_time: bool) -> Result<Receiver<i32>, Error> {
+pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<i32>, Error> {
     let refused = |why: std::io::Error| Error::System {
         what: "cannot listen to signals",
         why: why.to_string(),
     };
     let ignored = os::ignored_signals();
     let is_wanted = move |number: &i32| ignored & bit(*number) == 0 || ALWAYS.contains(number);
-    let numbers = heard().map(|signal| signal as i32);
-    let mut signals = Signals::new(numbers.filter(is_wanted)).map_err(refused)?;
+    let numbers = heard().map(|signal| signal as i32).filter(is_wanted);
+    let (read, write) = UnixStream::pair().map_err(refused)?;
+    let mut handled =
+        SignalDelivery::with_pipe(read, write, SignalOnly, numbers).map_err(refused)?;
+    let real_time = RealTimeQueue::open().map_err(refused)?;
     let (sender, receiver) = unbounded();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
-            // Thirty of them take a millisecond, which the command's start need not wait for.
-            for number in os::real_time_signals()
-                .filter(|_| real_time)
-                .filter(is_wanted)
-            {
-                if let Err(why) = signals.add_signal(number) {
-                    log::warn!("cannot listen to signal {number}: {why}");
-                }
-            }
             loop {
-                for number in in_order(signals.wait()) {
+                wait([Some(handled.get_read().as_fd()), real_time.descriptor()]);
+                let mut numbers = in_order(handled.pending());
+                numbers.extend(real_time.pending().filter(is_wanted));
+                for number in numbers {
                     if number == Signal::SIGCHLD as i32 {
                         // Somebody without children does not listen.
                         let _ = children.send(());
@@ -204,6 +207,15 @@ pub(crate) fn listen(children: Sender<()>, real_time: bool) -> Result<Receiver<i
         })
         .map_err(refused)?;
     Ok(receiver)
+}
+
+/// Waits until one of them can be read.
+fn wait(sources: [Option<BorrowedFd<'_>>; 2]) {
+    let sources = sources.into_iter().flatten();
+    let mut sources: Vec<PollFd> = sources
+        .map(|source| PollFd::new(source, PollFlags::POLLIN))
+        .collect();
+    let _ = poll(&mut sources, PollTimeout::NONE);
 }
 
 /// Signals that have come at the same time, by number but for SIGHUP, which is last: systemd sends SIGTERM

@@ -6,7 +6,8 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, Uid};
@@ -15,7 +16,7 @@ use rustix_libc_wrappers::process::SignalExt;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,13 @@ pub(crate) fn list_trouble() -> Option<&'static str> {
     }
 }
 
+/// A file of the kernel's, which has no size to ask for: in one read, where it is a page at most.
+fn read_kernel_file(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(4096);
+    File::open(path)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Every process that can be seen; none where /proc does not show even this one.
 pub(crate) fn processes() -> Vec<Process> {
     let (Some(_), Ok(entries)) = (own_number(), fs::read_dir("/proc")) else {
@@ -77,7 +85,7 @@ pub(crate) fn process(pid: Pid) -> Option<Process> {
 
 /// What /proc says of a number (proc_pid_stat(5)).
 fn entry(number: i32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+    let stat = read_kernel_file(format!("/proc/{number}/stat")).ok()?;
     // The name in parentheses may hold anything, also spaces and parentheses.
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');
@@ -112,7 +120,7 @@ fn entry(number: i32) -> Option<Process> {
 /// from the namespace of that /proc inwards (proc_pid_status(5)).
 fn translated(number: i32) -> Option<Pid> {
     let numbers = |entry: &str| -> Option<Vec<i32>> {
-        let status = fs::read_to_string(format!("/proc/{entry}/status")).ok()?;
+        let status = read_kernel_file(format!("/proc/{entry}/status")).ok()?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix("NSpid:"))?;
@@ -165,8 +173,36 @@ pub(crate) fn send(process: &Process, signal: Signal) -> nix::Result<()> {
 }
 
 /// The real-time signals, as far as the C library leaves them to programs (signal(7)).
-pub(crate) fn real_time_signals() -> std::ops::RangeInclusive<i32> {
-    RealTime::rt_min().as_raw()..=RealTime::rt_max().as_raw()
+pub(crate) fn real_time_signals() -> SigSet {
+    let mut all = SigSet::all();
+    Signal::iterator().for_each(|standard| all.remove(standard));
+    all
+}
+
+/// Where the real-time signals that are blocked can be read. Thirty handlers would take a third of a
+/// millisecond to set.
+#[derive(Debug)]
+pub(crate) struct RealTimeQueue(SignalFd);
+
+impl RealTimeQueue {
+    /// # Errors
+    /// The system has no room for a descriptor.
+    pub(crate) fn open() -> io::Result<RealTimeQueue> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let opened = SignalFd::with_flags(&real_time_signals(), flags)?;
+        Ok(RealTimeQueue(opened))
+    }
+
+    /// Readable when one has come.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+
+    /// The numbers of those that have come since.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = i32> {
+        std::iter::from_fn(|| self.0.read_signal().ok().flatten())
+            .filter_map(|signal| i32::try_from(signal.ssi_signo).ok())
+    }
 }
 
 /// Sends a signal to a process that this one is the parent of, by the signal's number.
@@ -198,7 +234,7 @@ pub(crate) fn children() -> Vec<(Pid, Process)> {
         };
         Some((pid, process))
     };
-    let numbers = fs::read_to_string(format!("/proc/self/task/{own}/children"));
+    let numbers = read_kernel_file(format!("/proc/self/task/{own}/children"));
     if let Ok(numbers) = numbers {
         return numbers
             .split_ascii_whitespace()
@@ -223,7 +259,7 @@ pub(crate) fn has_stopped_descendant() -> bool {
     let mut parents = vec![own];
     let mut seen = 0;
     while let Some(parent) = parents.pop() {
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let children = read_kernel_file(format!("/proc/{parent}/task/{parent}/children"));
         let children = match children {
             Ok(children) => children,
             // It has just ended.
@@ -300,7 +336,7 @@ pub(crate) fn leave_no_core() {
 /// How many processes the kernel has ended for want of memory in the control group of this one, as far as
 /// it tells: `oom_kill` in `memory.events` (cgroups(7), version 2) or `memory.oom_control` (version 1).
 pub(crate) fn oom_kills() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = read_kernel_file("/proc/self/cgroup").ok()?;
     groups.lines().find_map(|line| {
         let (_, line) = line.split_once(':')?;
         let (controllers, path) = line.split_once(':')?;
@@ -310,9 +346,9 @@ pub(crate) fn oom_kills() -> Option<u64> {
             _ => return None,
         };
         // In a container the group's own folder may be where that of all groups is otherwise.
-        let told = [path, ""].into_iter().find_map(|path| {
-            fs::read_to_string(format!("/sys/fs/cgroup{root}{path}/{file}")).ok()
-        })?;
+        let told = [path, ""]
+            .into_iter()
+            .find_map(|path| read_kernel_file(format!("/sys/fs/cgroup{root}{path}/{file}")).ok())?;
         let count = told
             .lines()
             .find_map(|line| line.strip_prefix("oom_kill "))?;
@@ -323,11 +359,8 @@ pub(crate) fn oom_kills() -> Option<u64> {
 /// The signals that were ignored when the program was started, bit n-1 for signal n
 /// (proc_pid_status(5), `SigIgn`). To be asked before any of them is handled.
 pub(crate) fn ignored_signals() -> u64 {
-    // One read: the file is made anew for each, and has no size to ask for.
-    let mut status = [0; 4096];
-    let read = File::open("/proc/self/status").and_then(|mut file| file.read(&mut status));
-    let status = status.get(..read.unwrap_or(0)).unwrap_or_default();
-    String::from_utf8_lossy(status)
+    read_kernel_file("/proc/self/status")
+        .unwrap_or_default()
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, killpg};
 use nix::unistd::{Pid, Uid};
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -107,8 +107,30 @@ pub(crate) fn oom_kills() -> Option<u64> {
 }
 
 /// The real-time signals, of which macOS has none.
-pub(crate) fn real_time_signals() -> std::ops::Range<i32> {
-    0..0
+pub(crate) fn real_time_signals() -> SigSet {
+    SigSet::empty()
+}
+
+/// Where they could be read.
+#[derive(Debug)]
+pub(crate) struct RealTimeQueue;
+
+impl RealTimeQueue {
+    /// # Errors
+    /// Never.
+    pub(crate) fn open() -> io::Result<RealTimeQueue> {
+        Ok(RealTimeQueue)
+    }
+
+    /// Nothing to wait for.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// None.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = i32> {
+        std::iter::empty()
+    }
 }
 
 /// Sends a signal to a process by the signal's number, for which there is no use here.

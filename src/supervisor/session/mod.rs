@@ -6,6 +6,7 @@
 //! It decides and does not act: no process, no clock, no thread is touched. Which token is good is
 //! `tokens/policy.rs`'s to say; signals and graces are the job's.
 
+mod endings;
 mod findings;
 mod rings;
 mod running;
@@ -32,12 +33,8 @@ use waiting::{Held, Question, Reported, Waiting};
 /// Signals to end that come so soon after each other are one: timeout(1) signals its command and then
 /// its group, systemd sends a scope SIGTERM and SIGHUP, and a terminal that closes SIGHUP twice.
 const TWINS: Duration = Duration::from_millis(300);
-/// No updater takes longer to replace a program.
-const LONGEST_UPDATE: Duration = Duration::from_secs(300);
 /// A start that dies within this time is a short life.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
-/// So many short lives in a row end the run: a command that cannot start must not be tried all night.
-const SHORT_LIVES: u32 = 3;
 /// Least time from one start to the next after a failure, so that a command which fails at once does
 /// not keep the machine busy.
 const BETWEEN_STARTS: Duration = Duration::from_secs(1);
@@ -47,8 +44,6 @@ const NEVER_HEARD: Duration = Duration::from_secs(60);
 /// When that has come to its end at the latest: the tries are 5, 10, 20 and 40 s apart
 /// (`backoff`), and a provider that is silent takes 15 s (`monitor.rs`) to be that.
 const LAST_TRY: Duration = Duration::from_secs(90);
-/// A failure so soon after a pause for a limit is blamed on the limit.
-const AFTER_A_PAUSE: Duration = Duration::from_secs(60);
 /// A client that has told its failure has this long to end by itself before it is ended: its last
 /// words are worth having, and one that waits for a person never ends.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -419,158 +414,6 @@ impl Session {
         }
     }
 
-    fn on_exit(&mut self, how: ExitStatus, asked: bool, now: Now) -> Turn {
-        match &mut self.phase {
-            // It ended by itself before the order to stop reached it.
-            Phase::Stopping {
-                then: AfterStop::Restart,
-                ..
-            } if !asked => self.on_own_end(how, now),
-            Phase::Running { .. } => self.on_own_end(how, now),
-            Phase::Stopping {
-                how: ended, signal, ..
-            } => {
-                *ended = Some(how);
-                match asked {
-                    true => Turn::nothing(),
-                    // What it has started was not told.
-                    false => Turn::action(Action::Stop(*signal)),
-                }
-            }
-            // It could not go on with what it was paused for.
-            Phase::Waiting(Waiting {
-                held: Held::Paused { .. },
-                ..
-            }) if how != ExitStatus::Code(0) && !how.is_deliberate() => {
-                self.fail(how, true, Reported::All, now)
-            }
-            Phase::Waiting(_) => self.finish(how),
-        }
-    }
-
-    /// The child and all that it had started are gone.
-    fn after_stop(&mut self, then: AfterStop, how: ExitStatus, now: Now) -> Turn {
-        match then {
-            AfterStop::Restart => self.launch(true, now),
-            AfterStop::Recover => self.fail(how, true, Reported::Cause, now),
-            AfterStop::EndAsChild => Turn::action(Action::Exit(Outcome::AsChild(how))),
-            AfterStop::End(outcome) => Turn::action(Action::Exit(outcome)),
-        }
-    }
-
-    /// Nothing is started beside what cannot be killed: two of a kind at work on one session would be
-    /// worse than none. Whoever wants to leave can.
-    fn on_unkillable(&mut self, left: usize, now: Now) -> Turn {
-        let notice = RunEvent::Unkillable(left);
-        match self.phase {
-            Phase::Stopping {
-                then,
-                how: Some(how),
-                ..
-            } if then != AfterStop::Restart => {
-                self.after_stop(then, how, now).and_say_first(notice)
-            }
-            _ => Turn::nothing().and_say(notice),
-        }
-    }
-
-    /// The next child could not be started: the system is short of something, for now.
-    /// `how` says that the program cannot be executed, as an exit status. While an updater replaces it,
-    /// it is gone, busy or half written for some seconds; after some minutes it is more than that.
-    fn on_not_started(&mut self, why: String, how: Option<ExitStatus>, now: Now) -> Turn {
-        let first = self.failing_since.is_none();
-        let since = *self.failing_since.get_or_insert(now.tick);
-        if let Some(how) = how
-            && now.tick.saturating_duration_since(since) > LONGEST_UPDATE
-        {
-            return self.finish(how);
-        }
-        let held = Held::Ended {
-            how: ExitStatus::Code(OWN_FAILURE),
-            blamed: true,
-            reported: Reported::All,
-        };
-        self.phase = Phase::Waiting(Waiting {
-            wake: Some(Until::after(backoff(0), now)),
-            ..Waiting::new(held, now)
-        });
-        self.ready_at = now.tick + backoff(0);
-        match first {
-            true => Turn::nothing().and_say(RunEvent::NotStarted(why)),
-            false => Turn::nothing(),
-        }
-    }
-
-    fn on_own_end(&mut self, how: ExitStatus, now: Now) -> Turn {
-        // A SIGKILL may have come from the kernel, for want of memory: --retries is for that, too.
-        let may_retry = how.is_kill() && self.retries < self.rules.retries;
-        if how.is_deliberate() && !may_retry {
-            return self.finish(how);
-        }
-        // It has said why, also when its status does not.
-        if self.idle(now).is_some() {
-            return self.fail(how, true, Reported::Nothing, now);
-        }
-        if how == ExitStatus::Code(0) && !self.rules.checks_exit_zero {
-            return self.finish(how);
-        }
-        for ring in &mut self.rings {
-            ring.used_at_end = ring.used_of_minute();
-        }
-        if now.tick.saturating_duration_since(self.last_start) < SHORT_LIFE {
-            self.short_lives += 1;
-        } else {
-            self.short_lives = 0;
-            self.has_lived = true;
-        }
-        if self.short_lives >= self.most_short_lives() {
-            return self.finish(how).and_say_first(RunEvent::ShortLives);
-        }
-        // A client that was paused in the middle of its own refusal gives up when it goes on.
-        let resumed = self.resumed.take();
-        let blamed =
-            resumed.is_some_and(|at| now.tick.saturating_duration_since(at) < AFTER_A_PAUSE);
-        let reported = match blamed {
-            true => Reported::All,
-            false => Reported::Nothing,
-        };
-        self.fail(how, blamed, reported, now)
-    }
-
-    /// How many short lives in a row end the run. A client that is refused may give up at once: where that
-    /// may be the cause, each token is tried, and a command that could be started before is waited for.
-    fn most_short_lives(&self) -> u32 {
-        let is_suspect = |ring: &&SessionRing| policy::may_refuse(ring.used_at_end);
-        let suspects = self.rings.iter().filter(is_suspect);
-        match suspects.map(|ring| ring.pool.len()).max() {
-            Some(_) if self.has_lived => u32::MAX,
-            Some(tokens) => SHORT_LIVES.max(u32::try_from(tokens).unwrap_or(u32::MAX)),
-            None => SHORT_LIVES,
-        }
-    }
-
-    /// The child has failed; what its token and provider say now decides.
-    fn fail(&mut self, how: ExitStatus, blamed: bool, reported: Reported, now: Now) -> Turn {
-        let held = Held::Ended {
-            how,
-            blamed,
-            reported,
-        };
-        self.phase = Phase::Waiting(Waiting {
-            asks: self.rules.interactive,
-            ..Waiting::new(held, now)
-        });
-        // To keep going has not gone well.
-        for ring in &mut self.rings {
-            ring.keep_going = false;
-        }
-        let turn = self.apply_decision(now);
-        match reported {
-            Reported::All => turn.and_say_first(RunEvent::Failed(how)),
-            _ => turn,
-        }
-    }
-
     // ---- signals and time ----
 
     fn on_signal(&mut self, signal: Signal, now: Now) -> Turn {
@@ -728,16 +571,6 @@ impl Session {
                 Turn::action(Action::Exit(Outcome::TryAgainLater))
             }
             _ => self.stop(Signal::SIGTERM, AfterStop::End(Outcome::TryAgainLater)),
-        }
-    }
-
-    fn finish(&self, how: ExitStatus) -> Turn {
-        let turn = Turn::action(Action::Exit(Outcome::AsChild(how)));
-        match how {
-            ExitStatus::Code(0) => turn.and_say(RunEvent::Completed),
-            // The reader of its output has read enough: shells do not mention that either.
-            ExitStatus::Signal(signal) if signal == Signal::SIGPIPE as i32 => turn,
-            how => turn.and_say(RunEvent::Failed(how)),
         }
     }
 }

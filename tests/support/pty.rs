@@ -8,7 +8,7 @@ use super::provider::Provider;
 use super::{DEADLINE, Limit, eventually};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
+use nix::sys::termios::{ControlFlags, InputFlags, LocalFlags, OutputFlags, tcgetattr};
 use nix::unistd::{Pid, tcgetpgrp};
 use pty_process::Size;
 use pty_process::blocking::{Pts, Pty, open};
@@ -391,14 +391,25 @@ impl Screen {
     }
 
     /// The modes of the terminal, as `stty -g` has them.
-    pub(crate) fn modes(&self) -> Termios {
-        tcgetattr(&self.pty.as_ref().unwrap().1).unwrap()
+    pub(crate) fn modes(&self) -> Modes {
+        let modes = tcgetattr(&self.pty.as_ref().unwrap().1).unwrap();
+        Modes {
+            input: modes.input_flags,
+            output: modes.output_flags,
+            control: modes.control_flags,
+            local: modes.local_flags,
+            characters: modes
+                .control_chars
+                .into_iter()
+                .take(KERNEL_CHARACTERS)
+                .collect(),
+        }
     }
 
     /// Whether the terminal takes whole lines.
     pub(crate) fn is_cooked(&self) -> bool {
         self.modes()
-            .local_flags
+            .local
             .contains(LocalFlags::ICANON | LocalFlags::ECHO)
     }
 
@@ -556,6 +567,19 @@ impl Drop for Screen {
         }
     }
 }
+
+/// What the kernel sets of a terminal's modes: the C library's structure has room for more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Modes {
+    input: InputFlags,
+    output: OutputFlags,
+    control: ControlFlags,
+    local: LocalFlags,
+    characters: Vec<u8>,
+}
+
+/// NCCS of Linux (asm-generic/termbits.h).
+const KERNEL_CHARACTERS: usize = 19;
 
 /// The lines of a text that begin like this.
 pub(crate) fn lines_with(text: &str, start: &str) -> Vec<String> {

@@ -44,8 +44,13 @@ impl Body {
         if length > self.capacity() {
             self.reserve(length.max(2 * self.capacity()));
         }
-        self.set_length(length);
-        self[start..].copy_from_slice(more);
+        match self {
+            Body::Small(bytes) => bytes.extend_from_slice(more),
+            Body::Large { pages, length: now } => {
+                pages[start..length].copy_from_slice(more);
+                *now = length;
+            }
+        }
     }
 
     /// Puts other bytes in the place of these. Returns what was there.

@@ -5,6 +5,7 @@
 
 use super::{Dialect, Provider, anthropic};
 use crate::common::body::Body;
+use crate::common::bytes;
 use memchr::memchr2;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -76,7 +77,7 @@ impl Scope {
         path: &str,
         body: &[u8],
     ) -> (Scope, String) {
-        let path = path.split(['?', '#']).next().unwrap_or_default();
+        let path = bytes::path_of(path);
         let kind = match method {
             "POST" => kind(provider.dialect, path.trim_end_matches('/')),
             _ => EndpointKind::Other,
@@ -146,7 +147,7 @@ pub(crate) fn swap_model(path: &mut String, body: &mut Body, model: &mut String)
 
 /// Where a path names the model: Google's `models/NAME:action`, Azure's `deployments/NAME/…`.
 fn model_in_path(path: &str) -> Option<Range<usize>> {
-    let after = |word: &str| Some(path.find(word)? + word.len());
+    let after = |word: &str| Some(bytes::find(path.as_bytes(), word.as_bytes())? + word.len());
     let (from, end) = match (after("/models/"), after("/deployments/")) {
         (Some(from), _) => (from, path[from..].find(':')?),
         (None, Some(from)) => (from, path[from..].find('/').unwrap_or(path.len() - from)),

@@ -4,7 +4,9 @@
 //! behind the provider's base URL, with the version of its API wherever the client's own base URL
 //! ends. Pure.
 
+use crate::common::bytes;
 use crate::providers::Provider;
+use memchr::memchr2;
 use std::borrow::Cow;
 
 /// What a path leads to.
@@ -25,7 +27,7 @@ pub(crate) enum Route<'a> {
 
 /// The route of a request target in origin form.
 pub(crate) fn route<'a>(target: &'a str, providers: &[&'static Provider]) -> Route<'a> {
-    let path = target.split(['?', '#']).next().unwrap_or_default();
+    let path = bytes::path_of(target);
     match path {
         "/ddollar/status" => return Route::Status,
         "/ddollar/metrics" => return Route::Metrics,
@@ -111,7 +113,7 @@ fn begins_anew(rest: &str) -> bool {
 /// Whether a part of the path is `.` or `..`, in whatever spelling: a provider's server would resolve
 /// it (RFC 3986 §5.2.4), to a path that was not looked at here.
 fn has_dot_segments(path: &str) -> bool {
-    if !path.contains(['.', '%']) {
+    if memchr2(b'.', b'%', path.as_bytes()).is_none() {
         return false;
     }
     let plain = path

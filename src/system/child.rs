@@ -66,7 +66,6 @@ impl Child {
             what: "cannot start the command",
             why: why.to_string(),
         };
-        let oom_kills = os::oom_kills();
         let environment: Vec<_> = environment.collect();
         let tokens: Vec<_> = tokens.collect();
         let start = |by_fork: bool| {
@@ -118,7 +117,8 @@ impl Child {
             seen,
             wake,
             failure: None,
-            oom_kills,
+            // While the process becomes the command: its start does not wait for this.
+            oom_kills: os::oom_kills(),
             told_to_end: false,
             told_to_stop: false,
         })
@@ -130,11 +130,11 @@ impl Child {
     }
 
     /// Takes the next change of the child's state, if there is one. An end is the last, and
-    /// reaps it.
+    /// reaps it. `strangers` are ddollar's children that are not the command's.
     ///
     /// # Errors
     /// It ended because the command was not there (127) or cannot be executed (126).
-    pub(crate) fn take_change(&mut self) -> Result<Option<ChildEvent>, Error> {
+    pub(crate) fn take_change(&mut self, strangers: &[Pid]) -> Result<Option<ChildEvent>, Error> {
         match self.report.result(self.has_ended()) {
             Some(None) => {
                 // There may be more to take.
@@ -144,7 +144,7 @@ impl Child {
             Some(failure) => self.failure = failure,
             None => {}
         }
-        let change = self.end().or_else(|| self.stop_or_continue());
+        let change = self.end(strangers).or_else(|| self.stop_or_continue());
         // The thread may be gone already, with nothing more to look at.
         let _ = self.seen.try_send(());
         match (change, self.exec_failure(change)) {
@@ -233,21 +233,21 @@ impl Child {
     ///
     /// # Errors
     /// As [`Child::signal`].
-    pub(crate) fn terminate(&mut self, signal: Signal) -> nix::Result<()> {
+    pub(crate) fn terminate(&mut self, signal: Signal, strangers: &[Pid]) -> nix::Result<()> {
         if self.has_ended() {
             return Ok(());
         }
         self.told_to_end = true;
         self.signal(signal)?;
-        if self.may_be_stopped() {
+        if self.may_be_stopped(strangers) {
             self.signal(Signal::SIGCONT)?;
         }
         Ok(())
     }
 
     /// Whether one of its group may be stopped, so that it acts on no signal before SIGCONT.
-    fn may_be_stopped(&self) -> bool {
-        self.told_to_stop || os::has_stopped_descendant()
+    fn may_be_stopped(&self, strangers: &[Pid]) -> bool {
+        self.told_to_stop || os::has_stopped_descendant(strangers)
     }
 
     /// Ends its group at once.
@@ -270,7 +270,7 @@ impl Child {
         }
     }
 
-    fn end(&mut self) -> Option<ChildEvent> {
+    fn end(&mut self, strangers: &[Pid]) -> Option<ChildEvent> {
         if !self.has_ended() {
             return None;
         }
@@ -278,7 +278,7 @@ impl Child {
         // to end has reached the rest of the group already.
         if !self.told_to_end {
             let _ = self.signal_group(Signal::SIGTERM);
-            if self.may_be_stopped() {
+            if self.may_be_stopped(&[strangers, &[self.group]].concat()) {
                 let _ = self.signal_group(Signal::SIGCONT);
             }
         }

@@ -49,7 +49,7 @@ impl Tree {
                 errno.desc().to_lowercase()
             )),
         };
-        let strangers: Vec<Pid> = os::children().into_iter().map(|(pid, _)| pid).collect();
+        let strangers: Vec<Pid> = os::children(&[]).into_iter().map(|(pid, _)| pid).collect();
         let tree = Tree {
             adopts_others: std::process::id() == 1 || !strangers.is_empty(),
             strangers,
@@ -64,6 +64,11 @@ impl Tree {
         self.strangers.contains(&child)
     }
 
+    /// The children that are left alone.
+    pub(crate) fn strangers(&self) -> &[Pid] {
+        &self.strangers
+    }
+
     /// Leaves this child alone: it does not belong to the command.
     pub(crate) fn exclude(&mut self, child: Pid) {
         self.strangers.push(child);
@@ -76,7 +81,7 @@ impl Tree {
             return &[];
         }
         let number = if os::STRAYS_ARE_FOUND {
-            let own = os::children();
+            let own = os::children(&self.strangers);
             let listed = own.iter().find(|(pid, _)| *pid == command);
             listed.map(|(_, process)| process.pid)
         } else {
@@ -115,8 +120,8 @@ impl Tree {
     pub(crate) fn left(&mut self, command: Option<Pid>) -> Vec<Stray> {
         self.reap(command);
         let mut left = Vec::new();
-        for (child, process) in os::children() {
-            if Some(child) == command || self.strangers.contains(&child) {
+        for (child, process) in os::children(&self.strangers) {
+            if Some(child) == command {
                 continue;
             }
             if !process.lives {

@@ -136,7 +136,9 @@ impl Job {
         if let Some(event) = self.events.pop_front() {
             return Ok(event);
         }
-        let change = self.child.as_mut().map_or(Ok(None), Child::take_change);
+        let strangers = self.tree.strangers();
+        let child = self.child.as_mut();
+        let change = child.map_or(Ok(None), |child| child.take_change(strangers));
         match change {
             Ok(Some(change)) => self.on_change(change, now),
             Ok(None) => self.look_after_orphans(now),
@@ -423,7 +425,7 @@ impl Job {
         if let Some(terminal) = &mut self.terminal {
             terminal.give_if_wanted(child.group());
         }
-        let sent = child.terminate(signal);
+        let sent = child.terminate(signal, self.tree.strangers());
         self.check(sent);
     }
 

@@ -222,23 +222,27 @@ pub(crate) fn group_lives(group: Pid) -> bool {
 /// The children of this process, the dead among them too, as far as /proc tells (proc(5), `children`;
 /// kernels without CONFIG_PROC_CHILDREN do not have that file). All belong to the main thread: it
 /// alone starts processes, and orphans are given to it. That one is missing here says nothing.
-pub(crate) fn children() -> Vec<(Pid, Process)> {
-    let Some(own) = own_number() else {
+/// Those in `spared` are left out.
+pub(crate) fn children(spared: &[Pid]) -> Vec<(Pid, Process)> {
+    let Some(own) = own_number().filter(|_| has_children()) else {
         return Vec::new();
     };
+    let is_foreign = list_is_foreign();
+    let is_spared = |number: i32| !is_foreign && spared.contains(&Pid::from_raw(number));
     let numbered = |process: Process| {
-        let pid = if list_is_foreign() {
-            translated(process.pid.as_raw())?
-        } else {
-            process.pid
+        let pid = match is_foreign {
+            true => translated(process.pid.as_raw())?,
+            false => process.pid,
         };
-        Some((pid, process))
+        (!spared.contains(&pid)).then_some((pid, process))
     };
     let numbers = read_kernel_file(format!("/proc/self/task/{own}/children"));
     if let Ok(numbers) = numbers {
         return numbers
             .split_ascii_whitespace()
-            .filter_map(|number| entry(number.parse().ok()?))
+            .filter_map(|number| number.parse().ok())
+            .filter(|number| !is_spared(*number))
+            .filter_map(entry)
             .filter_map(numbered)
             .collect();
     }
@@ -248,14 +252,22 @@ pub(crate) fn children() -> Vec<(Pid, Process)> {
         .collect()
 }
 
+/// Whether this process has any child, the dead among them too: the kernel's own word (waitid(2)).
+fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
+}
+
 /// Whether a process below this one is stopped; yes where /proc does not tell. Looked for among the
-/// children of main threads: nearly every program starts its processes from there.
-pub(crate) fn has_stopped_descendant() -> bool {
+/// children of main threads: nearly every program starts its processes from there. Children of this one in
+/// `spared` are not looked at.
+pub(crate) fn has_stopped_descendant(spared: &[Pid]) -> bool {
     // No tree that anybody waits for is larger, and none is deeper than the numbers that it has.
     const MOST: usize = 1024;
     let Some(own) = own_number() else {
         return true;
     };
+    let is_foreign = list_is_foreign();
     let mut parents = vec![own];
     let mut seen = 0;
     while let Some(parent) = parents.pop() {
@@ -266,9 +278,15 @@ pub(crate) fn has_stopped_descendant() -> bool {
             Err(_) if parent != own => continue,
             Err(_) => return true,
         };
-        for child in children.split_ascii_whitespace() {
+        let numbers = children
+            .split_ascii_whitespace()
+            .filter_map(|number| number.parse().ok());
+        for child in numbers {
+            if !is_foreign && spared.contains(&Pid::from_raw(child)) {
+                continue;
+            }
             seen += 1;
-            match child.parse().ok().and_then(entry) {
+            match entry(child) {
                 _ if seen > MOST => return true,
                 Some(child) if child.stopped => return true,
                 Some(child) if child.lives => parents.push(child.pid.as_raw()),

@@ -148,7 +148,7 @@ pub(crate) fn group_lives(group: Pid) -> bool {
 }
 
 /// The children of this process are those that it has started, and it knows them.
-pub(crate) fn children() -> Vec<(Pid, Process)> {
+pub(crate) fn children(_: &[Pid]) -> Vec<(Pid, Process)> {
     Vec::new()
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn open_files_of_descendants(_: Pid) -> Vec<PathBuf> {
 }
 
 /// Whether a process below this one is stopped. To ask would take a process; SIGCONT is harmless.
-pub(crate) fn has_stopped_descendant() -> bool {
+pub(crate) fn has_stopped_descendant(_: &[Pid]) -> bool {
     true
 }
 

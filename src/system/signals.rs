@@ -185,16 +185,19 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<i32>, Error> {
     let (read, write) = UnixStream::pair().map_err(refused)?;
     let mut handled =
         SignalDelivery::with_pipe(read, write, SignalOnly, numbers).map_err(refused)?;
-    let real_time = RealTimeQueue::open().map_err(refused)?;
+    let log = |why: &std::io::Error| log::warn!("real-time signals are not passed on: {why}");
+    let real_time = RealTimeQueue::open().inspect_err(log).ok();
     let (sender, receiver) = unbounded();
     std::thread::Builder::new()
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
             loop {
-                wait([Some(handled.get_read().as_fd()), real_time.descriptor()]);
+                let queue = real_time.as_ref().and_then(RealTimeQueue::descriptor);
+                wait([Some(handled.get_read().as_fd()), queue]);
                 let mut numbers = in_order(handled.pending());
-                numbers.extend(real_time.pending().filter(is_wanted));
+                let real_time = real_time.iter().flat_map(RealTimeQueue::pending);
+                numbers.extend(real_time.filter(is_wanted));
                 for number in numbers {
                     if number == Signal::SIGCHLD as i32 {
                         // Somebody without children does not listen.

@@ -99,6 +99,16 @@ fn waits_interrupted() {
     assert_eq!(run.end(), 3, "{}", run.err());
 }
 
+/// A system without signalfd(2), as some sandboxes are: everything but real-time signals goes on.
+#[test]
+fn no_signalfd() {
+    let words = "sh -c 'exit 3'";
+    let Some(mut run) = with_failing("signalfd4:error=ENOSYS", "", words) else {
+        return;
+    };
+    assert_eq!(run.end(), 3, "{}", run.err());
+}
+
 /// Eight descriptors are enough, or ten where musl starts processes, and with fewer ddollar says so.
 #[test]
 fn few_descriptors() {

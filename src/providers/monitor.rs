@@ -13,6 +13,7 @@ use crate::providers::endpoint::Endpoint;
 use crate::providers::schedule::{self, ProbeSchedule};
 use crate::providers::{Answer, Finding, ProbeForm, ProbeTarget, Provider, Reading, Reply};
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
+use nix::errno::Errno;
 use std::any::Any;
 use std::io::{ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -284,6 +285,26 @@ impl Askers {
     }
 }
 
+/// Why a question has no answer.
+enum NoAnswer {
+    /// The provider said nothing, in a few words.
+    Silence(String),
+    /// It could not be put: this process may open no more files, which says nothing of the provider.
+    Shortage,
+}
+
+/// What is known of a token in that case.
+const SHORT_OF_FILES: &str = "too few open files are allowed to ask: see ulimit -n";
+
+/// Whether a request failed for want of a descriptor, of this process or of the system.
+fn is_short_of_files(error: &ureq::Error) -> bool {
+    let ureq::Error::Io(error) = error else {
+        return false;
+    };
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+}
+
 /// The answer to a question. A library's panic costs one answer, not the night's monitoring.
 fn guarded(ask: impl FnOnce() -> Result<Reading, String>) -> Answer {
     let asked = Instant::now();
@@ -415,7 +436,11 @@ impl Prober {
         }
         let mut known: Option<Reading> = None;
         for subject in self.subjects(needed) {
-            let reading = self.question(secret, subject)?;
+            let reading = match self.question(secret, subject) {
+                Ok(reading) => reading,
+                Err(NoAnswer::Silence(why)) => return Err(why),
+                Err(NoAnswer::Shortage) => Reading::unclear(SHORT_OF_FILES),
+            };
             let served = reading.finding == Finding::Served;
             known = Some(match known {
                 Some(first) => first.and(reading),
@@ -433,7 +458,7 @@ impl Prober {
         }))
     }
 
-    fn question(&mut self, secret: &Secret, subject: ProbeTarget) -> Result<Reading, String> {
+    fn question(&mut self, secret: &Secret, subject: ProbeTarget) -> Result<Reading, NoAnswer> {
         let probe = self.provider.probe(subject, self.model(), self.attempt);
         if probe.is_none() {
             return Ok(Reading::unclear("it has no model of this name"));
@@ -461,7 +486,7 @@ impl Prober {
             }
         };
         if let Some(why) = self.provider.impostor_of_probe(&reply) {
-            return Err(why);
+            return Err(NoAnswer::Silence(why));
         }
         let mut reading = self.provider.read(subject, &reply, SystemTime::now());
         // Windows are named after headers, and the group is one. What holds the token is an echo.
@@ -485,11 +510,12 @@ impl Prober {
         secret: &Secret,
         subject: ProbeTarget,
         attempt: ProbeForm,
-    ) -> Result<Reply, String> {
+    ) -> Result<Reply, NoAnswer> {
         let mut refused = String::new();
         for agent in &self.agents {
             match self.send(agent, secret, subject, attempt) {
                 Ok(reply) => return Ok(reply),
+                Err(error) if is_short_of_files(&error) => return Err(NoAnswer::Shortage),
                 Err(error) => {
                     // Only what the library says of itself; should it ever quote a header, the
                     // token is taken out.
@@ -501,7 +527,7 @@ impl Prober {
             }
         }
         log::debug!("{} does not answer: {refused}", self.provider.label);
-        Err(refused)
+        Err(NoAnswer::Silence(refused))
     }
 
     /// Why there is no answer: who was asked, and what came of it. Never a user name or password.

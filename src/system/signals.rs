@@ -7,6 +7,7 @@
 use crate::common::error::Error;
 use crate::system::os::{self, RealTimeQueue};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -83,6 +84,9 @@ pub(crate) struct Limits {
 /// Linux gives that program a core in spite of 0, and gives up at 1 (core(5)).
 const NO_CORE: rlim_t = 1;
 
+/// Where fewer files than this can be open, the command's start needs each of them more than rare signals do.
+const SCARCE: rlim_t = 32;
+
 /// Takes the signals over, as the first thing in main, so that every thread inherits it: the
 /// terminal's stop signals are blocked, those that are heard are not. Blocked, not handled: a
 /// blocked SIGTTOU lets `tcsetpgrp` and writes proceed, a handled one would be sent again and again.
@@ -98,7 +102,6 @@ pub(crate) fn take_over() -> Inherited {
     {
         log::warn!("cannot set the signal mask: {errno}");
     }
-    let soft = |resource| getrlimit(resource).map_or(RLIM_INFINITY, |(soft, _)| soft);
     let limits = Limits {
         files: soft(Resource::RLIMIT_NOFILE),
         core: soft(Resource::RLIMIT_CORE),
@@ -132,6 +135,11 @@ impl Limits {
     pub(crate) fn text(self) -> String {
         format!("{}:{}", self.files, self.core)
     }
+}
+
+/// A soft limit, as it is now.
+fn soft(resource: Resource) -> rlim_t {
+    getrlimit(resource).map_or(RLIM_INFINITY, |(soft, _)| soft)
 }
 
 /// Sets a soft limit, as far as the hard one lets it.
@@ -186,7 +194,11 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<i32>, Error> {
     let mut handled =
         SignalDelivery::with_pipe(read, write, SignalOnly, numbers).map_err(refused)?;
     let log = |why: &std::io::Error| log::warn!("real-time signals are not passed on: {why}");
-    let real_time = RealTimeQueue::open().inspect_err(log).ok();
+    let real_time = match soft(Resource::RLIMIT_NOFILE) {
+        ..SCARCE => Err(Errno::EMFILE.into()),
+        _ => RealTimeQueue::open(),
+    };
+    let real_time = real_time.inspect_err(log).ok();
     let (sender, receiver) = unbounded();
     std::thread::Builder::new()
         .name("signals".into())

@@ -9,9 +9,12 @@ use std::ops::{Deref, DerefMut, Range};
 /// What is larger has pages of its own, in bytes: as glibc has it (mallopt(3), `M_MMAP_THRESHOLD`).
 const LARGE: usize = 128 * 1024;
 
+/// The bytes of a body, of a request or a response.
 #[derive(Debug)]
 pub(crate) enum Body {
+    /// In memory of the allocator's.
     Small(Vec<u8>),
+    /// In pages of its own, of which the first `length` bytes are in use.
     Large { pages: MmapMut, length: usize },
 }
 
@@ -24,6 +27,7 @@ impl Body {
         }
     }
 
+    /// Makes it empty. Its memory serves the next body.
     pub(crate) fn clear(&mut self) {
         self.set_length(0);
     }

@@ -11,7 +11,7 @@ use crate::common::error::Error;
 use crate::common::mask::masked;
 use crate::common::private_file;
 use crate::events::schema::{Millis, Record};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
@@ -25,9 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 const KEPT: usize = 50;
 /// Lines that wait for a slow disk at most; a night has about a thousand in all.
 const MOST_WAITING: usize = 1024;
-/// The file is created this long after the start, or at the end of a shorter run.
-const QUIET_START: Duration = Duration::from_millis(20);
-/// Old journals are removed this long after that.
+/// Old journals are removed this long after the file was created.
 const TIDY_AFTER: Duration = Duration::from_secs(1);
 /// At its end a run waits this long for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -73,6 +71,8 @@ pub(crate) fn open(path: &Path) -> Result<Place, Error> {
 #[derive(Debug)]
 pub(crate) struct Journal {
     lines: Option<Sender<String>>,
+    /// What the thread is to do, until it begins.
+    keeper: Option<Keeper>,
     /// Disconnected when the last line is written.
     done: Receiver<()>,
     /// Lines that were dropped because too many waited, or the journal is full.
@@ -81,32 +81,51 @@ pub(crate) struct Journal {
     size: usize,
 }
 
+/// All that the thread needs.
+#[derive(Debug)]
+struct Keeper {
+    place: Place,
+    lines: Receiver<String>,
+    /// Takes the first thing that goes wrong.
+    warnings: Sender<Warning>,
+    /// Dropped at the end.
+    working: Sender<()>,
+}
+
 impl Journal {
-    /// Starts the thread. The first thing that goes wrong is sent to `warnings`.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
-    pub(crate) fn start(place: Place, warnings: Sender<Warning>) -> io::Result<Journal> {
-        let (lines, inbox) = bounded::<String>(MOST_WAITING);
-        let (working, done) = bounded::<()>(0);
-        std::thread::Builder::new()
-            .name("journal".into())
-            .stack_size(128 * 1024)
-            .spawn(move || {
-                // At a limit on file sizes (setrlimit(2)) the write is to fail, not the process to die.
-                let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-                if let Err(error) = keep(place, &inbox, &warnings) {
-                    let what = format!("No journal of this run: {error}");
-                    let _ = warnings.send(what);
-                }
-                drop(working);
-            })?;
-        Ok(Journal {
+    /// A journal that takes lines, and writes them once it has begun. The first thing that goes wrong is
+    /// sent to `warnings`.
+    pub(crate) fn new(place: Place, warnings: Sender<Warning>) -> Journal {
+        let (lines, inbox) = unbounded();
+        let (working, done) = bounded(0);
+        Journal {
             lines: Some(lines),
+            keeper: Some(Keeper {
+                place,
+                lines: inbox,
+                warnings,
+                working,
+            }),
             done,
             lost: 0,
             size: 0,
-        })
+        }
+    }
+
+    /// Starts the thread, if it has not begun. It is not to compete with the command's start for the
+    /// disk.
+    pub(crate) fn begin(&mut self) {
+        let Some(keeper) = self.keeper.take() else {
+            return;
+        };
+        let warnings = keeper.warnings.clone();
+        let started = std::thread::Builder::new()
+            .name("journal".into())
+            .stack_size(128 * 1024)
+            .spawn(move || keeper.work());
+        if let Err(error) = started {
+            let _ = warnings.send(format!("No journal of this run: {error}"));
+        }
     }
 
     /// Adds a line.
@@ -130,26 +149,38 @@ impl Journal {
         };
         let line = masked(&record.json(at)).into_owned() + "\n";
         self.size += line.len();
-        !matches!(lines.try_send(line), Err(TrySendError::Full(_)))
+        let has_room = lines.len() < MOST_WAITING;
+        if has_room {
+            let _ = lines.send(line);
+        }
+        has_room
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
+        self.begin();
         self.lines = None;
         let _ = self.done.recv_timeout(LAST_LINES);
     }
 }
 
-/// What the thread does: creates the file, and writes each line. Fails when the file cannot be created;
-/// the first line that cannot be written is a warning, and later lines are tried all the same.
-fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> io::Result<()> {
-    // The first lines are written together, so as not to compete with the command's start for the disk.
-    let quiet_until = Instant::now() + QUIET_START;
-    let mut first = String::new();
-    while let Ok(line) = lines.recv_deadline(quiet_until) {
-        first.push_str(&line);
+impl Keeper {
+    /// What the thread does.
+    fn work(self) {
+        // At a limit on file sizes (setrlimit(2)) the write is to fail, not the process to die.
+        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
+        if let Err(error) = keep(self.place, &self.lines, &self.warnings) {
+            let what = format!("No journal of this run: {error}");
+            let _ = self.warnings.send(what);
+        }
+        drop(self.working);
     }
+}
+
+/// Creates the file, and writes each line. Fails when the file cannot be created; the first line that
+/// cannot be written is a warning, and later lines are tried all the same.
+fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> io::Result<()> {
     let (mut file, folder) = match place {
         Place::File(file) => (file, None),
         Place::Folder(folder) => (create(&folder)?, Some(folder)),
@@ -169,16 +200,18 @@ fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> i
             let _ = warnings.send(what);
         }
     };
-    write(&first);
+    let tidy_at = Instant::now() + TIDY_AFTER;
+    let is_over = loop {
+        match lines.recv_deadline(tidy_at) {
+            Ok(line) => write(&line),
+            Err(why) => break why == RecvTimeoutError::Disconnected,
+        }
+    };
     // A run that is over by now does not take the time to tidy up, but for one in eight of them.
-    let next = lines.recv_timeout(TIDY_AFTER);
-    let is_over = next == Err(RecvTimeoutError::Disconnected);
     if let Some(folder) = folder.filter(|_| !is_over || std::process::id().is_multiple_of(8)) {
         prune(&folder);
     }
-    for line in next.into_iter().chain(lines) {
-        write(&line);
-    }
+    lines.iter().for_each(|line| write(&line));
     Ok(())
 }
 
@@ -355,13 +388,12 @@ fn is_going_on(file: &File) -> bool {
 mod tests {
     use super::*;
     use crate::events::schema::{self, Ending};
-    use crossbeam_channel::unbounded;
 
     #[test]
     fn a_full_journal_still_tells_how_the_run_ended() {
         let path = std::env::temp_dir().join(format!("ddollar-journal-{}", std::process::id()));
         let place = open(&path).unwrap();
-        let mut journal = Journal::start(place, unbounded().0).unwrap();
+        let mut journal = Journal::new(place, unbounded().0);
         let note = || Record::Note { text: "n".into() };
         journal.write(0, &note());
         journal.size = LARGEST;

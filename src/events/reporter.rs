@@ -98,10 +98,8 @@ impl Reporter {
         warnings: Sender<Warning>,
     ) -> Reporter {
         let log = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
-        let journal = options.journal.and_then(|place| {
-            let started = Journal::start(place, warnings.clone());
-            started.inspect_err(log).ok()
-        });
+        let journal = options.journal;
+        let journal = journal.map(|place| Journal::new(place, warnings.clone()));
         let service = options.service.and_then(|address| {
             let opened = Service::open(&address);
             opened.inspect_err(log).ok()
@@ -164,6 +162,7 @@ impl Reporter {
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
     pub(crate) fn tick(&mut self, now: Now) -> Option<Duration> {
+        self.journal.as_mut().map(Journal::begin);
         self.service.as_mut()?.sign_of_life(now.tick)
     }
 

@@ -6,7 +6,6 @@
 //! `tokens/policy.rs`.
 
 use super::tls::{certificates, cryptography};
-use crate::common::error::Error;
 use crate::common::secret::Secret;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
@@ -70,53 +69,56 @@ enum Order {
     Rest,
 }
 
-/// A running monitor. It ends when this is dropped, after the question under way.
-#[derive(Debug)]
+/// A monitor. Its thread begins with the first question, since a command whose own requests tell needs
+/// none, and ends when this is dropped, after the question under way.
 pub(crate) struct Monitor {
     orders: Sender<Order>,
+    /// What the thread is to do, until it begins.
+    work: Option<Work>,
+}
+
+/// All that the thread needs.
+struct Work {
+    ring: usize,
+    askers: Askers,
+    schedule: ProbeSchedule,
+    inbox: Receiver<Order>,
+    events: Sender<MonitorEvent>,
 }
 
 impl Monitor {
-    /// Starts the thread for one ring, whose providers are asked at `endpoints`; answers go to `events`.
-    ///
-    /// # Errors
-    /// When the system refuses a thread.
-    pub(crate) fn start(
+    /// A monitor of one ring, whose providers are asked at `endpoints`; answers go to `events`.
+    pub(crate) fn new(
         ring: usize,
         tokens: Credentials,
         endpoints: Vec<Endpoint>,
         schedule: ProbeSchedule,
         events: Sender<MonitorEvent>,
-    ) -> Result<Monitor, Error> {
-        let mut asker = Askers::new(tokens, endpoints);
+    ) -> Monitor {
         let (orders, inbox) = unbounded();
-        std::thread::Builder::new()
-            .name(format!("monitor-{ring}"))
-            .stack_size(512 * 1024)
-            .spawn(move || {
-                let lost = Lost {
-                    ring,
-                    events: events.clone(),
-                };
-                work(ring, &mut asker, schedule, &inbox, &events);
-                std::mem::forget(lost);
-            })
-            .map_err(|error| Error::System {
-                what: "cannot start the monitor",
-                why: error.to_string(),
-            })?;
-        Ok(Monitor { orders })
+        Monitor {
+            orders,
+            work: Some(Work {
+                ring,
+                askers: Askers::new(tokens, endpoints),
+                schedule,
+                inbox,
+                events,
+            }),
+        }
     }
 
     /// Asks about `index` each interval from now on, or sooner if its limits want it, and for the
     /// first time soon if `at_once`.
-    pub(crate) fn watch(&self, index: usize, at_once: bool) {
+    pub(crate) fn watch(&mut self, index: usize, at_once: bool) {
         self.order(Order::Watch { index, at_once });
+        self.begin();
     }
 
     /// Asks about `index` now.
-    pub(crate) fn ask(&self, index: usize) {
+    pub(crate) fn ask(&mut self, index: usize) {
         self.order(Order::Ask { index });
+        self.begin();
     }
 
     /// Knows these tokens, too, from now on: they come at the ring's end.
@@ -138,9 +140,28 @@ impl Monitor {
         // A monitor that has ended has reported that itself.
         let _ = self.orders.send(order);
     }
+
+    /// Starts the thread. Where the system refuses one, the monitor is lost.
+    fn begin(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        let lost = Lost {
+            ring: work.ring,
+            events: work.events.clone(),
+        };
+        let started = std::thread::Builder::new()
+            .name(format!("monitor-{}", work.ring))
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                work.run();
+                std::mem::forget(lost);
+            });
+        if let Err(error) = started {
+            log::warn!("cannot start the monitor: {error}");
+        }
+    }
 }
 
-/// Reports the end of a thread that panicked.
+/// Reports the end of a thread that panicked, or of one that never began.
 struct Lost {
     ring: usize,
     events: Sender<MonitorEvent>,
@@ -152,87 +173,90 @@ impl Drop for Lost {
     }
 }
 
-fn work(
-    ring: usize,
-    asker: &mut Askers,
-    mut schedule: ProbeSchedule,
-    inbox: &Receiver<Order>,
-    events: &Sender<MonitorEvent>,
-) {
-    let mut watched = None;
-    let mut failures = 0_u32;
-    let mut due = never();
-    loop {
-        let (index, needed) = select! {
-            recv(inbox) -> order => match order {
-                Ok(Order::Watch { index, at_once }) => {
-                    watched = Some(index);
-                    failures = 0;
-                    due = after(if at_once {
-                        FIRST_QUESTION
-                    } else {
-                        schedule.interval()
-                    });
-                    continue;
-                }
-                Ok(Order::Ask { index }) => (index, true),
-                Ok(Order::Add(tokens)) => {
-                    asker.add(tokens);
-                    continue;
-                }
-                Ok(Order::Prefer(model)) => {
-                    asker.askers.iter_mut().for_each(|asker| asker.prefer(&model));
-                    continue;
-                }
-                Ok(Order::Rest) => {
-                    watched = None;
-                    due = never();
-                    continue;
-                }
-                Err(_) => return,
-            },
-            recv(due) -> _ => match watched {
-                Some(index) if asker.may_ask(index) => (index, false),
-                _ => continue,
-            },
-        };
-        let answer = asker.answer(index, needed);
-        let now = Now {
-            wall: SystemTime::now(),
-            tick: answer.asked,
-        };
-        let usage = answer.reading.as_ref().ok().map(|reading| &reading.usage);
-        let crossing = usage.and_then(|usage| schedule.look(index, usage, now));
-        if watched == Some(index) {
-            failures = match &answer.reading {
-                Ok(reading) if !matches!(reading.finding, Finding::Overloaded { .. }) => 0,
-                _ => failures + 1,
-            };
-            let asked_for = match &answer.reading {
-                Ok(Reading {
-                    finding: Finding::Overloaded { retry_after },
-                    ..
-                }) => retry_after.unwrap_or_default().min(LONGEST_PAUSE),
-                _ => Duration::ZERO,
-            };
-            let pause = match (failures, usage) {
-                (0, Some(usage)) => schedule.pause(crossing, usage, now),
-                _ => {
-                    let backoff = schedule::backoff(failures.saturating_sub(1));
-                    schedule.interval().max(backoff).max(asked_for)
-                }
-            };
-            due = after(pause);
-        }
-        let asked = asker.of(index).map(|(asker, _)| asker.wanted.clone());
-        let event = MonitorEvent::Answered {
+impl Work {
+    fn run(self) {
+        let Work {
             ring,
-            index,
-            model: asked.unwrap_or_default(),
-            answer,
-        };
-        if events.send(event).is_err() {
-            return;
+            askers: mut asker,
+            mut schedule,
+            inbox,
+            events,
+        } = self;
+        let mut watched = None;
+        let mut failures = 0_u32;
+        let mut due = never();
+        loop {
+            let (index, needed) = select! {
+                recv(inbox) -> order => match order {
+                    Ok(Order::Watch { index, at_once }) => {
+                        watched = Some(index);
+                        failures = 0;
+                        due = after(if at_once {
+                            FIRST_QUESTION
+                        } else {
+                            schedule.interval()
+                        });
+                        continue;
+                    }
+                    Ok(Order::Ask { index }) => (index, true),
+                    Ok(Order::Add(tokens)) => {
+                        asker.add(tokens);
+                        continue;
+                    }
+                    Ok(Order::Prefer(model)) => {
+                        asker.askers.iter_mut().for_each(|asker| asker.prefer(&model));
+                        continue;
+                    }
+                    Ok(Order::Rest) => {
+                        watched = None;
+                        due = never();
+                        continue;
+                    }
+                    Err(_) => return,
+                },
+                recv(due) -> _ => match watched {
+                    Some(index) if asker.may_ask(index) => (index, false),
+                    _ => continue,
+                },
+            };
+            let answer = asker.answer(index, needed);
+            let now = Now {
+                wall: SystemTime::now(),
+                tick: answer.asked,
+            };
+            let usage = answer.reading.as_ref().ok().map(|reading| &reading.usage);
+            let crossing = usage.and_then(|usage| schedule.look(index, usage, now));
+            if watched == Some(index) {
+                failures = match &answer.reading {
+                    Ok(reading) if !matches!(reading.finding, Finding::Overloaded { .. }) => 0,
+                    _ => failures + 1,
+                };
+                let asked_for = match &answer.reading {
+                    Ok(Reading {
+                        finding: Finding::Overloaded { retry_after },
+                        ..
+                    }) => retry_after.unwrap_or_default().min(LONGEST_PAUSE),
+                    _ => Duration::ZERO,
+                };
+                let pause = match (failures, usage) {
+                    (0, Some(usage)) => schedule.pause(crossing, usage, now),
+                    _ => {
+                        let backoff = schedule::backoff(failures.saturating_sub(1));
+                        schedule.interval().max(backoff).max(asked_for)
+                    }
+                };
+                due = after(pause);
+            }
+            let asked = asker.of(index).map(|(asker, _)| asker.wanted.clone());
+            let event = MonitorEvent::Answered {
+                ring,
+                index,
+                model: asked.unwrap_or_default(),
+                answer,
+            };
+            if events.send(event).is_err() {
+                return;
+            }
         }
     }
 }

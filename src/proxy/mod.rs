@@ -511,13 +511,13 @@ pub(crate) fn run(
     let mut monitors = Vec::new();
     for (ring, (pool, endpoint)) in rings.into_iter().enumerate() {
         let schedule = ProbeSchedule::new(args.checks.interval, config.rules.threshold);
-        let monitor = Monitor::start(
+        let mut monitor = Monitor::new(
             ring,
             pool.credentials(),
             vec![endpoint],
             schedule,
             answering.clone(),
-        )?;
+        );
         (0..pool.len()).for_each(|index| monitor.ask(index));
         monitors.push(monitor);
     }

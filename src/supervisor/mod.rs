@@ -233,13 +233,13 @@ impl<'a> Supervisor<'a> {
             rings.push((pool.clone(), endpoints.clone()));
             let schedule = ProbeSchedule::new(config.interval, config.rules.threshold);
             let tokens = pool.credentials();
-            monitors.push(Monitor::start(
+            monitors.push(Monitor::new(
                 ring,
                 tokens,
                 endpoints,
                 schedule,
                 answering.clone(),
-            )?);
+            ));
             pools.push(pool);
         }
         let mut reporter = Reporter::open(
@@ -420,7 +420,7 @@ impl<'a> Supervisor<'a> {
     // ---- actions ----
 
     fn probe(&mut self, token: TokenId) {
-        if let Some(monitor) = self.monitors.get(token.ring) {
+        if let Some(monitor) = self.monitors.get_mut(token.ring) {
             monitor.ask(token.index);
         }
     }
@@ -587,7 +587,7 @@ impl<'a> Supervisor<'a> {
         // The first start has not made any request yet; later the interval will do.
         let at_once = self.watching.is_none();
         self.watching = Some(running);
-        for (monitor, pool) in self.monitors.iter().zip(self.session.pools()) {
+        for (monitor, pool) in self.monitors.iter_mut().zip(self.session.pools()) {
             match running {
                 true => monitor.watch(pool.current_index(), at_once),
                 false => monitor.rest(),

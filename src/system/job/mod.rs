@@ -84,7 +84,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// A job without a child, which has `grace` to end when it is stopped.
+    /// A job without a child, which has `grace` to end when it is stopped. Its watchdog makes itself ready
+    /// while the rest of the start goes on.
     pub(crate) fn new(inherited: Inherited, grace: Duration) -> Job {
         let random = RandomState::new().hash_one(std::process::id());
         let cookie = format!("{}-{random:016x}", std::process::id());
@@ -111,6 +112,7 @@ impl Job {
         if let Some(what) = trouble {
             job.report(JobEvent::Warning(what));
         }
+        job.start_watchdog();
         job
     }
 
@@ -250,8 +252,8 @@ impl Job {
 
     // ---- orders ----
 
-    /// Starts the child, and before the first one the watchdog: a child that is deaf to its death
-    /// signal would outlive a ddollar that is killed between the two. Returns whether it was started;
+    /// Starts the child, with a watchdog there before it: a child that is deaf to its death signal
+    /// would outlive a ddollar that is killed between the two. Returns whether it was started;
     /// [`JobEvent::NotStarted`] says why not.
     ///
     /// # Errors
@@ -571,6 +573,15 @@ impl Job {
     fn point_out_child(&mut self) {
         if let (Some(watchdog), Some(child)) = (&mut self.watchdog, &self.child) {
             watchdog.guard(child.group());
+        }
+    }
+}
+
+impl Drop for Job {
+    /// Where the command was never started, there is nothing to clean up.
+    fn drop(&mut self) {
+        if let (None, Some(watchdog)) = (self.group, &mut self.watchdog) {
+            watchdog.dismiss();
         }
     }
 }

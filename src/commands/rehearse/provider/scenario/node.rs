@@ -1,7 +1,9 @@
 //! A place in a scenario's JSON: reads one value as what it should be, or complains with the name of the
 //! field.
 
-use super::*;
+use crate::commands::rehearse::provider::times;
+use serde_json::{Map, Value};
+use std::time::Duration;
 
 pub(super) fn is_header_text(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())

@@ -162,7 +162,9 @@ impl Reporter {
 
     /// What is to be done while nothing happens. Returns when there will be more of it.
     pub(crate) fn tick(&mut self, now: Now) -> Option<Duration> {
-        self.journal.as_mut().map(Journal::begin);
+        if let Some(journal) = &mut self.journal {
+            journal.begin();
+        }
         self.service.as_mut()?.sign_of_life(now.tick)
     }
 

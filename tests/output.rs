@@ -294,6 +294,33 @@ fn off_a_terminal_each_line_begins_with_the_local_time() {
     assert!(terminal.starts_with("Discovering"), "{terminal}");
 }
 
+/// TZ names most zones by a name, and not by a rule.
+#[test]
+fn the_time_is_that_of_the_zone_that_tz_names() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    std::fs::create_dir(desk.join("Far")).unwrap();
+    // tzfile(5), in each of its two parts: no changes, and one type, of 5 hours 45 minutes.
+    let counts = [0, 0, 0, 0, 1, 6].map(u32::to_be_bytes).concat();
+    let kind = [&(5 * 3600 + 45 * 60_i32).to_be_bytes()[..], b"\0\0+0545\0"].concat();
+    let part = [b"TZif2", &[0; 15][..], &counts, &kind].concat();
+    let zone = [&part[..], &part, b"\n<+0545>-5:45\n"].concat();
+    std::fs::write(desk.join("Far/Away"), zone).unwrap();
+    for name in ["Far/Away", ":Far/Away"] {
+        let before = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 60;
+        let run = Supervise::with(&provider)
+            .env("TZ", name)
+            .env("TZDIR", desk.path().to_str().unwrap())
+            .after("exec 2>&1");
+        let ended = run.start(&["true"]).end().expect(0);
+        let text = String::from_utf8(ended.stdout).unwrap();
+        let number = |place| text[place..place + 2].parse::<u64>().unwrap();
+        let shown = number(11) * 60 + number(14);
+        let late = (shown + 24 * 60 - (before + 5 * 60 + 45) % (24 * 60)) % (24 * 60);
+        assert!(late < 10, "{name}: {late} {text}");
+    }
+}
+
 /// Every end has its line, and a night with rotations says what it comes to.
 #[test]
 fn at_the_end_it_says_what_the_run_comes_to() {

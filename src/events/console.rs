@@ -11,9 +11,8 @@ use crate::common::time::{Now, Until};
 use crate::common::visible::{visible, visible_lines};
 use crate::events::message::{Mark, Message};
 use crate::events::{RunEvent, Severity};
-use crate::system::terminal;
+use crate::system::{terminal, time_zone};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -272,7 +271,7 @@ impl Pending {
 /// The local time before a line.
 fn stamp(now: SystemTime) -> String {
     let now = Timestamp::try_from(now).unwrap_or_default();
-    let here = TimeZone::system().to_datetime(now);
+    let here = time_zone::here().to_datetime(now);
     let (date, hour, minute, second) = (here.date(), here.hour(), here.minute(), here.second());
     // By hand: strftime is 15 kB.
     format!("{date} {hour:02}:{minute:02}:{second:02} ")

@@ -3,9 +3,9 @@
 use crate::common::duration::spaced;
 use crate::providers::usage::{Usage, Window};
 use crate::system::exit_status::ExitStatus;
+use crate::system::time_zone;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -70,7 +70,7 @@ const NEAR: Duration = Duration::from_secs(6 * 86_400);
 /// away.
 pub(crate) fn local(at: SystemTime, now: SystemTime) -> String {
     let is_near = at.duration_since(now).is_ok_and(|ahead| ahead < NEAR);
-    let zone = TimeZone::system();
+    let zone = time_zone::here();
     let here = |time: SystemTime| -> Option<DateTime> {
         Some(zone.to_datetime(Timestamp::try_from(time).ok()?))
     };

@@ -12,4 +12,5 @@ pub(crate) mod prompt;
 pub(crate) mod signals;
 pub(crate) mod standard_input;
 pub(crate) mod terminal;
+pub(crate) mod time_zone;
 pub(crate) mod watchdog;

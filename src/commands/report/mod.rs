@@ -18,6 +18,7 @@ use crate::common::mask::masked;
 use crate::common::style::Style;
 use crate::common::{Environment, private_file};
 use crate::events::{console, journal, schema};
+use crate::system::time_zone;
 use jiff::tz::TimeZone;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
     let folder = config::state_folder(environment).map(|folder| journal::runs(&folder));
     let mut style = console::style(variable);
     style.utf8 &= !args.show.ascii;
-    let zone = TimeZone::system();
+    let zone = time_zone::here();
     if args.list {
         return list(folder.as_deref(), zone, style);
     }

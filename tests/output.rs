@@ -418,3 +418,18 @@ fn a_log_that_is_full_is_set_aside_and_the_old_one_goes() {
     assert!((1..10_000).contains(&size(&log)));
     run.finish();
 }
+
+/// At a limit on file sizes the log has a gap; the command, whose limit it may not even be, goes on.
+#[test]
+fn a_log_that_has_met_a_limit_on_sizes_does_not_end_the_run() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    let log = desk.join("log");
+    std::fs::write(&log, vec![b'x'; 1020]).unwrap();
+    let path = log.to_str().unwrap();
+    let full = format!("ulimit -f 1; exec 2>>{path}");
+    for (before, options) in [("ulimit -f 1", vec!["--log", path]), (&full, vec!["-v"])] {
+        let run = Supervise::with(&provider).options(&options).after(before);
+        run.start(&["sh", "-c", "exit 5"]).end().expect(5);
+    }
+}

@@ -14,7 +14,6 @@ use crate::events::schema::{Millis, Record};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use jiff::Timestamp;
 use nix::fcntl::OFlag;
-use nix::sys::signal::{SigSet, Signal};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -168,8 +167,6 @@ impl Drop for Journal {
 impl Keeper {
     /// What the thread does.
     fn work(self) {
-        // At a limit on file sizes (setrlimit(2)) the write is to fail, not the process to die.
-        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
         if let Err(error) = keep(self.place, &self.lines, &self.warnings) {
             let what = format!("No journal of this run: {error}");
             let _ = self.warnings.send(what);

@@ -90,15 +90,16 @@ const SCARCE: rlim_t = 32;
 /// Takes the signals over, as the first thing in main, so that every thread inherits it: the
 /// terminal's stop signals are blocked, those that are heard are not. Blocked, not handled: a
 /// blocked SIGTTOU lets `tcsetpgrp` and writes proceed, a handled one would be sent again and again.
-/// Real-time signals are blocked, too, and read by the one who listens.
-/// A core file of this process would have tokens in it, so there is none.
+/// Real-time signals are blocked, too, and read by the one who listens, and so is SIGXFSZ: where a file
+/// meets a limit on sizes (setrlimit(2)), the write is to fail, and the thread that wrote is not to get the
+/// signal. A core file of this process would have tokens in it, so there is none.
 pub(crate) fn take_over() -> Inherited {
     let blocked = SigSet::thread_get_mask().map_or(0, |mask| bits(&mask));
-    let stops = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU]);
-    if let Err(errno) = stops
-        .thread_block()
+    let held_back = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGXFSZ]);
+    if let Err(errno) = SigSet::from_iter(heard())
+        .thread_unblock()
         .and_then(|()| os::real_time_signals().thread_block())
-        .and_then(|()| SigSet::from_iter(heard()).thread_unblock())
+        .and_then(|()| held_back.thread_block())
     {
         log::warn!("cannot set the signal mask: {errno}");
     }
@@ -204,6 +205,8 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<i32>, Error> {
         .name("signals".into())
         .stack_size(64 * 1024)
         .spawn(move || {
+            // What is sent to the process comes here.
+            let _ = SigSet::from(Signal::SIGXFSZ).thread_unblock();
             loop {
                 let queue = real_time.as_ref().and_then(RealTimeQueue::descriptor);
                 wait([Some(handled.get_read().as_fd()), queue]);

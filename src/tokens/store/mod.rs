@@ -21,7 +21,6 @@ use crate::tokens::store::format::{StoredToken, StoredTokens, Unusable};
 use crate::tokens::{Token, TokenPool};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hold::Hold;
-use nix::sys::signal::{SigSet, Signal};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -366,8 +365,6 @@ impl Drop for State {
 
 /// Writes until the run is over.
 fn write_all(path: &Path, inbox: &Receiver<Findings>, events: &Sender<Warning>) {
-    // With `ulimit -f` a write that is too long is to fail, not to end the run.
-    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let mut said = false;
     while let Ok(mut findings) = inbox.recv() {
         // Each says all that its run knows: the last one will do.

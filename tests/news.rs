@@ -1,6 +1,7 @@
 //! Who is told what happens while it happens: a command of the user's, and the service manager.
 
 use crate::support::canned::Canned;
+use crate::support::gateway::Gateway;
 use crate::support::pty::{Setup, any_provider};
 use crate::support::{Desk, Provider, Supervise, eventually, proc, spent_at};
 use nix::sys::signal::Signal;
@@ -378,6 +379,44 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
     run.signal(Signal::SIGTERM);
     assert_eq!(manager.hears("STOPPING=1").lines().count(), 2);
     run.end().expect(0);
+}
+
+/// A unit that is not ready in time is ended, and a wait may take hours.
+#[test]
+fn a_run_that_begins_with_a_wait_is_ready() {
+    let provider = Provider::anthropic(&[0.1]);
+    provider.control(spent_at("org-1", "60s"));
+    let desk = Desk::new();
+    let state = desk.join("state.json");
+    let run = || Supervise::with(&provider).options(&["--state", state.to_str().unwrap()]);
+    let first = run().options(&["--max-wait", "1s"]);
+    first.script("exit 1").end().expect(75);
+    let path = desk.join("notify.socket");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let mut second = run().env("NOTIFY_SOCKET", &path).start(&["true"]);
+    manager.hears("READY=1");
+    second.stderr.wait("Waiting for limits to reset");
+    second.signal(Signal::SIGTERM);
+    manager.hears("STOPPING=1");
+    second.end().expect(143).never_says("Launching");
+}
+
+#[test]
+fn systemd_hears_of_a_proxy_too() {
+    let provider = Provider::anthropic(&[0.1]);
+    let prepared = Supervise::with(&provider);
+    let path = prepared.desk().join("notify.socket");
+    let manager = Manager(UnixDatagram::bind(&path).unwrap());
+    let prepared = prepared
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000");
+    let gateway = Gateway::start(prepared, &[]);
+    assert!(manager.hears("READY=1").contains(&gateway.address));
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1");
+    }
+    gateway.stop();
+    manager.hears("STOPPING=1");
 }
 
 #[test]

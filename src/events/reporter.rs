@@ -97,20 +97,15 @@ impl Reporter {
         environment: &[(OsString, OsString)],
         warnings: Sender<Warning>,
     ) -> Reporter {
-        let log = |error: &std::io::Error| log::warn!("not everyone is told: {error}");
         let journal = options.journal;
         let journal = journal.map(|place| Journal::new(place, warnings.clone()));
-        let service = options.service.and_then(|address| {
-            let opened = Service::open(&address);
-            opened.inspect_err(log).ok()
-        });
         Reporter {
             recorder: Recorder::new(pools),
             journal,
             notifier: options
                 .notify
                 .map(|command| Notifier::new(command, inherited, environment.to_vec())),
-            service,
+            service: options.service.as_ref().and_then(Service::open),
             warnings,
             said: String::new(),
             rehearsal: options.rehearsal,

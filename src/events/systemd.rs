@@ -1,8 +1,8 @@
 //! Tells the service manager how the run is doing (sd_notify(3)).
 //!
-//! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start, STATUS with what happens, WATCHDOG
-//! twice in each period that the manager allows, STOPPING at the end. It promises not to block, and not to
-//! fail when the manager does not listen.
+//! Owns the datagrams to `NOTIFY_SOCKET`: READY with the first start or wait of a run, or once a proxy
+//! listens, STATUS with what happens, WATCHDOG twice in each period that the manager allows, STOPPING at the
+//! end. It promises not to block, and not to fail when the manager does not listen.
 
 use crate::common::mask::masked;
 use crate::events::schema::Record;
@@ -48,11 +48,14 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Opens a socket to the manager.
-    ///
-    /// # Errors
-    /// The address is not valid, or the system refuses a socket.
-    pub(crate) fn open(address: &Address) -> std::io::Result<Service> {
+    /// Opens a socket to the manager. `None`: the address is not valid, or the system refuses a socket.
+    pub(crate) fn open(address: &Address) -> Option<Service> {
+        let opened = Service::try_open(address);
+        let log = |why: &std::io::Error| log::warn!("the service manager is not told: {why}");
+        opened.inspect_err(log).ok()
+    }
+
+    fn try_open(address: &Address) -> std::io::Result<Service> {
         let to = match address.socket.strip_prefix('@') {
             #[cfg(target_os = "linux")]
             Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -72,14 +75,23 @@ impl Service {
     /// Passes on what happened; `words` are for people.
     pub(crate) fn tell(&mut self, record: &Record, words: &str) {
         match record {
-            Record::Launch { .. } if !self.ready => {
-                self.ready = true;
-                self.send(&format!("READY=1\nSTATUS={words}"));
-            }
-            Record::End(_) => self.send(&format!("STOPPING=1\nSTATUS={words}")),
+            // A run that begins with a wait does its work; a unit that is not ready in time is ended.
+            Record::Launch { .. } | Record::Wait { .. } if !self.ready => self.is_ready(words),
+            Record::End(_) => self.is_stopping(words),
             _ if words.is_empty() => {}
             _ => self.send(&format!("STATUS={words}")),
         }
+    }
+
+    /// Says that the service is there.
+    pub(crate) fn is_ready(&mut self, words: &str) {
+        self.ready = true;
+        self.send(&format!("READY=1\nSTATUS={words}"));
+    }
+
+    /// Says that the service ends.
+    pub(crate) fn is_stopping(&self, words: &str) {
+        self.send(&format!("STOPPING=1\nSTATUS={words}"));
     }
 
     /// Sends a sign of life when one is due. Returns after which time the next is.

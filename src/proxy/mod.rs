@@ -40,6 +40,7 @@ use crate::common::error::Error;
 use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::events::console::Console;
+use crate::events::systemd::{self, Service};
 use crate::providers::Answer;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
@@ -505,7 +506,14 @@ pub(crate) fn run(
     }
     let path = folder.map(|folder| folder.join(lines_file(proxy.address.port())));
     hand_over(&proxy.exports(), path.as_deref(), console);
-    console.say(&RunEvent::ProxyListening(proxy.address.to_string()));
+    let listening = RunEvent::ProxyListening(proxy.address.to_string());
+    console.say(&listening);
+    let texts = config::readable(environment);
+    let manager = systemd::Address::from(|name: &str| config::lookup(&texts, name));
+    let mut service = manager.as_ref().and_then(Service::open);
+    if let (Some(service), Some(message)) = (&mut service, listening.message()) {
+        service.is_ready(&message.text);
+    }
 
     // One question about each token: which of them work, and which share a quota.
     let mut monitors = Vec::new();
@@ -529,7 +537,10 @@ pub(crate) fn run(
     let (mut deadline, mut look) = (never(), never());
     loop {
         let mut lacks_token = false;
+        let service = service.as_mut();
+        let sign = service.and_then(|service| service.sign_of_life(Instant::now()));
         select! {
+            recv(sign.map_or_else(never, after)) -> _ => {}
             recv(signals) -> number => match number.map(Signal::try_from) {
                 Ok(Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT)) => {
                     if proxy.shared.is_stopping() || proxy.is_idle() {
@@ -589,6 +600,9 @@ pub(crate) fn run(
         let _ = std::fs::remove_file(path);
     }
     console.say(&RunEvent::ProxyStopped);
+    if let Some(service) = &service {
+        service.is_stopping("");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -94,6 +94,10 @@ impl Reading {
             // Google says so of a file of another project.
             (Finding::Unclear { .. }, 403) if kind == EndpointKind::Other => Testimony::Absent,
             (Finding::Unclear { .. }, 401..=403 | 413) => Testimony::Ambiguous,
+            // A page for administrators takes no token of this kind, and a model is not for everybody; the
+            // token may answer for all else.
+            (Finding::Rejected, 403) => Testimony::Ambiguous,
+            (Finding::Rejected, _) if kind != EndpointKind::Generate => Testimony::Ambiguous,
             _ => Testimony::Clear,
         }
     }

@@ -267,20 +267,28 @@ fn set(environment: &mut Environment, added: &[(&str, String)]) {
     bypass_proxies(environment);
 }
 
-/// Makes programs that use a proxy of the network go straight to this machine.
+/// Makes programs that use a proxy of the network go straight to this machine, whoever tells them of that
+/// proxy: a client may know it from its own settings.
 fn bypass_proxies(environment: &mut Environment) {
-    let proxied = environment.iter().any(|(name, _)| {
-        let name = name.to_string_lossy().to_ascii_lowercase();
-        matches!(&*name, "http_proxy" | "all_proxy")
-    });
-    if !proxied {
-        return;
-    }
-    for name in ["NO_PROXY", "no_proxy"] {
-        let known = environment.iter_mut().find(|(known, _)| known == name);
-        match known {
-            Some((_, value)) => value.push(",127.0.0.1"),
-            None => environment.push((name.into(), "127.0.0.1".into())),
-        }
+    const NAMES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+    let value = |name: &str| {
+        let mut known = environment.iter();
+        let (_, value) = known.find(|(known, value)| known == name && !value.is_empty())?;
+        Some(value.clone())
+    };
+    let [upper, lower] = NAMES.map(value);
+    let both = [upper.clone().or(lower.clone()), lower.or(upper)];
+    environment.retain(|(known, _)| !NAMES.iter().any(|name| known == name));
+    for (name, known) in NAMES.into_iter().zip(both) {
+        let value = match known {
+            // It names every host, and only by itself (curl(1)).
+            Some(all) if all == "*" => all,
+            Some(mut hosts) => {
+                hosts.push(",127.0.0.1");
+                hosts
+            }
+            None => "127.0.0.1".into(),
+        };
+        environment.push((name.into(), value));
     }
 }

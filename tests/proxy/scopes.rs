@@ -227,6 +227,39 @@ fn what_nobody_has_is_asked_for_once_with_each_group() {
     gateway.stop();
 }
 
+/// A page for administrators, and a model that these organizations may not use.
+#[test]
+fn what_refuses_every_token_rejects_none() {
+    for (status, kind) in [(401, "authentication_error"), (403, "permission_error")] {
+        let error = json!({"type": "error", "error": {"type": kind, "message": "x"}}).to_string();
+        let error: &'static str = error.leak();
+        let (gateway, used) = before(move |played| {
+            let is_page = played.head.starts_with("GET ");
+            let is_forbidden = status == 403 && model(played).contains("mythos");
+            match is_page || is_forbidden {
+                true => (status, String::new(), error),
+                false => served(),
+            }
+        });
+        for _ in 0..3 {
+            assert_eq!(
+                gateway.get("/anthropic/v1/organizations/usage").status,
+                status
+            );
+            assert_eq!(taken(&used), [1, 2]);
+        }
+        if status == 403 {
+            for _ in 0..3 {
+                assert_eq!(ask(&gateway, "claude-mythos-5-5"), 403);
+                assert_eq!(taken(&used), [1, 2]);
+            }
+        }
+        assert_eq!(gateway.post(json!({})).status, 200);
+        assert_eq!(taken(&used), [1]);
+        gateway.stop().never_says("rejected");
+    }
+}
+
 #[test]
 fn a_token_that_may_do_only_some_things_is_not_rejected() {
     const KEY: &str = "sk-proj-test-aaaaaaaaaaaa1";

@@ -624,6 +624,32 @@ fn a_token_that_is_passed_over_for_seconds_is_said_to_be() {
     assert_eq!(report(&state)["rotations"], 2);
 }
 
+/// A proxy of the network's is not asked for this machine, whoever tells the command of it: without that, it
+/// would get the request with the secret or the token.
+#[test]
+fn a_proxy_of_the_network_is_passed_by() {
+    let provider = Provider::anthropic(&[0.1]);
+    let show = ["sh", "-c", "echo \"=$NO_PROXY=$no_proxy=\""];
+    for (set, wanted) in [
+        (None, "=127.0.0.1=127.0.0.1="),
+        (
+            Some(("NO_PROXY", "example.com")),
+            "=example.com,127.0.0.1=example.com,127.0.0.1=",
+        ),
+        (Some(("no_proxy", "*")), "=*=*="),
+    ] {
+        for options in [&[][..], &["--proxy"]] {
+            let mut run = Supervise::with(&provider).options(options);
+            if let Some((name, value)) = set {
+                run = run.env(name, value);
+            }
+            let ended = run.start(&show).end().expect(0);
+            let out = String::from_utf8(ended.stdout).unwrap();
+            assert!(out.contains(wanted), "{set:?} {options:?}: {out}");
+        }
+    }
+}
+
 #[test]
 fn clients_are_led_through_it_each_in_its_own_way() {
     let provider = Provider::anthropic(&[0.1]);

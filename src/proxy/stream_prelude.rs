@@ -87,8 +87,9 @@ impl StreamPrelude {
                 break;
             }
             let line = std::mem::take(&mut self.line);
-            // A CR before the LF is white space; streams with lone CRs are not in use.
+            // A CR before the LF is white space, and a mark of the byte order may come first.
             let line = line.trim_ascii_end();
+            let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
             if let Some(data) = line.strip_prefix(b"data:") {
                 self.data.extend_from_slice(data.trim_ascii_start());
                 self.data.push(b'\n');
@@ -108,6 +109,32 @@ impl StreamPrelude {
         }
         Seen::Prelude
     }
+
+    /// What the stream comes to that ends here, of which `whole` is all and nothing was content so far. Its
+    /// last event need not have a blank line behind it, its lines may end in CR alone, and a provider that
+    /// was asked for a stream may have sent plain JSON.
+    pub(crate) fn finish(mut self, whole: &[u8]) -> Seen {
+        if let [b'{' | b'[', ..] = whole.trim_ascii_start() {
+            return lone_error(self.dialect, whole);
+        }
+        if !whole.contains(&b'\n') {
+            self.line = Vec::new();
+            let lines: Vec<u8> = whole
+                .split(|byte| *byte == b'\r')
+                .flat_map(line_of)
+                .collect();
+            let seen = self.look(&lines);
+            if seen != Seen::Prelude {
+                return seen;
+            }
+        }
+        self.look(b"\n\n")
+    }
+}
+
+/// A line, with its end.
+fn line_of(line: &[u8]) -> impl Iterator<Item = u8> {
+    line.iter().copied().chain([b'\n'])
 }
 
 /// What a whole JSON body of a good status comes to: an error, if it is nothing but one.

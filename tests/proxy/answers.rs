@@ -122,6 +122,70 @@ fn a_stream_that_ends_before_any_content_is_asked_for_again() {
     }
 }
 
+/// DeepSeek's blank lines, and bodies of no length at all.
+#[test]
+fn a_blank_answer_is_asked_for_again() {
+    let json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    for (framing, body) in [
+        ("Content-Length: 0\r\n\r\n", ""),
+        ("Content-Length: 2\r\n\r\n", "\n\n"),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n",
+            "2\r\n\n\n\r\n0\r\n\r\n",
+        ),
+        ("Transfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"),
+    ] {
+        let upstream = Upstream::playing(move |played| {
+            match played.number {
+                0 => played.send(format!("{json}{framing}{body}")),
+                _ => played.answer(200, "", "{\"content\": []}"),
+            }
+            true
+        });
+        let gateway = Gateway::to(&upstream.url, "token-bbbb-1", &[]);
+        assert!(
+            gateway.post(json!({})).text().contains("content"),
+            "{framing:?}"
+        );
+        assert_eq!(upstream.count(), 2, "{framing:?} {body:?}");
+    }
+}
+
+/// The last event of a stream counts without a blank line behind it, whatever it says.
+#[test]
+fn the_end_of_a_stream_ends_its_last_event() {
+    let limit = limit().to_string();
+    for (first, is_limit) in [
+        (format!("data: {limit}\n"), true),
+        (format!("data: {limit}"), true),
+        (format!("\u{feff}data: {limit}\n\n"), true),
+        (format!("data: {limit}\r\r"), true),
+        (format!("{limit}\n"), true),
+        (format!("data: {}", good()), false),
+        (format!("data: {}\r\r", good()), false),
+    ] {
+        let script = format!("{SSE}{:x}\r\n{first}\r\n0\r\n\r\n", first.len());
+        let (upstream, gateway) = two(move |played, is_first| match is_first {
+            true => played.send(&script),
+            false => played.send(format!("{SSE}{}0\r\n\r\n", events(&[good()]))),
+        });
+        for _ in 0..2 {
+            assert!(stream(&gateway).text().contains("good"), "{first:?}");
+        }
+        let first_token = &gateway.status()["tokens"][0]["condition"];
+        let wanted = if is_limit {
+            ("limited", 3)
+        } else {
+            ("usable", 2)
+        };
+        assert_eq!(
+            (first_token.as_str().unwrap(), upstream.count()),
+            wanted,
+            "{first:?}"
+        );
+    }
+}
+
 #[test]
 fn a_stream_that_never_says_anything_ends_as_it_came() {
     let (upstream, gateway) = two(|played, _| {

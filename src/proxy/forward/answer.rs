@@ -122,17 +122,30 @@ impl Exchange<'_> {
                 BodyRead::Late => break,
             }
         }
-        match &prelude {
+        let nothing = || Seen::Failure {
+            status: 502,
+            body: Vec::new(),
+        };
+        let seen = match prelude {
             // A stream that ends before it has said anything has failed, however it ends.
-            Some(_) if came.whole || came.broken => {
-                came.failure.get_or_insert((502, Vec::new()));
+            Some(_) if came.broken => nothing(),
+            Some(prelude) if came.whole => match prelude.finish(&came.held) {
+                Seen::Prelude => nothing(),
+                seen => seen,
+            },
+            // DeepSeek was seen to give up so, after the blank lines that it sends while one waits.
+            None if status < 300
+                && came.whole
+                && self.kind == EndpointKind::Generate
+                && came.held.trim_ascii().is_empty() =>
+            {
+                nothing()
             }
-            None if status < 300 && came.whole => {
-                if let Seen::Failure { status, body } = lone_error(dialect, &came.held) {
-                    came.failure = Some((status, body));
-                }
-            }
-            Some(_) | None => {}
+            None if status < 300 && came.whole => lone_error(dialect, &came.held),
+            Some(_) | None => Seen::Content,
+        };
+        if let Seen::Failure { status, body } = seen {
+            came.failure.get_or_insert((status, body));
         }
         Ok(self.only_answers(came))
     }

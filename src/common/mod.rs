@@ -6,6 +6,7 @@ pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod http;
 pub(crate) mod json;
+pub(crate) mod json_places;
 pub(crate) mod logging;
 pub(crate) mod mask;
 pub(crate) mod private_file;

@@ -12,6 +12,7 @@ pub(crate) mod meter; // LLM tokens that an answer has cost
 pub(crate) mod monitor;
 mod openai; // and all that speak like it
 mod reading;
+pub(crate) mod reasoning; // what one organization has encrypted
 mod reply;
 pub(crate) mod schedule;
 pub(crate) mod scope;

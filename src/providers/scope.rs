@@ -6,7 +6,7 @@
 use super::{Dialect, Provider, anthropic};
 use crate::common::body::Body;
 use crate::common::bytes;
-use memchr::memchr2;
+use crate::common::json_places::{end_of_text, top_value};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -161,73 +161,11 @@ fn parsed(body: &[u8], place: Range<usize>) -> Option<String> {
     serde_json::from_slice(body.get(place.start.checked_sub(1)?..=place.end)?).ok()
 }
 
-/// Where the text of `model` at the top of a JSON object is, without its quotes. Other values are stepped over and not looked at:
-/// a conversation is megabytes, and some clients send the model after it.
+/// Where the text of `model` at the top of a JSON object is, without its quotes. A conversation is
+/// megabytes, and some clients send the model after it.
 fn model_in_body(body: &[u8]) -> Option<Range<usize>> {
-    let mut at = after_space(body, 0);
-    if body.get(at) != Some(&b'{') {
-        return None;
-    }
-    loop {
-        at = after_space(body, at + 1);
-        let end = end_of_text(body, at)?;
-        let is_model = body.get(at + 1..end) == Some(b"model");
-        at = after_space(body, end + 1);
-        if body.get(at) != Some(&b':') {
-            return None;
-        }
-        at = after_space(body, at + 1);
-        if is_model {
-            return Some(at + 1..end_of_text(body, at)?);
-        }
-        at = after_space(body, end_of_value(body, at)?);
-        if body.get(at) != Some(&b',') {
-            return None;
-        }
-    }
-}
-
-fn after_space(body: &[u8], at: usize) -> usize {
-    let rest = body.get(at..).unwrap_or_default();
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    at + rest.iter().take_while(|byte| is_space(byte)).count()
-}
-
-/// Where the text that begins at `at` has its closing quote.
-fn end_of_text(body: &[u8], at: usize) -> Option<usize> {
-    if body.get(at) != Some(&b'"') {
-        return None;
-    }
-    let mut at = at + 1;
-    loop {
-        at += memchr2(b'"', b'\\', body.get(at..)?)?;
-        match body.get(at) {
-            Some(b'"') => return Some(at),
-            _ => at += 2,
-        }
-    }
-}
-
-/// The place behind the value that begins at `at`.
-fn end_of_value(body: &[u8], at: usize) -> Option<usize> {
-    let (mut at, mut depth) = (at, 0_usize);
-    loop {
-        match body.get(at)? {
-            b'"' => at = end_of_text(body, at)?,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth == 0 => return Some(at),
-            b'}' | b']' => depth -= 1,
-            b',' if depth == 0 => return Some(at),
-            // A number or a word goes on.
-            _ if depth == 0 => {}
-            _ => {}
-        }
-        at += 1;
-        let ended = depth == 0 && matches!(body.get(at - 1), Some(b'"' | b'}' | b']'));
-        if ended {
-            return Some(at);
-        }
-    }
+    let at = top_value(body, b"model")?;
+    Some(at + 1..end_of_text(body, at)?)
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::common::http::stream::is_late;
 use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::meter::{Meter, Spent};
+use crate::providers::reasoning::{self, OfAnother};
 use crate::providers::scope::{EndpointKind, Scope, swap_model};
 use crate::providers::{Dialect, Finding, ProbeTarget, Reading, Reply, Testimony};
 use crate::tokens::ledger::{Outlook, Place};
@@ -431,6 +432,10 @@ impl<'a> Exchange<'a> {
                             next = Some(other);
                             first = kept;
                         }
+                        (None, Some(first)) if self.leaves_out(&first, attempts.tried()) => {
+                            self.last = Some((first.came, first.index));
+                            attempts = Attempts::default();
+                        }
                         (None, Some(first)) => return self.pass_on(first.came, first.index),
                         (None, None) => {
                             let own = LocalResponse::exhausted(self.upstream.provider, None);
@@ -479,6 +484,20 @@ impl<'a> Exchange<'a> {
             // The witness could not be heard.
             Err(_) => self.pass_on(first.came, first.index),
         }
+    }
+
+    /// Whether the request goes out once more without the reasoning that the organizations of these tokens
+    /// have refused, since nobody else can read it now.
+    fn leaves_out(&self, refusal: &FirstAnswer, tokens: &[usize]) -> bool {
+        let of_another = |came: &UpstreamResponse| self.upstream.provider.of_another(&came.reply());
+        let is_reasoning = refusal
+            .came
+            .as_ref()
+            .is_ok_and(|came| of_another(came) == Some(OfAnother::Reasoning));
+        is_reasoning
+            && self
+                .upstream
+                .cannot_read(tokens, &reasoning::marks(&self.body))
     }
 
     /// What the path names, without the query.

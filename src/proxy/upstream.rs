@@ -7,17 +7,20 @@
 
 use super::redact::Redactor;
 use super::tunnel;
+use crate::common::body::Body;
 use crate::common::http::reader::Reader;
 use crate::common::http::stream::{MOMENT, is_late};
 use crate::common::secret::Secret;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
+use crate::providers::reasoning;
 use crate::providers::tls::{certificates, cryptography};
 use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::collections::HashSet;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,6 +40,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// Connections kept without a request. Providers close theirs after one to several minutes.
 const MOST_IDLE: usize = 64;
 const LONGEST_IDLE: Duration = Duration::from_secs(50);
+/// Marks of refused reasoning that are kept, about; a long conversation has some hundred.
+const MOST_UNREADABLE: usize = 4096;
 
 /// How often bytes have come from a provider or gone to one.
 static MOVED: AtomicU64 = AtomicU64::new(0);
@@ -66,6 +71,8 @@ pub(crate) struct Upstream {
     tls: Option<Arc<ClientConfig>>,
     proxy: Option<Proxy>,
     idle: Mutex<Vec<(Link, Instant)>>,
+    /// The token, and the mark of reasoning that its organization has refused.
+    unreadable: RwLock<HashSet<(usize, u64)>>,
 }
 
 /// A connection to a provider, and what was read from it. A read fails with `WouldBlock` when what
@@ -97,6 +104,7 @@ impl Upstream {
             tls,
             proxy: endpoint.proxy.clone(),
             idle: Mutex::default(),
+            unreadable: RwLock::default(),
         })
     }
 
@@ -116,6 +124,36 @@ impl Upstream {
     pub(crate) fn tokens(&self) -> usize {
         let known = self.secrets.read();
         known.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// These tokens were refused a body with reasoning of these marks. Whether any of that is news.
+    pub(crate) fn cannot_read(&self, tokens: &[usize], marks: &[u64]) -> bool {
+        let mut all = self
+            .unreadable
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if all.len() > MOST_UNREADABLE {
+            all.clear();
+        }
+        let before = all.len();
+        all.extend(
+            tokens
+                .iter()
+                .flat_map(|token| marks.iter().map(|mark| (*token, *mark))),
+        );
+        all.len() > before
+    }
+
+    /// The body without the reasoning that the token at `index` was refused for; `None`: with all of it.
+    pub(crate) fn readable(&self, index: usize, body: &[u8]) -> Option<Body> {
+        let all = self
+            .unreadable
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if all.is_empty() {
+            return None;
+        }
+        reasoning::without(body, |mark| all.contains(&(index, mark)))
     }
 
     /// The field that carries a token, what stands before it there, and the token.

@@ -306,3 +306,109 @@ fn a_leaked_key_of_gemini_is_passed_over_and_shown_as_rejected() {
     gateway.eventually_status(|status| status["tokens"][0]["condition"] == "rejected");
     gateway.stop();
 }
+
+/// What a request of [`another_organizations_reasoning`] sends back: who has encrypted it.
+fn reasoning(by: &str) -> Value {
+    json!({"type": "reasoning", "summary": [], "encrypted_content": by})
+}
+
+/// As OpenAI refuses it (openai/codex#13724): reasoning is read by the organization that has encrypted it
+/// alone. While that one has room it is asked; without it, the request goes on without that reasoning, and
+/// only once it was refused.
+#[test]
+fn another_organizations_reasoning_does_not_end_a_conversation() {
+    let spent = Arc::new(Mutex::new(false));
+    let is_spent = spent.clone();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let all = asked.clone();
+    let upstream = Upstream::playing(move |played| {
+        let own = match played.head.contains("token-aaaa-1") {
+            true => "one",
+            false => "two",
+        };
+        let body: Value = serde_json::from_slice(&played.body).unwrap_or_default();
+        let items = body["input"].as_array().cloned().unwrap_or_default();
+        let secrets: Vec<&str> = items
+            .iter()
+            .filter_map(|item| item["encrypted_content"].as_str())
+            .collect();
+        let organization = format!("openai-organization: org-{own}\r\n");
+        let mut all = all.lock().unwrap();
+        all.push(format!("{own} {}", secrets.join(",")));
+        if own == "one" && *is_spent.lock().unwrap() {
+            let error =
+                r#"{"error":{"message":"x","type":"requests","code":"rate_limit_exceeded"}}"#;
+            played.answer(429, &format!("{organization}retry-after: 600\r\n"), error);
+        } else if secrets.iter().any(|by| *by != own) {
+            let error = r#"{"error":{"message":"The encrypted content could not be verified.","type":"invalid_request_error","param":null,"code":"invalid_encrypted_content"}}"#;
+            played.answer(400, &organization, error);
+        } else {
+            played.answer(200, &organization, &format!("{{\"by\":\"{own}\"}}"));
+        }
+        true
+    });
+    let run = Supervise::bare()
+        .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
+        .env("OPENAI_API_KEYS", TOKENS);
+    let gateway = Gateway::start(run, &["--hold", "0s"]);
+    let ask = |items: &[Value]| {
+        let answered = gateway.post_to(
+            "/openai/v1/responses",
+            json!({"model": "m", "input": items}),
+        );
+        let was_asked = std::mem::take(&mut *asked.lock().unwrap());
+        (
+            answered.json()["by"]
+                .as_str()
+                .unwrap_or("nobody")
+                .to_owned(),
+            was_asked,
+        )
+    };
+    let mut sent = vec![json!({"type": "message", "content": "hi"})];
+    assert_eq!(ask(&sent), ("one".into(), vec!["one ".into()]));
+    sent.push(reasoning("one"));
+    *spent.lock().unwrap() = true;
+    let first: Vec<String> = ["one one", "two one", "two "].map(str::to_owned).into();
+    assert_eq!(ask(&sent), ("two".into(), first));
+    sent.push(reasoning("two"));
+    assert_eq!(ask(&sent), ("two".into(), vec!["two two".into()]));
+    gateway.stop().never_says("rejected");
+}
+
+/// The organization that has the reasoning, or the stored answer, is asked as long as it has room.
+#[test]
+fn what_another_organization_keeps_is_asked_of_it() {
+    for code in ["invalid_encrypted_content", "previous_response_not_found"] {
+        let error = format!(
+            r#"{{"error":{{"message":"x","type":"invalid_request_error","code":"{code}"}}}}"#
+        );
+        let upstream = Upstream::playing(move |played| {
+            let is_first = played.head.contains("token-aaaa-1");
+            let organization = format!("openai-organization: org-{is_first}\r\n");
+            match is_first {
+                true => played.answer(400, &organization, &error),
+                false => played.answer(200, &organization, "{}"),
+            }
+            true
+        });
+        let run = Supervise::bare()
+            .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
+            .env("OPENAI_API_KEYS", TOKENS);
+        let gateway = Gateway::start(run, &NO_HOLD);
+        for _ in 0..2 {
+            let body = json!({"model": "m", "input": [reasoning("two")]});
+            assert_eq!(
+                gateway.post_to("/openai/v1/responses", body).status,
+                200,
+                "{code}"
+            );
+        }
+        assert_eq!(
+            gateway.status()["tokens"][0]["condition"],
+            "unknown",
+            "{code}"
+        );
+        gateway.stop();
+    }
+}

@@ -27,7 +27,8 @@ pub(in crate::proxy) struct UpstreamResponse {
     pub(in crate::proxy) whole: bool,
     /// The body broke off.
     pub(in crate::proxy) broken: bool,
-    /// What the first events of a stream said instead of an answer.
+    /// What it stands for, where its status does not say so: an error in the first events of a stream, or
+    /// that something is not there.
     pub(in crate::proxy) failure: Option<(u16, Vec<u8>)>,
 }
 
@@ -146,6 +147,9 @@ impl Exchange<'_> {
         };
         if let Seen::Failure { status, body } = seen {
             came.failure.get_or_insert((status, body));
+        }
+        if status == 400 && self.upstream.provider.of_another(&came.reply()).is_some() {
+            came.failure = Some((404, came.held.clone()));
         }
         Ok(self.only_answers(came))
     }

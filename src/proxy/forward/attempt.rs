@@ -13,6 +13,21 @@ impl Exchange<'_> {
         &mut self,
         index: Option<usize>,
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
+        let Some(readable) = index.and_then(|index| self.upstream.readable(index, &self.body))
+        else {
+            return self.attempt_as_it_is(index);
+        };
+        // Another token may read all of it.
+        let whole = std::mem::replace(&mut self.body, readable);
+        let came = self.attempt_as_it_is(index);
+        self.body = whole;
+        came
+    }
+
+    fn attempt_as_it_is(
+        &mut self,
+        index: Option<usize>,
+    ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let rest = self.large;
         let is_small = self.body.len() <= GATHERED && rest.is_none();
         let begun = self.body.len() as u64;

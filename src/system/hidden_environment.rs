@@ -30,10 +30,15 @@ pub(crate) fn whole() -> Environment {
     environment
 }
 
+/// The path of a descriptor of this process.
+fn name(descriptor: i32) -> String {
+    format!("{}/{descriptor}", os::DESCRIPTORS)
+}
+
 /// What the pipe holds. It is closed before anything else is started.
 fn hidden(number: &OsStr) -> Option<Environment> {
     let number: i32 = number.to_str()?.parse().ok()?;
-    let pipe = File::open(format!("{}/{number}", os::DESCRIPTORS));
+    let pipe = File::open(name(number));
     let _ = nix::unistd::close(number);
     let mut text = Vec::new();
     pipe.ok()?.read_to_end(&mut text).ok()?;
@@ -50,7 +55,8 @@ fn hidden(number: &OsStr) -> Option<Environment> {
 /// without them, which finds them by [`whole`].
 ///
 /// # Errors
-/// The system refuses, or the secrets do not fit into a pipe; nothing has changed then.
+/// The system refuses, the secrets do not fit into a pipe, or a pipe cannot be opened anew, as without
+/// /proc; nothing has changed then.
 pub(crate) fn hide(is_secret: impl Fn(&str) -> bool, inherited: Inherited) -> io::Result<()> {
     let is_secret = |name: &OsStr| name.to_str().is_some_and(&is_secret);
     let (secrets, others): (Environment, Environment) =
@@ -63,6 +69,8 @@ pub(crate) fn hide(is_secret: impl Fn(&str) -> bool, inherited: Inherited) -> io
         text.extend([name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
     }
     let (reader, mut writer) = io::pipe()?;
+    // It will be opened by this name. Without /proc, as in a chroot, there is none.
+    File::open(name(reader.as_raw_fd()))?;
     // Nobody reads yet. A pipe takes 64 KiB, and a page when this user has many (pipe(7)).
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     writer.write_all(&text)?;

@@ -5,7 +5,8 @@ use crate::support::pty::{CTRL_C, FIXTURES, Screen, Setup, skipped};
 use crate::support::{Provider, eventually, proc, spent_at};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 /// Whether a PID namespace can be made here.
@@ -191,6 +192,35 @@ fn foreign_proc() {
         (strays().is_empty() && stubborn.is_empty()).then_some(())
     });
     assert!(!run.family.with_word("62.7").is_empty());
+}
+
+/// Without /proc, as in a chroot: the command runs generic, behind the proxy and as a known client. That
+/// tokens cannot be hidden there is said.
+#[test]
+#[cfg_attr(feature = "portable", ignore = "/proc is not read")]
+fn no_proc() {
+    let hide = "mount -t tmpfs none /proc";
+    if !works("unshare", &["-Um", "--map-root-user", "sh", "-c", hide]) {
+        return skipped("no /proc", "no user and mount namespace");
+    }
+    for (options, name, hides) in [
+        ("", "generic", false),
+        ("--proxy", "generic", true),
+        ("", "claude", true),
+    ] {
+        let provider = Provider::anthropic(&[0.1, 0.1]);
+        let setup = Setup::with(&provider).options(options);
+        let mut command = setup.command("unshare");
+        let program = setup.desk.write(name, "#!/bin/sh\necho works; exit 5\n");
+        std::fs::set_permissions(program, Permissions::from_mode(0o700)).unwrap();
+        let script = format!("{hide} && exec $D ./{name} -p x");
+        command.args(["-Um", "--map-root-user", "sh", "-c", &script]);
+        let mut run = setup.headless_command(command);
+        assert_eq!(run.end(), 5, "{options} {name}: {}", run.err());
+        assert_eq!(run.out(), "works\n");
+        let said = run.err().contains("tokens stay in ddollar's environment");
+        assert_eq!(said, hides, "{options} {name}: {}", run.err());
+    }
 }
 
 /// As a child of PID 1.

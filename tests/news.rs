@@ -4,13 +4,18 @@ use crate::support::canned::Canned;
 use crate::support::gateway::Gateway;
 use crate::support::pty::{Setup, any_provider};
 use crate::support::{Desk, Provider, Supervise, eventually, proc, spent_at};
-use nix::sys::signal::Signal;
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Read};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Appends one line for each event to `news`, in one write.
 const TELL: &str = "echo \"$DDOLLAR_EVENT|$DDOLLAR_PROVIDER|$DDOLLAR_TOKEN|$DDOLLAR_CAUSE|\
@@ -310,6 +315,46 @@ fn what_a_notify_command_leaves_behind_is_ended_and_does_not_hold_a_rotation_up(
             Signal::SIGKILL,
         );
     }
+}
+
+/// The helpers have none of the files that ddollar was started with: a lock on one, as that of
+/// `flock FILE ddollar`, would last as long as they do.
+#[test]
+fn a_helper_keeps_no_file_of_the_caller_open() {
+    let with_pipe = |options: &str, words: &str| {
+        let setup = Setup::new().options(options);
+        mkfifo(&setup.desk.join("pipe"), Mode::S_IRWXU).unwrap();
+        let left = setup.desk.write("left", "#!/bin/sh\nsetsid sleep 61.4 &\n");
+        fs::set_permissions(left, fs::Permissions::from_mode(0o700)).unwrap();
+        let mut reading = OpenOptions::new();
+        let reading = reading.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let pipe = reading.open(setup.desk.join("pipe")).unwrap();
+        let mut command = setup.command("sh");
+        command.args(["-c", &format!("exec 3>pipe; exec $D {words}")]);
+        (setup.headless_command(command), pipe)
+    };
+    // The end of a file: nobody has its other end open any more.
+    let ends = |mut pipe: fs::File| {
+        eventually("the end of all that had the pipe", || {
+            (pipe.read(&mut [0]).ok() == Some(0)).then_some(())
+        });
+    };
+
+    // What the command has left behind lives, and so does the helper.
+    let (mut run, pipe) = with_pipe("--notify ./left", "true");
+    assert_eq!(run.end(), 0, "{}", run.err());
+    ends(pipe);
+    assert_eq!(run.family.with_word("__notify").len(), 1);
+    run.family.end();
+
+    // The watchdog after a kill, while the command has its grace.
+    let script = "sh -c 'exec 3>&-; exec stubborn.pl'";
+    let (run, pipe) = with_pipe("--grace 5s", script);
+    run.wait_out("READY", 1);
+    kill(run.family.supervisors()[0], Signal::SIGKILL).unwrap();
+    ends(pipe);
+    assert_eq!(run.family.with_word("__watch").len(), 1);
+    run.family.gone_after(Duration::from_secs(5));
 }
 
 #[test]

@@ -2,14 +2,14 @@
 //!
 //! Owns both ends: starting a helper process for each event, and the hidden `__notify`,
 //! which is that helper. It promises never to disturb the run: the command has a process group of its
-//! own and no standard streams, at most [`MOST_RUNNING`] run at a time, and none for longer than
+//! own, no standard streams and nothing that was open in ddollar, at most [`MOST_RUNNING`] run at a time, and none for longer than
 //! [`LONGEST`]. Orphans of the command go to the helper, which ends them; otherwise they would go to
 //! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
 
 use crate::common::mask::masked;
 use crate::events::schema::{Ending, Millis, Record, RecordedRing, stamp};
 use crate::system::descendants::Tree;
-use crate::system::os::own_program;
+use crate::system::os::{self, own_program};
 use crate::system::signals::{self, Inherited, Limits};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
@@ -242,6 +242,7 @@ fn is_held(reader: &PipeReader) -> bool {
 /// `__notify`: runs the command with these limits, and ends when it and all that it has
 /// started have ended.
 pub(crate) fn help(limits: Limits, command: OsString) -> ExitCode {
+    os::close_inherited();
     limits.restore();
     let (mut tree, _) = Tree::adopt(None);
     let until = Instant::now() + LONGEST;

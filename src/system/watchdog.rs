@@ -134,6 +134,7 @@ pub(crate) fn guard(pipe: &mut impl Write, group: Pid) -> std::io::Result<()> {
 
 /// `__watch`: the watchdog's own life. `words` are what [`Watchdog::start`] passes.
 pub(crate) fn watch(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    os::close_inherited();
     let session = getsid(None).ok();
     let supervisor = getpgid(Some(getppid())).ok();
     let mut text = || words.next().and_then(|word| word.into_string().ok());

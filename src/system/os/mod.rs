@@ -19,6 +19,7 @@ pub(crate) use peer::tcp_peer;
 pub(crate) use portable::*;
 
 use nix::unistd::{Pid, mkdtemp};
+use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,6 +89,18 @@ fn descends(mut pid: Pid, ancestor: Pid) -> bool {
         }
     }
     false
+}
+
+/// Closes what a helper process has inherited beside its standard streams, as the file behind
+/// `flock FILE ddollar`: the lock is held until the last process that has it open ends. For the first thing
+/// that such a process does, when nothing else is open yet.
+pub(crate) fn close_inherited() {
+    let entries = std::fs::read_dir(DESCRIPTORS).into_iter().flatten();
+    let number = |entry: io::Result<DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let open: Vec<i32> = entries.filter_map(number).collect();
+    for descriptor in open.into_iter().filter(|number| *number > 2) {
+        let _ = nix::unistd::close(descriptor);
+    }
 }
 
 /// The file of this program, as far as the system can name it.

@@ -48,11 +48,16 @@ main() {
     fi
     tar -xzf "$name.tar.gz"
     mkdir -p "$folder"
-    # In one step, so that a ddollar that runs keeps its file.
-    cp "$name/ddollar" "$folder/.ddollar.$$"
-    chmod 755 "$folder/.ddollar.$$"
-    mv "$folder/.ddollar.$$" "$folder/ddollar"
-    echo "installed $("$folder/ddollar" version) as $folder/ddollar"
+    [ ! -d "$folder/ddollar" ] || fail "$folder/ddollar is a folder; nothing was installed"
+    # In one step, so that a ddollar that runs keeps its file; and only what runs there.
+    new=$folder/.ddollar.$$
+    trap 'rm -rf "$work" "$new"' EXIT
+    cp "$name/ddollar" "$new"
+    chmod 755 "$new"
+    program=$("$new" version 2>&1) ||
+        fail "a program in $folder cannot be run; nothing was installed: $program"
+    mv "$new" "$folder/ddollar"
+    echo "installed $program as $folder/ddollar"
     case :$PATH: in *":$folder:"*) ;; *) echo "hint: $folder is not in your PATH" ;; esac
 }
 

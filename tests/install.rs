@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/install.sh");
 
-/// A folder with what a release holds, or nothing when the machine lacks a tool.
-fn release(desk: &Desk) -> Option<PathBuf> {
+/// A folder with what a release of this program holds, or nothing when the machine lacks a tool.
+fn release_of(desk: &Desk, program: &str) -> Option<PathBuf> {
     let missing = ["curl", "tar", "sha256sum"].into_iter().find(|tool| {
         let found = Command::new(tool)
             .arg("--version")
@@ -24,12 +24,16 @@ fn release(desk: &Desk) -> Option<PathBuf> {
     }
     let name = format!("ddollar-{}-unknown-linux-musl", std::env::consts::ARCH);
     let script = format!(
-        "mkdir release {name} && cp {PROGRAM} {name}/ && tar -czf release/{name}.tar.gz {name} && \
+        "mkdir release {name} && cp {program} {name}/ddollar && tar -czf release/{name}.tar.gz {name} && \
          cd release && sha256sum *.tar.gz >SHA256SUMS"
     );
     let made = desk.command("sh").args(["-c", &script]).status().unwrap();
     assert!(made.success());
     Some(desk.join("release"))
+}
+
+fn release(desk: &Desk) -> Option<PathBuf> {
+    release_of(desk, PROGRAM)
 }
 
 fn install(desk: &Desk, releases: &str) -> Output {
@@ -78,6 +82,44 @@ fn a_relative_folder_is_below_where_it_was_called() {
     let program = desk.path().canonicalize().unwrap().join("my bin/ddollar");
     assert!(program.exists(), "{stdout}");
     assert!(stdout.contains(program.to_str().unwrap()), "{stdout}");
+}
+
+/// A folder of the program's name is there, or what is installed could not run, as on a disk that is
+/// mounted with noexec.
+#[test]
+fn what_would_not_run_is_not_installed() {
+    for (is_folder, problem) in [
+        (true, "ddollar is a folder; nothing was installed"),
+        (false, "cannot be run; nothing was installed: "),
+    ] {
+        let desk = Desk::new();
+        let broken = desk.write("broken", "#!/no/such/program\n");
+        let program = if is_folder {
+            PROGRAM
+        } else {
+            broken.to_str().unwrap()
+        };
+        let Some(release) = release_of(&desk, program) else {
+            return;
+        };
+        let place = desk.join(".local/bin");
+        fs::create_dir_all(&place).unwrap();
+        let target = place.join("ddollar");
+        match is_folder {
+            true => fs::create_dir(&target).unwrap(),
+            false => fs::write(&target, "the old one").unwrap(),
+        }
+        let output = install(&desk, &format!("file://{}", release.display()));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(problem), "{stderr}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 1);
+        match is_folder {
+            true => assert_eq!(fs::read_dir(&target).unwrap().count(), 0),
+            false => assert_eq!(fs::read_to_string(&target).unwrap(), "the old one"),
+        }
+    }
 }
 
 #[test]

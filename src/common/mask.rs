@@ -11,8 +11,8 @@ use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock};
 
 /// How keys begin that cannot be mistaken for anything else: Anthropic, OpenAI, OpenRouter, Groq, xAI,
-/// Google, Hugging Face, Perplexity, Cerebras, NVIDIA, Replicate.
-const DISTINCT: [&str; 12] = [
+/// Google, Hugging Face, Perplexity, Cerebras, NVIDIA, Replicate, Together (`tgp_v1_`).
+const DISTINCT: [&str; 13] = [
     "sk-ant-",
     "sk-proj-",
     "sk-svcacct-",
@@ -25,9 +25,10 @@ const DISTINCT: [&str; 12] = [
     "csk-",
     "nvapi-",
     "r8_",
+    "tgp_",
 ];
-/// How keys of many providers begin (OpenAI, DeepSeek, Moonshot, Together), and a few words as well.
-const COMMON: [&str; 1] = ["sk-"];
+/// How keys of many providers begin (OpenAI, DeepSeek, Moonshot), and Fireworks's; and a few words as well.
+const COMMON: [&str; 2] = ["sk-", "fw_"];
 /// Real keys have 32 characters and more. What is shorter than this may be a word.
 const SHORTEST: usize = 20;
 /// So much of a key's end is shown, by which its owner knows it.
@@ -125,6 +126,8 @@ mod tests {
             "hf_AbCdEfGhIjKlMnOpQrStUv",
             "pplx-0123456789abcdef0123",
             "csk-0123456789abcdef0123",
+            "tgp_v1_AbCdEfGhIjKlMnOpQrSt",
+            "fw_3ZabCDefGHijKLmnOPqrST12",
         ] {
             let end = &key[key.len() - 4..];
             for (text, wanted) in [
@@ -159,6 +162,8 @@ mod tests {
             "desk-0123456789abcdefABCDEFGH",
             "task-force-0123456789-ABCDEFGH",
             "hf_hub",
+            "fw_",
+            "fw_update_of_the_router",
             "AIza",
             "sk-ant-oat",
             "/usr/lib/python3/dist-packages/gsk_render",

@@ -216,6 +216,20 @@ fn a_bad_option_or_value_is_named_with_a_hint_and_125() {
 }
 
 #[test]
+fn a_scenario_without_an_end_is_not_read_to_its_end() {
+    let desk = Desk::new();
+    let file = std::fs::File::create(desk.join("endless")).unwrap();
+    file.set_len((16 << 20) + 1).unwrap();
+    let mut rehearse = desk.command(PROGRAM);
+    rehearse.args(["rehearse", "--scenario", "endless"]);
+    let output = output(&mut rehearse);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    let wanted = "cannot use the scenario 'endless': file too large";
+    assert!(stderr.contains(wanted), "{stderr}");
+}
+
+#[test]
 fn a_bad_subcommand_is_named_with_a_hint_and_125() {
     for (words, problem) in [
         (&[][..], "no command given"),
@@ -393,6 +407,40 @@ fn a_token_file_that_others_can_read_is_used_with_a_warning() {
     run.wait_ready_with(1);
     run.finish()
         .says(&["Loaded 2 token(s)", "⚠️  Others can read or write "]);
+}
+
+#[test]
+fn a_token_file_that_others_can_replace_is_used_with_a_warning() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let is_root = nix::unistd::Uid::effective().is_root();
+    for (folder, owner, mend) in [
+        (0o777, None, Some("chmod o-w its folder")),
+        (0o1777, None, None),
+        (0o755, Some(65534), Some("chown it to the user that")),
+    ] {
+        if owner.is_some() && !is_root {
+            crate::support::pty::skipped("a file of another user", "root is needed to make one");
+            continue;
+        }
+        let provider = Provider::anthropic(&[0.1]);
+        let run = Supervise::with(&provider).without("ANTHROPIC_API_KEY");
+        let place = run.desk().join("shared");
+        let file = place.join("tokens");
+        let set = |path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        std::fs::create_dir(&place).unwrap();
+        std::fs::write(&file, provider.token(1)).unwrap();
+        set(&file, 0o600);
+        set(&place, folder);
+        chown(&file, owner, None).unwrap();
+        let run = run.env("ANTHROPIC_API_KEYS_FILE", &file).start(&["true"]);
+        let ended = run.end().expect(0);
+        match mend {
+            Some(mend) => ended.says_once(&format!("shared/tokens' (mend: {mend}")),
+            None => ended.never_says("Others can"),
+        };
+    }
 }
 
 #[test]

@@ -365,6 +365,42 @@ fn an_svg_that_does_not_fit_on_the_disk_is_a_failure() {
     );
 }
 
+/// A slip of the fingers: the run, where the picture's file is to stand.
+#[test]
+fn an_svg_does_not_take_the_place_of_a_journal() {
+    let state = State::after_a_run();
+    let journal = state.journals().remove(0);
+    let before = fs::read(&journal).unwrap();
+    let own = ["--svg", journal.to_str().unwrap()];
+    // Nor of that of another run than the one that is drawn.
+    let other = state.0.write("night.jsonl", &before);
+    for arguments in [&own[..], &[&own[..], &[other.to_str().unwrap()]].concat()] {
+        let output = state.report(arguments);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{stderr}");
+        assert!(stderr.contains("it is the journal of a run"), "{stderr}");
+        assert!(stderr.contains("hint: name another file"), "{stderr}");
+        assert!(fs::read(&journal).unwrap() == before);
+    }
+}
+
+/// What a shell makes of `>(command)` has no other name than this.
+#[test]
+fn an_svg_goes_into_a_pipe_or_stands_at_the_end_of_stdout() {
+    let state = State::after_a_run();
+    for name in ["/dev/stdout", "/dev/fd/1"] {
+        assert!(state.shows(&["--svg", name]).starts_with("<svg "));
+    }
+    let all = state.0.write("all", "before\n");
+    let stdout = fs::OpenOptions::new().append(true).open(&all).unwrap();
+    let mut report = state.0.command(PROGRAM);
+    report.env("XDG_STATE_HOME", state.0.path()).stdout(stdout);
+    report.args(["report", "--svg", "/dev/stdout"]);
+    assert!(report.status().unwrap().success());
+    let text = fs::read_to_string(all).unwrap();
+    assert!(text.starts_with("before\n<svg "), "{text}");
+}
+
 /// A file that the user may not write, and one that nobody may: a program that runs.
 #[test]
 fn an_svg_never_damages_a_file_that_cannot_be_written() {

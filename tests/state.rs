@@ -405,7 +405,6 @@ fn goes_on_and_says(provider: &mut Provider, supervise: Supervise, words: &str) 
 fn a_file_that_cannot_be_read_is_set_aside() {
     let now = "{\"version\":1,\"tokens\":{}}";
     for (text, says, aside) in [
-        ("", "is damaged", ".damaged"),
         (&now[..20], "is damaged", ".damaged"),
         ("not a state\n\u{0}", "is damaged", ".damaged"),
     ] {
@@ -417,6 +416,46 @@ fn a_file_that_cannot_be_read_is_set_aside() {
         let aside = format!("{}{aside}", shelf.file().display());
         assert_eq!(fs::read_to_string(aside).unwrap(), text);
         assert_eq!(shelf.conditions(), ["usable"]);
+    }
+}
+
+/// As mktemp(1) makes one for `--state`.
+#[test]
+fn in_an_empty_file_nothing_is_known() {
+    let shelf = Shelf::new();
+    shelf.put("");
+    let mut provider = Provider::anthropic(&[0.1]);
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(1);
+    provider.wait_for_probe("anthropic#1");
+    eventually("the finding", || {
+        (fs::metadata(shelf.file()).ok()?.len() > 0).then_some(())
+    });
+    run.finish().never_says("state");
+    assert_eq!(shelf.conditions(), ["usable"]);
+}
+
+/// Another user could say that every token is rejected.
+#[test]
+fn a_state_that_others_can_write_is_not_believed() {
+    for mode in [0o620, 0o602] {
+        let shelf = Shelf::new();
+        let provider = Provider::anthropic(&[0.1, 0.1]);
+        let mut run = shelf.run(&provider).agent();
+        run.wait_ready_with(1);
+        provider.control(spent_at("org-1", "10m"));
+        run.wait_ready_with(2);
+        run.finish();
+        fs::set_permissions(shelf.file(), fs::Permissions::from_mode(mode)).unwrap();
+        // That the first token is spent is not known any more, and found out anew.
+        let mut run = shelf.run(&provider).agent();
+        run.wait_ready_with(1);
+        run.wait_ready_with(2);
+        run.finish()
+            .says_once("is not believed: others can write it");
+        let mode = fs::metadata(shelf.file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(shelf.conditions().len(), 2);
     }
 }
 

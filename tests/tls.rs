@@ -46,13 +46,21 @@ fn an_ssl_cert_file_without_certificates_does_not_end_the_run() {
     let front = Front::of(&provider.url);
     let supervise = Supervise::behind(&provider, &front.url);
     let empty = supervise.desk().write("ca.pem", "nothing here");
-    for path in [empty.to_str().unwrap(), "/no/such/file", "/"] {
+    let endless = supervise.desk().write("endless.pem", "");
+    let file = std::fs::OpenOptions::new().write(true).open(&endless);
+    file.unwrap().set_len((16 << 20) + 1).unwrap();
+    for (path, why) in [
+        (empty.to_str().unwrap(), "it holds no certificate"),
+        ("/no/such/file", "No such file"),
+        ("/", ""),
+        (endless.to_str().unwrap(), "file too large"),
+    ] {
         let mut run = Supervise::behind(&provider, &front.url)
             .env("SSL_CERT_FILE", path)
             .agent();
         run.wait_ready_with(1);
         run.stderr.wait("⚠️  Anthropic cannot be reached (");
-        let unused = format!("⚠️  SSL_CERT_FILE '{path}' is not used: ");
+        let unused = format!("⚠️  SSL_CERT_FILE '{path}' is not used: {why}");
         run.finish()
             .says_once(&unused)
             .says_once("cannot be reached");

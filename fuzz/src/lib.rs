@@ -283,7 +283,7 @@ pub fn tokens(bytes: &[u8]) {
     let read = |path: &Path| match path.to_str() {
         Some("tokens") => Ok(TokenFile {
             text: file.to_vec(),
-            exposed: false,
+            exposed: None,
         }),
         _ => Err(Unreadable {
             why: "no such file".to_owned(),

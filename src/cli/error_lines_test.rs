@@ -139,7 +139,7 @@ fn every_error_and_its_hint_are_one_line_without_a_period() {
             read: &|_| {
                 Ok(TokenFile {
                     text: text.into(),
-                    exposed: false,
+                    exposed: None,
                 })
             },
         };

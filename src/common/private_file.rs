@@ -31,12 +31,28 @@ pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     }
 }
 
-/// Reads such a file of at most `largest` bytes.
+/// Reads such a file of at most `largest` bytes, and says whether others can write it ([`is_foreign`]).
 ///
 /// # Errors
 /// What [`open`] says, or [`ErrorKind::FileTooLarge`].
-pub(crate) fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
-    read_all(open(OpenOptions::new().read(true), path)?, largest)
+pub(crate) fn read(path: &Path, largest: u64) -> io::Result<(Vec<u8>, bool)> {
+    let file = open(OpenOptions::new().read(true), path)?;
+    let is_foreign = is_foreign(&file.metadata()?);
+    Ok((read_all(file, largest)?, is_foreign))
+}
+
+/// Whether somebody beside this user and root can write a file: by its permissions, or as its owner.
+pub(crate) fn is_foreign(metadata: &fs::Metadata) -> bool {
+    let owner = metadata.uid();
+    metadata.mode() & 0o022 != 0 || owner != Uid::effective().as_raw() && owner != 0
+}
+
+/// Reads what the user has named and is no secret, as a pipe may be, of at most `largest` bytes.
+///
+/// # Errors
+/// What the system says, or [`ErrorKind::FileTooLarge`].
+pub(crate) fn read_named(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?, largest)
 }
 
 /// Reads such a file, if it is this user's and nobody else can read or write it.
@@ -128,6 +144,10 @@ fn rename_draft(path: &Path, draft: &Path, written: io::Result<File>) -> io::Res
 /// What the system says, also where the file itself could not be written to, although its folder
 /// can: it is read-only, or a program that runs. It is as it was.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A pipe of a shell's, as /dev/fd/63, has no other name.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
     let path = match fs::canonicalize(path) {
         Ok(path) => path,
         // A link to nowhere may be about to lead somewhere; its target is not guessed.
@@ -136,12 +156,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         }
         Err(error) => return Err(error),
     };
-    let metadata = fs::metadata(&path)?;
-    let mut file = OpenOptions::new().write(true).open(&path)?;
-    match metadata.is_file() {
-        true => write_draft(&path, bytes, Some(metadata.permissions())),
-        false => file.write_all(bytes),
-    }
+    let file = OpenOptions::new().write(true).open(&path)?;
+    write_draft(&path, bytes, Some(file.metadata()?.permissions()))
 }
 
 fn write_draft(path: &Path, bytes: &[u8], permissions: Option<fs::Permissions>) -> io::Result<()> {
@@ -197,7 +213,7 @@ mod tests {
         with_mode(&path("file"), "12345", 0o644);
         symlink(path("file"), path("link")).unwrap();
         nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(read(&path("file"), 5).unwrap(), b"12345");
+        assert_eq!(read(&path("file"), 5).unwrap().0, b"12345");
         let too_large = read(&path("file"), 4).unwrap_err();
         assert_eq!(too_large.kind(), ErrorKind::FileTooLarge);
         for (name, why) in [
@@ -211,6 +227,16 @@ mod tests {
             read(&path("none"), 5).unwrap_err().kind(),
             ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_known() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("state");
+        for (mode, wanted) in [(0o600, false), (0o644, false), (0o620, true), (0o602, true)] {
+            with_mode(&path, "state", mode);
+            assert_eq!(read(&path, 5).unwrap().1, wanted, "{mode:o}");
+        }
     }
 
     #[test]

@@ -141,9 +141,9 @@ impl RunEvent {
             RunEvent::SetAside(provider) => {
                 next(format!("The command goes on without {}", provider.label))
             }
-            RunEvent::ExposedFile(path) => warning(format!(
-                "Others can read or write '{path}' (mend: chmod 600)"
-            )),
+            RunEvent::ExposedFile { path, mend } => {
+                warning(format!("Others can read or write '{path}' (mend: {mend})"))
+            }
             RunEvent::TokensChanged { here, gone } => {
                 let mut text = "The token file has changed".to_owned();
                 for (what, tokens) in [("new", here), ("gone", gone)] {

@@ -174,7 +174,11 @@ pub(crate) enum RunEvent {
         name: String,
         variable: &'static str,
     },
-    ExposedFile(String),
+    /// A token file that others can read or write, and what mends that.
+    ExposedFile {
+        path: String,
+        mend: &'static str,
+    },
     /// The token files were read again: these tokens are there now, and those are gone.
     TokensChanged {
         here: Vec<TokenRef>,
@@ -529,7 +533,7 @@ impl RunEvent {
             | RunEvent::Stalled { .. }
             | RunEvent::SetAside(..)
             | RunEvent::UnreadVariable { .. }
-            | RunEvent::ExposedFile(..)
+            | RunEvent::ExposedFile { .. }
             | RunEvent::UnusedFile { .. }
             | RunEvent::Unwatched { .. }
             | RunEvent::NoHooks(..)

@@ -4,6 +4,7 @@
 
 pub(crate) use ureq::{Proxy, ProxyProtocol};
 
+use crate::common::private_file;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, KeyProvider, ring};
@@ -11,9 +12,12 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
+/// Bytes of such a file. All authorities that a system trusts take some 250 kB.
+const LARGEST: u64 = 16 << 20;
+
 /// The certificates in a PEM file; the proxy trusts the same.
 pub(crate) fn certificates(path: &std::path::Path) -> Result<Vec<Certificate<'static>>, String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+    let pem = private_file::read_named(path, LARGEST).map_err(|error| error.to_string())?;
     let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),

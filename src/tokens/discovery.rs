@@ -31,15 +31,16 @@ pub(crate) const ONE_A_LINE: &str = "the file holds one token a line, and commen
 pub(crate) struct TokenFile {
     /// Its bytes.
     pub(crate) text: Vec<u8>,
-    /// Whether people other than its owner can read it.
-    pub(crate) exposed: bool,
+    /// Where others than this user can read or write it, what mends that.
+    pub(crate) exposed: Option<&'static str>,
 }
 
-/// The tokens found, in order, and the token files that others can read.
+/// The tokens found, in order, and the token files that others can read or
+/// write, with what mends that.
 #[derive(Debug, Default)]
 pub(crate) struct Discovered {
     pub(crate) tokens: Vec<Token>,
-    pub(crate) exposed_files: Vec<PathBuf>,
+    pub(crate) exposed_files: Vec<(PathBuf, &'static str)>,
     /// Origins of tokens that had been found elsewhere before.
     pub(crate) duplicates: Vec<(&'static Provider, String)>,
 }
@@ -182,7 +183,7 @@ impl Candidate {
 fn candidates(
     variable: &str,
     source: &Source<'_>,
-    exposed_files: &mut Vec<PathBuf>,
+    exposed_files: &mut Vec<(PathBuf, &'static str)>,
 ) -> Result<Vec<Candidate>, Error> {
     let value = |name: &str| {
         source
@@ -238,9 +239,7 @@ fn candidates(
             return Err(unusable(Unreadable { why, hint }));
         }
         all.extend(lines);
-        if file.exposed {
-            exposed_files.push(path);
-        }
+        exposed_files.extend(file.exposed.map(|mend| (path, mend)));
     }
     Ok(all)
 }
@@ -400,7 +399,7 @@ mod tests {
         let read = |path: &Path| match path.to_str() {
             Some("tokens") => Ok(TokenFile {
                 text: file.to_vec(),
-                exposed: false,
+                exposed: None,
             }),
             _ => Err(Unreadable {
                 why: "no such file".to_owned(),

@@ -87,7 +87,10 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
         found
             .exposed_files
             .iter()
-            .map(|path| RunEvent::ExposedFile(path.display().to_string())),
+            .map(|(path, mend)| RunEvent::ExposedFile {
+                path: path.display().to_string(),
+                mend,
+            }),
     );
 
     let unread = |(name, _): &(String, String)| {

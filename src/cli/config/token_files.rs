@@ -5,6 +5,7 @@
 //! used any more, that is said once, and the tokens stay as they are.
 
 use crate::common::error::Error;
+use crate::common::private_file;
 use crate::common::time::Now;
 use crate::events::RunEvent;
 use crate::providers::Provider;
@@ -192,7 +193,7 @@ fn read_file(path: &Path, known: Option<&Known>) -> Result<(TokenFile, Kept), Un
     {
         let file = TokenFile {
             text: text.clone(),
-            exposed: false,
+            exposed: None,
         };
         return Ok((file, Kept::Text(text.clone())));
     }
@@ -233,6 +234,18 @@ fn read_file(path: &Path, known: Option<&Known>) -> Result<(TokenFile, Kept), Un
         true => Kept::Version(version(&metadata)),
         false => Kept::Text(text.clone()),
     };
-    let exposed = metadata.mode() & 0o066 != 0;
+    // In a folder that all can write to, anybody can put another in its place, unless only owners
+    // can rename and remove there (S_ISVTX, inode(7)).
+    let is_open = |folder: Metadata| folder.mode() & 0o1002 == 0o002;
+    let exposed = if metadata.mode() & 0o066 != 0 {
+        Some("chmod 600")
+    } else if !metadata.is_file() {
+        None
+    } else if private_file::is_foreign(&metadata) {
+        Some("chown it to the user that runs ddollar")
+    } else {
+        let folder = fs::metadata(private_file::folder_of(path));
+        folder.is_ok_and(is_open).then_some("chmod o-w its folder")
+    };
     Ok((TokenFile { text, exposed }, kept))
 }

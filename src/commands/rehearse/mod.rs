@@ -13,6 +13,7 @@ mod worker;
 use crate::cli::config;
 use crate::cli::{Rehearse, StateFile, Supervise, Supervision};
 use crate::common::error::Error;
+use crate::common::private_file;
 use crate::events::RunEvent;
 use crate::events::console::Console;
 use crate::providers::by_name;
@@ -31,6 +32,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use tally::{Tally, tally};
 
+/// Bytes of a scenario that are read at most.
+const LARGEST_SCENARIO: u64 = 16 << 20;
 /// Providers that a scenario may have tokens of, and what their clients expect after the host.
 const SPOKEN: [(&str, &str); 2] = [("anthropic", ""), ("openai", "/v1")];
 
@@ -123,7 +126,8 @@ fn scenario(file: Option<&Path>, built_in: fn() -> Scenario) -> Result<Scenario,
     let Some(path) = file else {
         return Ok(built_in());
     };
-    fs::read_to_string(path)
+    private_file::read_named(path, LARGEST_SCENARIO)
+        .and_then(|text| String::from_utf8(text).map_err(io::Error::other))
         .map_err(|error| error.to_string())
         .and_then(|text| Scenario::parse(&text))
         .map_err(|why| Error::File {

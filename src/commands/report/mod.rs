@@ -42,22 +42,39 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
     let timeline = read(journal)?;
     match &args.svg {
         _ if args.show.json => console::print(&(json(&timeline) + "\n"))?,
-        Some(path) if path.as_os_str() == "-" => console::print(&svg(&timeline, zone))?,
+        Some(path) if matches!(path.to_str(), Some("-" | "/dev/stdout")) => {
+            console::print(&svg(&timeline, zone))?
+        }
         Some(path) => {
+            let unusable = |why, hint| Error::File {
+                what: "SVG file",
+                path: path.clone(),
+                why,
+                hint,
+            };
+            if is_journal(path) {
+                return Err(unusable(
+                    "it is the journal of a run, which the picture would replace".into(),
+                    "name another file: ddollar report JOURNAL --svg FILE",
+                ));
+            }
             let picture = svg(&timeline, zone);
             private_file::write(path, masked(&picture).as_bytes()).map_err(|error| {
-                Error::File {
-                    what: "SVG file",
-                    path: path.clone(),
-                    why: error.to_string(),
-                    hint: "name a file in a folder that you can write to and that has room",
-                }
+                unusable(
+                    error.to_string(),
+                    "name a file in a folder that you can write to and that has room",
+                )
             })?;
             true
         }
         None => console::print(&text(&timeline, zone, style))?,
     };
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a file tells of a run. A pipe is not asked: what it holds can be read once.
+fn is_journal(path: &Path) -> bool {
+    path.is_file() && journal::find(Some(path), None).and_then(read).is_ok()
 }
 
 /// What a journal tells, until now if its run goes on.

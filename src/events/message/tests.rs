@@ -56,7 +56,10 @@ fn every_sentence_fits_a_line_of_80_columns() {
         },
         RunEvent::Withheld("ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2".into()),
         RunEvent::Watching,
-        RunEvent::ExposedFile("~/.config/ddollar/tokens".into()),
+        RunEvent::ExposedFile {
+            path: "~/.config/ddollar/tokens".into(),
+            mend: "chmod 600",
+        },
         RunEvent::Unwatched {
             provider: by_name("huggingface").unwrap(),
             why: None,

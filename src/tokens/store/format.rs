@@ -95,6 +95,8 @@ pub(crate) enum Unusable {
     Damaged,
     /// A later ddollar wrote it.
     Newer,
+    /// Another user may have written it.
+    Foreign,
 }
 
 impl StoredCondition {

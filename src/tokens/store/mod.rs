@@ -310,6 +310,12 @@ impl State {
                 report(&path, NEWER, &events);
                 return None;
             }
+            Ok(Err(Unusable::Foreign)) => {
+                let path = path.display();
+                let what = format!("The state in '{path}' is not believed: others can write it");
+                let _ = events.send(what);
+                StoredTokens::default()
+            }
             // If another run is just about to deal with it, the writer looks again.
             Ok(_) => lock(&path, Duration::ZERO)
                 .and_then(|_lock| load(&path, &events))
@@ -408,6 +414,8 @@ fn load(path: &Path, events: &Sender<Warning>) -> Result<StoredTokens, String> {
         Ok(memory) => return Ok(with_newer(path, memory)),
         // Another program's, which is not to lose it.
         Err(Unusable::Newer) => return Err(NEWER.into()),
+        // A file of this user's takes its place.
+        Err(Unusable::Foreign) => return Ok(StoredTokens::default()),
         Err(Unusable::Damaged) => {}
     }
     let aside = beside(path, ".damaged");
@@ -432,10 +440,15 @@ fn with_newer(path: &Path, mut memory: StoredTokens) -> StoredTokens {
     memory
 }
 
-/// What the file holds; nothing if there is none.
+/// What the file holds; nothing if there is none, or an empty one.
 fn read(path: &Path) -> Result<Result<StoredTokens, Unusable>, String> {
     match private_file::read(path, LARGEST) {
-        Ok(text) => Ok(StoredTokens::parse(&text)),
+        Ok((text, _)) if text.is_empty() => Ok(Ok(StoredTokens::default())),
+        // What is none of ours is dealt with as that, whoever wrote it.
+        Ok((text, foreign)) => Ok(StoredTokens::parse(&text).and_then(|memory| match foreign {
+            true => Err(Unusable::Foreign),
+            false => Ok(memory),
+        })),
         Err(error) => match error.kind() {
             ErrorKind::NotFound => Ok(Ok(StoredTokens::default())),
             ErrorKind::FileTooLarge => Ok(Err(Unusable::Damaged)),

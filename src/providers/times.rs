@@ -5,7 +5,7 @@
 
 use crate::common::http::headers::Headers;
 use jiff::fmt::rfc2822;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -65,9 +65,8 @@ impl Clock {
 /// unreadable.
 ///
 /// Reads every form that providers were seen to send: seconds (`23`, `11.382867097854614`), Go
-/// durations (`6m0s`, `577.5ms`, `156h14m36.75s`), RFC 3339 with any offset, HTTP-date (RFC 9110 §5.6.7, the
-/// preferred form only: no provider sends the two obsolete ones), and Unix time in seconds or
-/// milliseconds.
+/// durations (`6m0s`, `577.5ms`, `156h14m36.75s`), the same with days (`1d2h`), RFC 3339 with any offset or
+/// none (UTC), HTTP-date, and Unix time in seconds or milliseconds.
 pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
     let text = text.trim();
     if text.len() > LONGEST_TIME {
@@ -90,12 +89,12 @@ pub(crate) fn reset(text: &str, clock: Clock) -> Option<SystemTime> {
     // jiff's "friendly" durations contain those of Go. A negative one fails the conversion, and so
     // says nothing. What begins with a year is none.
     let is_date = text.as_bytes().get(4) == Some(&b'-');
-    if !is_date && let Ok(duration) = text.parse::<SignedDuration>() {
+    if !is_date && let Some(duration) = span(&text) {
         return clock.after(Duration::try_from(duration).ok()?);
     }
-    let instant = text
-        .parse::<Timestamp>()
-        .ok()
+    let timestamp = |text: &str| text.parse::<Timestamp>().ok();
+    let instant = timestamp(&text)
+        .or_else(|| timestamp(&format!("{text}Z")))
         .or_else(|| http_date(&text))?;
     clock.local(SystemTime::from(instant))
 }
@@ -113,12 +112,26 @@ pub(crate) fn retry_after(headers: &Headers, clock: Clock) -> Option<Duration> {
     at.duration_since(clock.now).ok()
 }
 
-/// RFC 9110's preferred HTTP-date is a form of RFC 2822's. A weekday that does not match the date
-/// is let pass.
+/// A span of time; a day of it has 24 hours.
+fn span(text: &str) -> Option<SignedDuration> {
+    let span: Span = text.parse().ok()?;
+    span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()
+}
+
+/// The three forms that RFC 9110 §5.6.7 has a recipient accept. The preferred one is a form of RFC 2822's,
+/// and the others are brought into it. A weekday that does not match the date is let pass.
 fn http_date(text: &str) -> Option<Timestamp> {
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    let text = match words[..] {
+        // "Sunday, 06-Nov-94 08:49:37 GMT" (RFC 850)
+        [_, date, time, zone] => format!("{} {time} {zone}", date.replace('-', " ")),
+        // "Sun Nov  6 08:49:37 1994" (asctime)
+        [_, month, day, time, year] => format!("{day} {month} {year} {time} GMT"),
+        _ => text.trim().to_owned(),
+    };
     rfc2822::DateTimeParser::new()
         .relaxed_weekday(true)
-        .parse_timestamp(text.trim())
+        .parse_timestamp(&text)
         .ok()
 }
 
@@ -193,7 +206,16 @@ mod tests {
                 Some(Duration::from_nanos(17_399_999_999)),
             ),
             ("-3s", None),
-            // RFC 3339.
+            // With days, which have 24 hours.
+            ("1d", Some(Duration::from_secs(86_400))),
+            ("1d2h3m0.5s", Some(Duration::from_millis(93_780_500))),
+            ("-1d", None),
+            // RFC 3339; without an offset it is UTC.
+            ("2026-01-01T00:06:12", Some(Duration::from_secs(372))),
+            (
+                "2026-01-01 00:06:12.5",
+                Some(Duration::from_millis(372_500)),
+            ),
             ("2026-01-01T00:06:12Z", Some(Duration::from_secs(372))),
             ("2026-01-01T02:06:12+02:00", Some(Duration::from_secs(372))),
             (
@@ -213,6 +235,14 @@ mod tests {
                 Some(Duration::from_secs(372)),
             ),
             ("Sun, 06 Nov 1994 08:49:37 GMT", None),
+            (
+                "Thursday, 01-Jan-26 00:06:12 GMT",
+                Some(Duration::from_secs(372)),
+            ),
+            ("Thu Jan  1 00:06:12 2026", Some(Duration::from_secs(372))),
+            ("Sun Nov  6 08:49:37 1994", None),
+            ("Thu Jan 1", None),
+            ("one two three four five", None),
             // Unix time.
             ("1767225660", Some(Duration::from_secs(60))),
             ("1767225660000", Some(Duration::from_secs(60))),
@@ -232,8 +262,8 @@ mod tests {
             ("soon", None),
             ("NaN", None),
             ("inf", None),
-            ("1d", None),
             ("2026-01-01", None),
+            ("2mo", None),
         ];
         for (text, expected) in table {
             let expected = expected.map(|distance| clock().now + distance);
@@ -285,19 +315,28 @@ mod tests {
 
     #[test]
     fn unreadable_date_counts_as_missing() {
-        for date in ["", "yesterday", "Sun, 99 Nov 1994 08:49:37 GMT"] {
+        for date in [
+            "",
+            "yesterday",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+            "Sunday, 99-Nov-94 08:49:37 GMT",
+            "Sun Nov 99 08:49:37 1994",
+        ] {
             assert_eq!(
                 Clock::from_headers(&headers(&[("date", date)]), at(NEW_YEAR)).date,
                 None,
                 "{date}"
             );
         }
-        let date = Clock::from_headers(
-            &headers(&[("date", "Sun, 06 Nov 1994 08:49:37 GMT")]),
-            at(NEW_YEAR),
-        )
-        .date;
-        assert_eq!(date, Some(at(784_111_777)));
+        // The three forms of RFC 9110 §5.6.7, by its own example.
+        for date in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            let date = Clock::from_headers(&headers(&[("date", date)]), at(NEW_YEAR)).date;
+            assert_eq!(date, Some(at(784_111_777)));
+        }
     }
 
     #[test]

@@ -92,15 +92,13 @@ impl Endpoint {
     }
 }
 
-/// The base URL without its last slash, and whether it is plain http, or why no token may go
-/// there. The URL itself is not part of the reason: it may hold a password.
+/// The base URL without its last slash and with its host in lower case, and whether it is plain http, or
+/// why no token may go there. The URL itself is not part of the reason: it may hold a password.
 fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
     let url: http::Uri = text.trim().parse().map_err(|_| "is not an address")?;
     let host = url.host().ok_or("is not a whole address (https://…)")?;
-    if url
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
         return Err("holds a user name or password");
     }
     if url.query().is_some() {
@@ -116,7 +114,14 @@ fn checked_base_url(text: &str) -> Result<(String, bool), &'static str> {
         }
         _ => return Err("is neither https nor http"),
     };
-    Ok((text.trim().trim_end_matches('/').to_owned(), plain))
+    // Names have no case (RFC 4343), but musl looks them up in /etc/hosts byte for byte.
+    let scheme = if plain { "http" } else { "https" };
+    let base = format!(
+        "{scheme}://{}{}",
+        authority.to_ascii_lowercase(),
+        url.path()
+    );
+    Ok((base.trim_end_matches('/').to_owned(), plain))
 }
 
 /// The base URL with a version just where the provider's own has one. Clients of one provider differ in
@@ -140,14 +145,15 @@ fn address(host: &str) -> Option<IpAddr> {
     bare.parse().ok()
 }
 
-/// The variables that name a proxy, in the order in which they are taken.
+/// The variables that name a proxy, in the order in which they are taken: that of curl(1), and last those
+/// for plain http, which some set alone and mean for everything.
 const PROXY_VARIABLES: [&str; 6] = [
-    "ALL_PROXY",
-    "all_proxy",
-    "HTTPS_PROXY",
     "https_proxy",
-    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
     "http_proxy",
+    "HTTP_PROXY",
 ];
 
 /// The longest user name or password of SOCKS 5, in bytes (RFC 1929 §2).
@@ -258,6 +264,11 @@ mod tests {
             ("http://127.9.9.9/x", ("http://127.9.9.9/x", true)),
             ("http://[::1]:8080/", ("http://[::1]:8080", true)),
             ("http://localhost:1", ("http://localhost:1", true)),
+            // Names have no case.
+            (
+                "HTTP://LocalHost:1/Some/Path",
+                ("http://localhost:1/Some/Path", true),
+            ),
             ("https://localhost:1", ("https://localhost:1", false)),
         ] {
             let (base, plain) = checked_base_url(url).unwrap();
@@ -366,10 +377,24 @@ mod tests {
         }
         // The first variable that is set is the one that counts, not the first that works.
         let both = [
-            ("ALL_PROXY", "gopher://p"),
-            ("HTTPS_PROXY", "http://good:1"),
+            ("HTTPS_PROXY", "gopher://p"),
+            ("ALL_PROXY", "http://good:1"),
         ];
         assert!(found(api, &both).is_err());
+        // The one for https goes before the one for everything, and in lower case before upper case, as
+        // curl(1) has it.
+        let ordered = [
+            ("https_proxy", "p:1"),
+            ("HTTPS_PROXY", "p:2"),
+            ("all_proxy", "socks5://p:3"),
+            ("ALL_PROXY", "socks://p:4"),
+            ("http_proxy", "p:5"),
+            ("HTTP_PROXY", "p:6"),
+        ];
+        for from in (0..ordered.len()).filter(|from| *from != 3) {
+            let taken = found(api, &ordered[from..]).unwrap().unwrap();
+            assert!(taken.contains(&format!(" p:{} ", from + 1)), "{taken}");
+        }
         // What stays on this machine goes through none.
         let here = found("http://localhost:1", &[("ALL_PROXY", "http://p:1")]);
         assert_eq!(here.unwrap(), None);

@@ -274,11 +274,7 @@ fn encrypted(socket: Socket, config: &Arc<ClientConfig>, name: &str) -> Result<S
 fn address(endpoint: &Endpoint) -> Option<(http::Uri, String, u16)> {
     let url: http::Uri = endpoint.base_url.parse().ok()?;
     let host = url.host().unwrap_or_default();
-    // Names have no case (RFC 4343), but musl looks them up in /etc/hosts byte for byte.
-    let name = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_ascii_lowercase();
+    let name = host.trim_matches(['[', ']']).to_owned();
     let port = url
         .port_u16()
         .unwrap_or(if endpoint.plain { 80 } else { 443 });

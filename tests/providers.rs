@@ -1,7 +1,10 @@
 //! Providers that tell their limits otherwise than Anthropic and OpenAI, or not at all.
 
 use crate::support::canned::{Asked, Canned, Said};
+use crate::support::gateway::Gateway;
+use crate::support::upstream::Upstream;
 use crate::support::{Run, Supervise};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -139,6 +142,81 @@ fn a_provider_that_tells_nothing_is_judged_by_its_errors() {
         "Token limit reached",
         "Switched to token 2/2",
     ]);
+}
+
+#[test]
+fn a_token_that_is_dead_or_unpaid_is_left_whatever_status_says_so() {
+    // As recorded: see the table of causes in the provider's own tests.
+    let cases: [(&str, &str, u16, &'static str, &str); 4] = [
+        (
+            "XAI_API_KEY",
+            "XAI_API_BASE",
+            400,
+            r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: xa***1. You can obtain an API key from https://console.x.ai."}"#,
+            "xAI rejected token 1/2",
+        ),
+        (
+            "GROQ_API_KEY",
+            "GROQ_API_BASE",
+            400,
+            r#"{"error":{"message":"Organization has been restricted.","type":"invalid_request_error","param":"","code":"organization_restricted"}}"#,
+            "Groq rejected token 1/2",
+        ),
+        (
+            "FIREWORKS_API_KEY",
+            "FIREWORKS_API_BASE",
+            412,
+            r#"{"error":{"message":"Account x is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices.","param":null,"code":"PRECONDITION_FAILED","type":"error"}}"#,
+            "Spend cap of token 1 reached",
+        ),
+        (
+            "OPENROUTER_API_KEY",
+            "OPENROUTER_API_BASE",
+            403,
+            r#"{"error":{"message":"Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys","code":403}}"#,
+            "Spend cap of token 1 reached",
+        ),
+    ];
+    for (name, base, status, body, said) in cases {
+        let is_dead = Arc::new(AtomicBool::new(false));
+        let theirs = is_dead.clone();
+        let provider = Canned::start(move |asked| match asked.token.as_str() {
+            "token-1" if asked.line.starts_with("POST") && theirs.load(Ordering::SeqCst) => {
+                (status, "", body)
+            }
+            _ => GOOD,
+        });
+        let options = ["--no-proxy", "--model", "m"];
+        let mut run = supervise(&provider, name, (base, "/v1"), &options);
+        run.wait_ready_with(1);
+        is_dead.store(true, Ordering::SeqCst);
+        // The others are checked at each interval.
+        if name == "OPENROUTER_API_KEY" {
+            run.tell("exit 1");
+        }
+        run.wait_ready_with(2);
+        run.finish().says(&[said, "Switched to token 2/2"]);
+    }
+}
+
+#[test]
+fn a_closed_organization_costs_no_request() {
+    let upstream = Upstream::playing_all(|played| {
+        match played.head.contains("token-aaaa-1") {
+            true => played.answer(
+                400,
+                "",
+                r#"{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been disabled."}}"#,
+            ),
+            false => played.answer(200, "", "{}"),
+        }
+        true
+    });
+    let mut gateway = Gateway::to(&upstream.url, "token-aaaa-1,token-aaaa-2", &[]);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(json!({})).status, 200);
+    }
+    gateway.run.stderr.wait("Anthropic rejected token 1/2");
 }
 
 #[test]

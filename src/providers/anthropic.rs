@@ -28,6 +28,10 @@ const SPEND_LIMIT_PREFIXES: [&str; 2] = [
 /// How the vendor's 400 for an empty account begins, as it documents.
 const CREDIT_PREFIX: &str = "Your credit balance is too low";
 
+/// How the vendor's 400 for a token of a closed organization begins (anthropics/claude-code#19028,
+/// #72457).
+const DISABLED_PREFIX: &str = "This organization has been disabled";
+
 /// How the vendor's 400 for a token without a workspace begins. It only
 /// picks the reason: any other 400 is just as unclear.
 const WORKSPACE_PREFIX: &str = "This API key is not scoped to a workspace";
@@ -118,11 +122,15 @@ fn particular(reply: &Reply, error: &ErrorBody, clock: Option<Clock>) -> Option<
             Some(capped())
         }
         400 if message.starts_with(CREDIT_PREFIX) => Some(Finding::SpendCapped { until: None }),
+        400 if message.starts_with(DISABLED_PREFIX) => Some(Finding::Rejected),
         400 if message.starts_with(WORKSPACE_PREFIX) => Some(Finding::Unclear {
             why: "its requests need ANTHROPIC_WORKSPACE_ID",
         }),
         403 if kind == "permission_error" => Some(Finding::Rejected),
-        400..=499 if kind == "billing_error" => Some(Finding::SpendCapped { until: None }),
+        // The second is that of a LiteLLM proxy (400 or 429; BerriAI/litellm#22726, #37000).
+        400..=499 if matches!(kind, "billing_error" | "budget_exceeded") => {
+            Some(Finding::SpendCapped { until: None })
+        }
         _ => None,
     }
 }

@@ -102,6 +102,23 @@ const ROWS: &[Row] = &[
         "capped -",
         &[],
     ),
+    // anthropics/claude-code#19028, #72457.
+    (
+        "anthropic: a closed organization",
+        400,
+        "",
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"This organization has been disabled."},"request_id":"req_1"}"#,
+        "rejected",
+        &[],
+    ),
+    (
+        "anthropic: the budget of a LiteLLM proxy",
+        400,
+        "",
+        r#"{"error":{"message":"Budget has been exceeded! Current cost: 26.075, Max budget: 0.25","type":"budget_exceeded","param":null,"code":"400"}}"#,
+        "capped -",
+        &[],
+    ),
     (
         "anthropic: no workspace",
         400,
@@ -255,12 +272,64 @@ const ROWS: &[Row] = &[
         "capped -",
         &[],
     ),
+    // dfinke/PowerShellAI#127.
+    (
+        "openai: the monthly limit of the older kind",
+        400,
+        "",
+        r#"{"error":{"code":"billing_hard_limit_reached","message":"Billing hard limit has been reached","param":null,"type":"invalid_request_error"}}"#,
+        "capped -",
+        &[],
+    ),
+    // BerriAI/litellm#22726.
+    (
+        "openai: the budget of a LiteLLM proxy, the older status",
+        400,
+        "",
+        r#"{"error":{"message":"Budget has been exceeded! Current cost: 26.075, Max budget: 0.25","type":"budget_exceeded","param":null,"code":"400"}}"#,
+        "capped -",
+        &[],
+    ),
+    // BerriAI/litellm#37000, #40002.
+    (
+        "openai: the budget of a LiteLLM proxy",
+        429,
+        "",
+        r#"{"error":{"message":"Budget has been exceeded! Current cost: 0.0, Max budget: 2.5","type":"budget_exceeded","param":null,"code":"429"}}"#,
+        "capped -",
+        &[],
+    ),
     (
         "openai: unknown token",
         401,
         "www-authenticate: Bearer realm=\"OpenAI API\"",
         r#"{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,
         "rejected",
+        &[],
+    ),
+    (
+        "openai: closed account",
+        401,
+        "",
+        r#"{"error":{"message":"The OpenAI account associated with this API key has been deactivated.","type":"invalid_request_error","param":null,"code":"account_deactivated"}}"#,
+        "rejected",
+        &[],
+    ),
+    // ztjhz/BetterChatGPT#105, binary-husky/gpt_academic#985.
+    (
+        "openai: access ended",
+        403,
+        "",
+        r#"{"error":{"message":"Your access was terminated due to violation of our policies, please check your email for more information.","type":"access_terminated","param":null,"code":null}}"#,
+        "rejected",
+        &[],
+    ),
+    (
+        "openai: missing scopes",
+        401,
+        "",
+        r#"{"error":{"message":"You have insufficient permissions for this operation. Missing scopes: model.request.","type":"invalid_request_error","param":null,"code":null}}"#,
+        "unclear",
         &[],
     ),
     (
@@ -318,6 +387,15 @@ const ROWS: &[Row] = &[
         "capped -",
         &[],
     ),
+    // songquanpeng/one-api#1764.
+    (
+        "groq: a restricted organization",
+        400,
+        "",
+        r#"{"error":{"message":"Organization has been restricted. Please reach out to support if you believe this was in error.","type":"invalid_request_error","param":"","code":"organization_restricted"}}"#,
+        "rejected",
+        &[],
+    ),
     (
         "mistral: minute and month, no resets",
         200,
@@ -359,6 +437,69 @@ const ROWS: &[Row] = &[
         "{}",
         "served",
         &["requests 0.2"],
+    ),
+    // i-am-bee/beeai-framework#447, continuedev/continue#10778.
+    (
+        "xai: unknown token",
+        400,
+        "",
+        r#"{"code":"Client specified an invalid argument","error":"Incorrect API key provided: na***ys. You can obtain an API key from https://console.x.ai."}"#,
+        "rejected",
+        &[],
+    ),
+    // From a public log of a chat bot.
+    (
+        "xai: another 400",
+        400,
+        "",
+        r#"{"code":"Client specified an invalid argument","error":"Generated image rejected by content moderation"}"#,
+        "unclear",
+        &[],
+    ),
+    // warpdotdev/warp#14863; since 2026 the code reads permission-denied (Anantys-oss/koan#2412).
+    (
+        "xai: no credits",
+        403,
+        "",
+        r#"{"code":"The caller does not have permission to execute the specified operation","error":"Your team 16f2151a has either used all available credits or reached its monthly spending limit. To continue making API requests, please purchase more credits or raise your spending limit."}"#,
+        "capped -",
+        &[],
+    ),
+    // continuedev/continue#10373.
+    (
+        "xai: no credits, the older status",
+        429,
+        "",
+        r#"{"code":"Some resource has been exhausted","error":"Your team 16f2151a has either used all available credits or reached its monthly spending limit. To continue making API requests, please purchase more credits or raise your spending limit."}"#,
+        "capped -",
+        &[],
+    ),
+    // griptape-ai/griptape-nodes-engine#1079, continuedev/continue#12670.
+    (
+        "xai: no credits yet",
+        403,
+        "",
+        r#"{"code":"The caller does not have permission to execute the specified operation","error":"Your newly created teams doesn't have any credits yet. You can purchase credits on https://console.x.ai/team/16f2151a."}"#,
+        "capped -",
+        &[],
+    ),
+    // luxus/pi-xai#10.
+    (
+        "xai: out of credits",
+        403,
+        "",
+        r#"{"code":"permission-denied","error":"You have run out of credits or need a Grok subscription."}"#,
+        "capped -",
+        &[],
+    ),
+    // Made up, with the recorded code.
+    (
+        "xai: another 403",
+        403,
+        "",
+        r#"{"code":"The caller does not have permission to execute the specified operation","error":"Your team 16f2151a is not allowed to use the model grok-5."}"#,
+        "unclear",
+        &[],
     ),
     (
         "cerebras: day and minute, float seconds",
@@ -404,6 +545,24 @@ const ROWS: &[Row] = &[
         "{}",
         "served",
         &["requests 10.0", "tokens-prompt 50.0"],
+    ),
+    // pollinations/pollinations#12136.
+    (
+        "fireworks: suspended account",
+        412,
+        "",
+        r#"{"error":{"message":"Account x is suspended, possibly due to reaching the monthly spending limit or failure to pay past invoices. Please go to https://fireworks.ai/account/billing for more information.","param":null,"code":"PRECONDITION_FAILED","type":"error"},"request_id":"1"}"#,
+        "capped -",
+        &[],
+    ),
+    // Its page of error codes has this status for it, too; the words are made up.
+    (
+        "fireworks: an adapter that does not load",
+        412,
+        "",
+        r#"{"error":{"message":"Failed to load the adapter","param":null,"code":"PRECONDITION_FAILED","type":"error"}}"#,
+        "unclear",
+        &[],
     ),
     (
         "deepseek: nothing on success",
@@ -462,6 +621,15 @@ const ROWS: &[Row] = &[
         "capped -",
         &[],
     ),
+    // RooCodeInc/Roo-Code#515, MCPJam/inspector#1287.
+    (
+        "openrouter: the limit of the key",
+        403,
+        "",
+        r#"{"error":{"message":"Key limit exceeded (total limit). Manage it using https://openrouter.ai/settings/keys","code":403}}"#,
+        "capped -",
+        &[],
+    ),
     (
         "cohere: a trial token",
         200,
@@ -500,6 +668,23 @@ const ROWS: &[Row] = &[
         "",
         r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"}]}}"#,
         "rejected",
+        &[],
+    ),
+    // n4ze3m/page-assist#406.
+    (
+        "gemini: a bad token, in a list",
+        400,
+        "",
+        r#"[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"}]}}]"#,
+        "rejected",
+        &[],
+    ),
+    (
+        "gemini: the day, in a list",
+        429,
+        "",
+        r#"[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"18s"}]}}]"#,
+        "limited 28800",
         &[],
     ),
     (

@@ -2,7 +2,7 @@
 //!
 //! Owns: chat completions, and as data what differs among those that serve them. What a status
 //! means by itself is in `reading.rs`.
-//! Promises: those of `reading.rs`; no prose is matched at all.
+//! Promises: those of `reading.rs`; no other prose is matched than the sentences listed here.
 //! Does not: read `x-ratelimit-over-limit` (Fireworks): it comes with requests that are served.
 
 use crate::common::http::headers::Headers;
@@ -46,31 +46,55 @@ pub(super) const COMPATIBLE: Chat = Chat {
 
 /// `error.code` or `error.type` of a token that cannot pay. OpenAI documents them, but for
 /// `billing_not_active`, which is an account that was closed for an unpaid bill (429;
-/// BerriAI/litellm#2743), and `blocked_api_access`, a spend limit at Groq (400; its documentation of
-/// spend limits).
-const NO_MONEY: [&str; 7] = [
+/// BerriAI/litellm#2743), `billing_hard_limit_reached`, its own monthly limit (400;
+/// dfinke/PowerShellAI#127), `blocked_api_access`, a spend limit at Groq (400; its documentation of
+/// spend limits), and `budget_exceeded`, that of a LiteLLM proxy (400 or 429; BerriAI/litellm#22726,
+/// #37000).
+const NO_MONEY: [&str; 9] = [
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
     "project_spend_limit_exceeded",
     "organization_usage_limit_exceeded",
     "billing_not_active",
+    "billing_hard_limit_reached",
     "blocked_api_access",
+    "budget_exceeded",
 ];
 
-/// `error.code` of a 401 that is about the token and not about what was asked for: the ones that
-/// OpenAI's reference of errors names for its authentication, and the one of a closed account.
-const NOT_ACCEPTED: [&str; 4] = [
+/// How the message of a token that cannot pay begins, and what it goes on with, where no field tells it
+/// from other refusals with its status (403, 412 or 429). xAI has one code for this and for all that is
+/// forbidden or too much (continuedev/continue#10373, warpdotdev/warp#14863,
+/// griptape-ai/griptape-nodes-engine#1079, luxus/pi-xai#10), Fireworks one for a suspended account and for
+/// an adapter that does not load (its page of error codes; pollinations/pollinations#12136), and
+/// OpenRouter the bare status (RooCodeInc/Roo-Code#515, MCPJam/inspector#1287).
+const NO_MONEY_SENTENCES: [(&str, &str); 5] = [
+    (
+        "Your team ",
+        " has either used all available credits or reached its monthly spending limit",
+    ),
+    ("Your newly created team", " have any credits"),
+    ("You have run out of credits", ""),
+    ("Account ", " is suspended"),
+    ("Key limit exceeded", ""),
+];
+
+/// `error.code` or `error.type` of a refusal that is about the token and not about what was asked for:
+/// the ones that OpenAI's reference of errors names for its authentication (401), those of a closed
+/// account (401, 403; binary-husky/gpt_academic#985), and that of an organization that Groq has shut out
+/// (400; songquanpeng/one-api#1764).
+const NOT_ACCEPTED: [&str; 6] = [
     "invalid_api_key",
     "account_deactivated",
+    "access_terminated",
     "invalid_organization",
+    "organization_restricted",
     "ip_not_authorized",
 ];
 
-/// Whether the token of a 401 is rejected.
-pub(super) fn rejects(reply: &Reply) -> bool {
-    NOT_ACCEPTED.contains(&ErrorBody::of(reply).text("/error/code"))
-}
+/// How xAI's 400 for an unknown token begins. Its code is that of every 400
+/// (i-am-bee/beeai-framework#447).
+const UNKNOWN_TOKEN: &str = "Incorrect API key provided";
 
 /// A minimal completion, not streamed: streams often come without limits.
 pub(super) fn probe(chat: &Chat, model: &str, attempt: ProbeForm) -> ProbeRequest {
@@ -148,15 +172,31 @@ pub(super) fn field_of<'a>(chat: &Chat, header: &'a str) -> Option<(&'a str, Fie
     Some((named.map_or(window, |(_, ours)| ours), field))
 }
 
-/// What the error body says, where it says more than the status. A 403 is left unclear on purpose:
-/// it is a country, a firewall, or a scope or model that the probe needs and the child may not, and
-/// condemns no token.
+/// What the error body says, where it says more than the status. Any other 403 is left unclear on
+/// purpose: it is a country, a firewall, or a scope or model that the probe needs and the child may not,
+/// and condemns no token.
 pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
     let error = ErrorBody::of_failure(reply)?;
-    let says = |pointer| NO_MONEY.contains(&error.text(pointer));
-    let cannot_pay = says("/error/code") || says("/error/type");
-    if cannot_pay && matches!(reply.status, 400..=403 | 429) {
+    let names = |known: &[&str]| {
+        ["/error/code", "/error/type"]
+            .iter()
+            .any(|place| known.contains(&error.text(place)))
+    };
+    let message = error.message();
+    let mut sentences = NO_MONEY_SENTENCES.iter();
+    let cannot_pay = match reply.status {
+        400..=403 | 429 if names(&NO_MONEY) => true,
+        403 | 412 | 429 => {
+            sentences.any(|(first, more)| message.starts_with(first) && message.contains(more))
+        }
+        _ => false,
+    };
+    if cannot_pay {
         return Some(Finding::SpendCapped { until: None });
+    }
+    let is_unknown = reply.status == 400 && message.starts_with(UNKNOWN_TOKEN);
+    if is_unknown || matches!(reply.status, 400..=403) && names(&NOT_ACCEPTED) {
+        return Some(Finding::Rejected);
     }
     if reply.status != 429 {
         return None;

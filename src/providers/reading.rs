@@ -2,8 +2,8 @@
 //!
 //! Owns: [`Reading`], and how far it proves what it says. Promises: pure; the same reply and `now` give
 //! the same reading, and no reply makes it panic. The cause of a failure is read from the status and
-//! machine-readable fields, and from the three message prefixes that the vendor documents, never from
-//! other prose. Nothing of a body or of an unknown header gets into a reading, as a provider may echo a
+//! machine-readable fields, and where a vendor has none for it, from its recorded or documented sentences
+//! (listed in `anthropic.rs` and `openai.rs`), never from other prose. Nothing of a body or of an unknown header gets into a reading, as a provider may echo a
 //! token; what it says of a refusal is for people alone, and passes the mask first. What follows from a
 //! reading is for `tokens/policy.rs` to decide.
 
@@ -138,12 +138,6 @@ impl Provider {
             && ErrorBody::of(reply).text("/error/status") == "PERMISSION_DENIED"
     }
 
-    /// Whether a 401 is about what was asked for: OpenAI's tokens may be restricted to some endpoints
-    /// ("Missing scopes: model.request", without a code).
-    fn is_restricted(&self, reply: &Reply) -> bool {
-        self.name == "openai" && !openai::rejects(reply)
-    }
-
     /// What a reply that came in at `now` (local wall clock) tells.
     pub(crate) fn read(&self, subject: ProbeTarget, reply: &Reply, now: SystemTime) -> Reading {
         let clock = Clock::from_headers(&reply.headers, now);
@@ -183,7 +177,9 @@ impl Provider {
             (None, 402) if is_traffic => Finding::Unclear {
                 why: "nothing is left to pay for this request",
             },
-            (None, 401) if self.is_restricted(reply) => Finding::Unclear {
+            // OpenAI's tokens may be restricted to some endpoints ("Missing scopes: model.request",
+            // without a code).
+            (None, 401) if self.name == "openai" => Finding::Unclear {
                 why: "the token may not ask this",
             },
             (None, _) => common_finding(reply, &usage, clock),
@@ -242,11 +238,8 @@ impl Provider {
             return None;
         }
         let body = ErrorBody::of_failure(reply)?;
-        let places = ["/error/message", "/message", "/detail", "/error"];
-        let said = places.map(|place| body.text(place).trim());
-        let said = said.into_iter().find(|said| !said.is_empty())?;
-        let said = masked(said);
-        let line = said.lines().next().unwrap_or_default();
+        let said = masked(body.message());
+        let line = said.lines().next()?;
         let line: String = line.chars().take(LONGEST_WORDS).collect();
         Some(visible(line.trim_end_matches('.')).into_owned())
     }

@@ -95,7 +95,13 @@ pub(super) struct ErrorBody(pub(super) Value);
 
 impl ErrorBody {
     pub(super) fn of(reply: &Reply) -> ErrorBody {
-        ErrorBody(serde_json::from_slice(&reply.text()).unwrap_or_default())
+        let body = serde_json::from_slice(&reply.text()).unwrap_or_default();
+        ErrorBody(match body {
+            // Google puts it into a list where it answers as OpenAI does, or streams without events
+            // (n4ze3m/page-assist#406).
+            Value::Array(list) => list.into_iter().next().unwrap_or_default(),
+            body => body,
+        })
     }
 
     /// How long to wait, where only the error itself says so: Google's `RetryInfo`, or the sentence that
@@ -113,6 +119,15 @@ impl ErrorBody {
     /// token.
     pub(super) fn of_failure(reply: &Reply) -> Option<ErrorBody> {
         (reply.status >= 400).then(|| ErrorBody::of(reply))
+    }
+
+    /// What it says to people; empty where it says nothing.
+    pub(super) fn message(&self) -> &str {
+        let places = ["/error/message", "/message", "/detail", "/error"];
+        let said = places.map(|place| self.text(place).trim());
+        said.into_iter()
+            .find(|said| !said.is_empty())
+            .unwrap_or_default()
     }
 
     /// The string at a JSON pointer (RFC 6901); empty when it is missing, null or no string.

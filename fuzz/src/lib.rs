@@ -466,6 +466,7 @@ fn check_request(request: &Request) {
         credential: Some(credential),
         length: Some(7),
         via: None,
+        left_out: &[],
     };
     let is_secret_in = |value: &[u8]| value.windows(SECRET.len()).any(|part| part == SECRET);
     request.put_upstream(&mut head, &destination, is_secret_in);

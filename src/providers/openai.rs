@@ -96,6 +96,21 @@ const NOT_ACCEPTED: [&str; 6] = [
 /// (i-am-bee/beeai-framework#447).
 const UNKNOWN_TOKEN: &str = "Incorrect API key provided";
 
+/// Fields of a request that name what its token must belong to: the organization and the project.
+const OWNERS: [&str; 2] = ["openai-organization", "openai-project"];
+
+/// The fields of a request for whose values this reply refuses its token: the client has them from its
+/// settings, for one token of several. Nothing where it does not.
+pub(super) fn mismatched(reply: &Reply) -> &'static [&'static str] {
+    let body = ErrorBody::of(reply);
+    let code = body.text("/error/code");
+    let is_theirs = code.starts_with("mismatched_") || code == "invalid_organization";
+    match reply.status {
+        401 if is_theirs => &OWNERS,
+        _ => &[],
+    }
+}
+
 /// A minimal completion, not streamed: streams often come without limits.
 pub(super) fn probe(chat: &Chat, model: &str, attempt: ProbeForm) -> ProbeRequest {
     let mut body = json!({

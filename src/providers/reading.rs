@@ -138,6 +138,14 @@ impl Provider {
             && ErrorBody::of(reply).text("/error/status") == "PERMISSION_DENIED"
     }
 
+    /// The fields of a request that did not fit the token it was sent with, as this reply says.
+    pub(crate) fn mismatched(&self, reply: &Reply) -> &'static [&'static str] {
+        match self.dialect {
+            Dialect::Chat(_) => openai::mismatched(reply),
+            Dialect::Anthropic | Dialect::Gemini => &[],
+        }
+    }
+
     /// What a reply that came in at `now` (local wall clock) tells.
     pub(crate) fn read(&self, subject: ProbeTarget, reply: &Reply, now: SystemTime) -> Reading {
         let clock = Clock::from_headers(&reply.headers, now);

@@ -360,6 +360,12 @@ impl<'a> Exchange<'a> {
             self.let_go();
             let (index, asked) = (ticket.index, ticket.asked);
             let came = self.attempt(Some(index))?;
+            if is_kept && self.leaves_out_fields(&came, index) {
+                let reading = Reading::unclear("the request names another organization");
+                ticket.answered(Ok(reading), Testimony::Clear);
+                self.last = Some((came, index));
+                continue;
+            }
             let reading = came
                 .as_ref()
                 .map(|came| self.reading(came))
@@ -484,6 +490,23 @@ impl<'a> Exchange<'a> {
             // The witness could not be heard.
             Err(_) => self.pass_on(first.came, first.index),
         }
+    }
+
+    /// Whether the request goes out once more, with the same token and without the fields that name another
+    /// organization than the token's.
+    fn leaves_out_fields(
+        &self,
+        came: &Result<UpstreamResponse, UpstreamError>,
+        index: usize,
+    ) -> bool {
+        let Ok(refusal) = came else { return false };
+        let fields = self.upstream.provider.mismatched(&refusal.reply());
+        let is_sent = self.request.has_one_of(fields);
+        let is_news = is_sent && self.upstream.left_out(index).is_empty();
+        if is_news {
+            self.upstream.leave_out(index, fields);
+        }
+        is_news
     }
 
     /// Whether the request goes out once more without the reasoning that the organizations of these tokens

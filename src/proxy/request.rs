@@ -52,6 +52,8 @@ pub(crate) struct Destination<'a> {
     pub(crate) length: Option<u64>,
     /// The name of this proxy, if it is to be known again.
     pub(crate) via: Option<&'a str>,
+    /// The client's fields that do not go with this credential.
+    pub(crate) left_out: &'a [&'a str],
 }
 
 /// Why a request is not for us.
@@ -126,6 +128,12 @@ impl Request {
         Ok(())
     }
 
+    /// Whether it has one of these fields.
+    pub(crate) fn has_one_of(&self, names: &[&str]) -> bool {
+        let is_one = |name: &str| names.iter().any(|other| name.eq_ignore_ascii_case(other));
+        self.head.fields().any(|(name, _)| is_one(name))
+    }
+
     /// Whether it carries any credential, ours or not.
     pub(crate) fn has_credential(&self) -> bool {
         let fields = CREDENTIALS.iter().flat_map(|name| self.head.values(name));
@@ -181,6 +189,7 @@ impl Request {
             credential,
             length,
             via,
+            left_out,
         } = *to;
         let credential = credential.map(|parts| {
             let [name, prefix, token] = parts.map(str::as_bytes);
@@ -228,7 +237,10 @@ impl Request {
                 // What went wrong stands in the body, and a body that only the client can read
                 // would hide it from us. On loopback nothing is gained by compression.
                 b"identity"
-            } else if is_secret_in(value) || is_secret_in(name.as_bytes()) {
+            } else if is_secret_in(value)
+                || is_secret_in(name.as_bytes())
+                || left_out.iter().any(is)
+            {
                 continue;
             } else if self.is_websocket && (is(&"upgrade") || is(&"connection")) {
                 value
@@ -322,6 +334,7 @@ mod tests {
             credential: Some(credential),
             length: length.into(),
             via,
+            left_out: &[],
         };
         request.put_upstream(&mut head, &destination, holds);
         String::from_utf8(head).unwrap()

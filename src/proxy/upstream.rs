@@ -73,6 +73,8 @@ pub(crate) struct Upstream {
     idle: Mutex<Vec<(Link, Instant)>>,
     /// The token, and the mark of reasoning that its organization has refused.
     unreadable: RwLock<HashSet<(usize, u64)>>,
+    /// Tokens, and the fields of requests that do not fit them.
+    mismatched: RwLock<Vec<(usize, &'static [&'static str])>>,
 }
 
 /// A connection to a provider, and what was read from it. A read fails with `WouldBlock` when what
@@ -105,6 +107,7 @@ impl Upstream {
             proxy: endpoint.proxy.clone(),
             idle: Mutex::default(),
             unreadable: RwLock::default(),
+            mismatched: RwLock::default(),
         })
     }
 
@@ -124,6 +127,24 @@ impl Upstream {
     pub(crate) fn tokens(&self) -> usize {
         let known = self.secrets.read();
         known.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The token at `index` was refused for these fields of a request, which go out with others alone from now
+    /// on.
+    pub(crate) fn leave_out(&self, index: usize, fields: &'static [&'static str]) {
+        let all = self.mismatched.write();
+        all.unwrap_or_else(PoisonError::into_inner)
+            .push((index, fields));
+    }
+
+    /// The fields that do not go out with the token at `index`.
+    pub(crate) fn left_out(&self, index: usize) -> &'static [&'static str] {
+        let all = self
+            .mismatched
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = all.iter().find(|(token, _)| *token == index);
+        known.map_or(&[], |(_, fields)| fields)
     }
 
     /// These tokens were refused a body with reasoning of these marks. Whether any of that is news.

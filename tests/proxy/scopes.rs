@@ -412,3 +412,45 @@ fn what_another_organization_keeps_is_asked_of_it() {
         gateway.stop();
     }
 }
+
+/// The organization that the client's settings name is that of one token; OpenAI refuses it with others.
+#[test]
+fn an_organization_that_the_client_names_goes_out_with_its_own_tokens_alone() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let all = heads.clone();
+    let upstream = Upstream::playing(move |played| {
+        let is_first = played.head.contains("token-aaaa-1");
+        let named = played
+            .head
+            .to_ascii_lowercase()
+            .contains("openai-organization: org-true");
+        all.lock().unwrap().push((is_first, named));
+        let organization = format!("openai-organization: org-{is_first}\r\n");
+        if is_first {
+            let error = r#"{"error":{"message":"x","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+            played.answer(429, &organization, error);
+        } else if named {
+            let error = r#"{"error":{"message":"OpenAI-Organization header should match organization for API key","type":"invalid_request_error","param":null,"code":"mismatched_organization"}}"#;
+            played.answer(401, &organization, error);
+        } else {
+            played.answer(200, &organization, "{}");
+        }
+        true
+    });
+    let run = Supervise::bare()
+        .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
+        .env("OPENAI_API_KEYS", TOKENS);
+    let gateway = Gateway::start(run, &NO_HOLD);
+    for expected in [
+        &[(true, true), (false, true), (false, false)][..],
+        &[(false, false)],
+    ] {
+        let mut wire = gateway.wire();
+        let fields = "OpenAI-Organization: org-true\r\n";
+        wire.send(gateway.request("/openai/v1/chat/completions", fields, "{\"model\":\"m\"}"));
+        assert_eq!(wire.answer().status, 200);
+        assert_eq!(std::mem::take(&mut *heads.lock().unwrap()), expected);
+    }
+    assert_ne!(gateway.status()["tokens"][1]["condition"], "rejected");
+    gateway.stop();
+}

@@ -46,6 +46,7 @@ impl Exchange<'_> {
             },
             // A provider elsewhere cannot be this proxy, and is told nothing about it.
             via: self.upstream.is_here().then_some(&self.shared.name),
+            left_out: index.map_or(&[], |index| self.upstream.left_out(index)),
         };
         self.request
             .put_upstream(&mut first, &destination, |value| {

@@ -588,3 +588,21 @@ fn a_pipe_as_standard_input_that_was_read_to_its_end_is_warned_of_at_a_second_st
     let ended = ended.says(&["Launching", "Standard input is a pipe", "Launching"]);
     ended.says_once("Standard input is a pipe");
 }
+
+/// Node leaves pipes and terminals so, and a program that does not expect it fails at its first read.
+#[test]
+fn the_next_start_finds_streams_that_block_again() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let script = "use Fcntl; $| = 1; my $flags = fcntl(STDIN, F_GETFL, 0); \
+                  print 'BLOCKS ', $flags & O_NONBLOCK ? 'no' : 'yes', qq( $$\\n); \
+                  fcntl(STDIN, F_SETFL, $flags | O_NONBLOCK); print qq(SET\\n); sleep 600";
+    let mut run = Supervise::with(&provider)
+        .options(&["--patience", "0s"])
+        .start(&["perl", "-e", script]);
+    assert!(run.stdout.wait("BLOCKS").contains("yes"));
+    run.stdout.wait("SET");
+    provider.set("org-1", 0.96);
+    assert!(run.stdout.wait("BLOCKS").contains("yes"));
+    run.signal(Signal::SIGTERM);
+    run.end();
+}

@@ -6,11 +6,12 @@
 //! What is sent and what comes back is not its business.
 
 use super::redact::Redactor;
-use super::tunnel;
+use super::{now, tunnel};
 use crate::common::body::Body;
 use crate::common::http::reader::Reader;
 use crate::common::http::stream::{MOMENT, is_late};
 use crate::common::secret::Secret;
+use crate::common::time::Now;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::reasoning;
@@ -37,6 +38,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A silent connection shows that it is alive this often, as the providers' own clients have it.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// What was sent and is not acknowledged for so long, in milliseconds, ends a connection.
+#[cfg(target_os = "linux")]
+const UNHEARD: u32 = 90_000;
 /// Connections kept without a request. Providers close theirs after one to several minutes.
 const MOST_IDLE: usize = 64;
 const LONGEST_IDLE: Duration = Duration::from_secs(50);
@@ -70,7 +74,7 @@ pub(crate) struct Upstream {
     port: u16,
     tls: Option<Arc<ClientConfig>>,
     proxy: Option<Proxy>,
-    idle: Mutex<Vec<(Link, Instant)>>,
+    idle: Mutex<Vec<(Link, Now)>>,
     /// The token, and the mark of reasoning that its organization has refused.
     unreadable: RwLock<HashSet<(usize, u64)>>,
     /// Tokens, and the fields of requests that do not fit them.
@@ -199,7 +203,9 @@ impl Upstream {
             let mut idle = self.idle();
             // The youngest first; the old ones are closed when they come up.
             let (link, since) = idle.pop()?;
-            if since.elapsed() > LONGEST_IDLE {
+            // The monotonic clock stands still while the machine sleeps.
+            let slept = since.wall.elapsed().unwrap_or_default();
+            if slept.max(since.tick.elapsed()) > LONGEST_IDLE {
                 idle.clear();
                 return None;
             }
@@ -211,7 +217,7 @@ impl Upstream {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<(Link, Instant)>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<(Link, Now)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,7 +226,7 @@ impl Upstream {
         link.rest();
         let mut idle = self.idle();
         if link.buffered().is_empty() && idle.len() < MOST_IDLE {
-            idle.push((link, Instant::now()));
+            idle.push((link, now()));
         }
     }
 
@@ -319,7 +325,9 @@ pub(crate) fn leads_to(endpoint: &Endpoint, listen: SocketAddr) -> bool {
 
 /// Has the system send a sign of life while nothing else is sent. A provider thinks for minutes, and
 /// what is on the way (NAT, a load balancer) forgets a silent connection after a few; nobody would
-/// ever hear of the answer. And one whose other side is gone ends. A system that refuses goes without.
+/// ever hear of the answer. And one whose other side is gone ends, also while something that was sent is not
+/// acknowledged, when the system has other probes: after a change of network, none comes back for a quarter of
+/// an hour (tcp(7), `tcp_retries2`). A system that refuses goes without.
 fn keep_alive(stream: &TcpStream) {
     let seconds = KEEP_ALIVE.as_secs().try_into().unwrap_or(u32::MAX);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
@@ -328,6 +336,8 @@ fn keep_alive(stream: &TcpStream) {
     #[cfg(target_vendor = "apple")]
     let _ = setsockopt(stream, sockopt::TcpKeepAlive, &seconds);
     let _ = setsockopt(stream, sockopt::TcpKeepInterval, &seconds);
+    #[cfg(target_os = "linux")]
+    let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNHEARD);
 }
 
 fn connect(name: &str, port: u16) -> io::Result<TcpStream> {

@@ -15,7 +15,7 @@ use crate::events::RunEvent;
 use crate::supervisor::session::Session;
 use crate::system::job::Start;
 use crate::system::os::PrivateFile;
-use crate::system::standard_input::StandardInput;
+use crate::system::standard_input::{StandardInput, StatusFlags};
 use crate::tokens::{self, Token, TokenPool};
 use crossbeam_channel::Sender;
 use std::ffi::OsString;
@@ -37,6 +37,8 @@ pub(super) struct Launcher {
     hook_server: Option<HookServer>,
     /// What every start of a command reads that is not a known client; those have their session.
     input: Option<StandardInput>,
+    /// What the standard streams were at the first start.
+    flags: StatusFlags,
     /// The session that the client works on.
     sessions: SessionTracker,
     /// Whether the command can use any provider, and is told which.
@@ -89,6 +91,7 @@ impl Launcher {
             offered,
             hook_server,
             input: (!config.command.is_known()).then(StandardInput::look),
+            flags: StatusFlags::look(),
             sessions: SessionTracker::default(),
             mixed: config.mixed,
             passthrough: std::mem::take(&mut config.passthrough),
@@ -167,8 +170,11 @@ impl Launcher {
             self.environment.retain(|(name, _)| name != PROVIDER);
             self.environment.extend(named);
         }
-        if let (true, Some(input)) = (again, self.input) {
-            input.rewind();
+        if again {
+            self.flags.restore();
+            if let Some(input) = self.input {
+                input.rewind();
+            }
         }
         let in_use = || {
             let given = self.placeholders.iter().flatten();

@@ -1,9 +1,11 @@
-//! Standard input, which each start of the command shares: what one has read, the next does not find.
+//! What each start of the command shares: standard input, of which one does not find what another has read, and
+//! whether the standard streams block.
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, lseek};
-use std::io::stdin;
+use std::io::{stderr, stdin, stdout};
 use std::os::fd::AsFd;
 
 /// What standard input is.
@@ -15,6 +17,40 @@ pub(crate) enum StandardInput {
     Pipe,
     /// A terminal or a device, or nobody knows.
     Other,
+}
+
+/// The status flags of the three standard streams (fcntl(2)). All who share a stream share them, and a program
+/// may leave `O_NONBLOCK` behind when it is ended, with which the next one's reads fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StatusFlags([Option<OFlag>; 3]);
+
+impl StatusFlags {
+    /// What they are now.
+    pub(crate) fn look() -> StatusFlags {
+        StatusFlags([flags(stdin()), flags(stdout()), flags(stderr())])
+    }
+
+    /// Sets them back to that where they are others by now.
+    pub(crate) fn restore(self) {
+        let [input, output, error] = self.0;
+        set_flags(stdin(), input);
+        set_flags(stdout(), output);
+        set_flags(stderr(), error);
+    }
+}
+
+fn flags(stream: impl AsFd) -> Option<OFlag> {
+    fcntl(stream, FcntlArg::F_GETFL)
+        .ok()
+        .map(OFlag::from_bits_truncate)
+}
+
+fn set_flags(stream: impl AsFd, then: Option<OFlag>) {
+    if let (Some(then), now) = (then, flags(&stream))
+        && now != Some(then)
+    {
+        let _ = fcntl(stream, FcntlArg::F_SETFL(then));
+    }
 }
 
 impl StandardInput {

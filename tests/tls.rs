@@ -27,6 +27,25 @@ fn the_same_wait_works_with_a_private_ca_in_ssl_cert_file() {
 }
 
 #[test]
+fn the_authorities_that_node_is_told_of_are_trusted_as_well() {
+    const VARIABLE: &str = "NODE_EXTRA_CA_CERTS";
+    let mut provider = Provider::anthropic(&[0.1, 0.1, 0.1]);
+    let front = Front::of(&provider.url);
+    let supervise = Supervise::behind(&provider, &front.url);
+    let authority = supervise.desk().write("ca.pem", &front.authority);
+    one_rotation(&provider, supervise.env(VARIABLE, authority));
+    // Besides those of the other variable, of which nobody knows anything here.
+    let other = Front::of(&provider.url);
+    let supervise = Supervise::behind(&provider, &front.url);
+    let authority = supervise.desk().write("ca.pem", &front.authority);
+    let other = supervise.desk().write("other.pem", &other.authority);
+    let supervise = supervise.env(VARIABLE, authority);
+    let gateway = Gateway::start(supervise.env("SSL_CERT_FILE", other), &[]);
+    assert_eq!(gateway.post(json!({})).status, 200);
+    assert_eq!(served_to_others(&mut provider), 1);
+}
+
+#[test]
 fn an_unknown_authority_is_told_once_and_disturbs_nothing() {
     let mut provider = Provider::anthropic(&[0.96, 0.1]);
     let front = Front::of(&provider.url);
@@ -34,10 +53,25 @@ fn an_unknown_authority_is_told_once_and_disturbs_nothing() {
     let pid = run.wait_ready_with(1);
     let line = run.stderr.wait("⚠️  Anthropic cannot be reached (");
     assert!(line.to_lowercase().contains("certificate"), "{line}");
+    assert!(line.contains("hint: SSL_CERT_FILE"), "{line}");
     eventually("the child runs", || proc::is_running(pid).then_some(()));
     assert_eq!(run.only_child(), pid);
     run.finish().says_once("⚠️").says_once("Launching");
     assert_eq!(provider.served().len(), 0, "no token went there");
+}
+
+#[test]
+fn an_application_behind_the_proxy_hears_how_an_authority_is_trusted() {
+    let provider = Provider::anthropic(&[0.1]);
+    let front = Front::of(&provider.url);
+    let gateway = Gateway::start(Supervise::behind(&provider, &front.url), &[]);
+    let answered = gateway.post(json!({}));
+    assert_eq!(answered.status, 502);
+    let said = answered.text();
+    assert!(
+        said.contains("UnknownIssuer; hint: SSL_CERT_FILE"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! connected to.
 
 use super::Provider;
-use super::tls::{Proxy, ProxyProtocol};
+use super::tls::{CERTIFICATE_VARIABLES, Proxy, ProxyProtocol};
 use crate::common::error::Error;
 use core::net::IpAddr;
 use std::path::PathBuf;
@@ -27,8 +27,8 @@ pub(crate) struct Endpoint {
     pub(crate) seen_goes: Option<usize>,
     /// Nothing but a table says which model is asked for.
     pub(crate) is_guess: bool,
-    /// More certificates to trust (`SSL_CERT_FILE`).
-    pub(crate) certificates: Option<PathBuf>,
+    /// Files of more certificates to trust, each with the variable that names it.
+    pub(crate) certificates: Vec<(&'static str, PathBuf)>,
     /// The proxy on the way, if there is one.
     pub(crate) proxy: Option<Proxy>,
     /// Sent with each probe (`ANTHROPIC_WORKSPACE_ID`).
@@ -68,13 +68,21 @@ impl Endpoint {
             models,
             seen_goes: None,
             is_guess: false,
-            certificates: variable("SSL_CERT_FILE").map(PathBuf::from),
+            certificates: certificate_files(variable),
             workspace: match provider.name {
                 "anthropic" => variable("ANTHROPIC_WORKSPACE_ID"),
                 _ => None,
             },
         })
     }
+}
+
+/// Files of more certificates to trust, each with the variable that names it.
+pub(crate) fn certificate_files(
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<(&'static str, PathBuf)> {
+    let file = |name| Some((name, PathBuf::from(variable(name)?)));
+    CERTIFICATE_VARIABLES.into_iter().filter_map(file).collect()
 }
 
 impl Endpoint {

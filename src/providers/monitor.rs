@@ -5,7 +5,7 @@
 //! time, and that an answer is reported as it came: what it means is for `reading.rs` and
 //! `tokens/policy.rs`.
 
-use super::tls::{certificates, cryptography};
+use super::tls::{cryptography, trusted, with_hint};
 use crate::common::secret::Secret;
 use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
@@ -430,11 +430,9 @@ impl Prober {
     /// Makes the agents, at the first question.
     fn connect(&mut self) {
         let mut roots = Vec::new();
-        if let Some(path) = &self.endpoint.certificates {
-            match certificates(path) {
-                Ok(certificates) => roots.push(RootCerts::new_with_certs(&certificates)),
-                Err(why) => log::warn!("SSL_CERT_FILE '{}' is not used: {why}", path.display()),
-            }
+        let trusted = trusted(&self.endpoint.certificates);
+        if !trusted.is_empty() {
+            roots.push(RootCerts::new_with_certs(&trusted));
         }
         roots.push(RootCerts::WebPki);
         self.agents = roots
@@ -569,7 +567,7 @@ impl Prober {
             ureq::Error::HostNotFound => "there is no host of this name".into(),
             error => error.to_string(),
         };
-        format!("{host}{port}{through}: {why}")
+        with_hint(format!("{host}{port}{through}: {why}"))
     }
 
     fn send(

@@ -215,7 +215,10 @@ impl Provider {
         let is_page = is_html(&reply.headers) || status >= 400 && begins(b"<") && !is_json;
         // Providers explain their own refusals in JSON.
         let is_bare = status == 403 && !is_json;
-        if !is_page && !is_bare || self.has_signed(reply) {
+        // Perplexity refuses a token with its web server's own page (perplexityai/api-discussion#281,
+        // BerriAI/litellm#2584).
+        let is_refusal = status == 401 && self.name == "perplexity";
+        if !is_page && !is_bare || is_refusal || self.has_signed(reply) {
             return None;
         }
         let what = match is_page {

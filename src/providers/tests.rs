@@ -69,6 +69,14 @@ fn what_answers_in_the_providers_place_is_no_answer() {
     ] {
         assert_eq!(why(status, head, body), None, "{status} {head} {body}");
     }
+    // This is how Perplexity refuses a token.
+    let perplexity = by_name("perplexity").unwrap();
+    let is_impostor = |status| {
+        perplexity
+            .impostor(&reply(status, PAGE, "<html>"))
+            .is_some()
+    };
+    assert!(!is_impostor(401) && is_impostor(403) && is_impostor(502));
     let probe = |status, head: &str, body: &str| {
         openai
             .impostor_of_probe(&reply(status, head, body))

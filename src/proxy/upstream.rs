@@ -15,7 +15,7 @@ use crate::common::time::Now;
 use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::reasoning;
-use crate::providers::tls::{certificates, cryptography};
+use crate::providers::tls::{cryptography, trusted, with_hint};
 use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -291,7 +291,7 @@ fn encrypted(socket: Socket, config: &Arc<ClientConfig>, name: &str) -> Result<S
             Ok(_) => {}
             // Over TLS, a read may find nothing but what is TLS's own.
             Err(error) if is_late(&error) && Instant::now() < until => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(with_hint(error.to_string())),
         }
     }
     Ok(Socket::Tls(Box::new(tls)))
@@ -356,17 +356,9 @@ fn tls(endpoint: &Endpoint) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
-    if let Some(path) = &endpoint.certificates {
-        match certificates(path) {
-            Ok(certificates) => {
-                let all = certificates.iter();
-                roots.add_parsable_certificates(
-                    all.map(|one| CertificateDer::from(one.der().to_vec())),
-                );
-            }
-            Err(why) => log::warn!("SSL_CERT_FILE '{}' is not used: {why}", path.display()),
-        }
-    }
+    let trusted = trusted(&endpoint.certificates);
+    let trusted = trusted.iter();
+    roots.add_parsable_certificates(trusted.map(|one| CertificateDer::from(one.der().to_vec())));
     let config = ClientConfig::builder_with_provider(cryptography())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?

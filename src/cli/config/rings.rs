@@ -6,10 +6,9 @@ use crate::cli::{Checks, nearest};
 use crate::clients::CommandLine;
 use crate::common::error::Error;
 use crate::events::RunEvent;
-use crate::providers::endpoint::Endpoint;
+use crate::providers::endpoint::{Endpoint, certificate_files};
 use crate::providers::{PROVIDERS, Provider, by_name, tls};
 use crate::tokens::{Ring, Token, TokenPool, nearly_token_variable, resembles_token_variable};
-use std::path::PathBuf;
 
 /// The tokens that there are, and what is worth telling about where they were found.
 pub(super) struct Discovered {
@@ -102,15 +101,15 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
     };
     notices.extend(texts.iter().filter_map(unread));
 
-    let certificates = variable("SSL_CERT_FILE").map(PathBuf::from);
-    if let Some(path) = &certificates
-        && let Err(why) = tls::certificates(path)
-    {
-        notices.push(RunEvent::UnusedFile {
-            variable: "SSL_CERT_FILE",
-            path: path.display().to_string(),
-            why,
-        });
+    for (variable, path) in certificate_files(&variable) {
+        if let Err(why) = tls::certificates(&path) {
+            let path = path.display().to_string();
+            notices.push(RunEvent::UnusedFile {
+                variable,
+                path,
+                why,
+            });
+        }
     }
     Ok(Discovered {
         providers,

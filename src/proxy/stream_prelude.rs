@@ -160,10 +160,10 @@ pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
         ];
         known.iter().any(|name| body.get(name).is_some())
     };
-    match first.and_then(|body| Some((body, error_of(body, "")?))) {
-        Some((body, error)) if !is_answer(body) => failure(dialect, error),
-        _ => Seen::Content,
-    }
+    let error = first.and_then(|body| {
+        choice_error(body).or_else(|| error_of(body, "").filter(|_| !is_answer(body)))
+    });
+    error.map_or(Seen::Content, |error| failure(dialect, error))
 }
 
 fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
@@ -175,14 +175,18 @@ fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
         };
     }
     let Ok(event) = serde_json::from_slice::<Value>(data) else {
-        return Seen::Content;
+        let words = String::from_utf8_lossy(data.trim_ascii());
+        return match name {
+            b"error" => failure(dialect, &words.into()),
+            _ => Seen::Content,
+        };
     };
     let named = std::str::from_utf8(name).unwrap_or_default();
     let kind = event.get("type").and_then(Value::as_str).unwrap_or(named);
     if NO_CONTENT.contains(&kind) {
         return Seen::Prelude;
     }
-    if let Some(error) = error_of(&event, kind) {
+    if let Some(error) = error_of(&event, kind).or_else(|| choice_error(&event)) {
         return failure(dialect, error);
     }
     let part = PARTS.iter().find(|(wanted, _)| *wanted == kind);
@@ -196,7 +200,8 @@ fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
     }
 }
 
-/// The error that an event or a body is about; a chunk with content may carry `"error": null`.
+/// The error that an event or a body is about, maybe in words; a chunk with content may carry
+/// `"error": null`.
 fn error_of<'a>(event: &'a Value, kind: &str) -> Option<&'a Value> {
     let error = match kind {
         "response.failed" => event.pointer("/response/error"),
@@ -204,7 +209,20 @@ fn error_of<'a>(event: &'a Value, kind: &str) -> Option<&'a Value> {
         "error" if event.get("error").is_none() => Some(event),
         _ => event.get("error"),
     };
-    error.filter(|error| error.is_object())
+    error.filter(|error| match error {
+        Value::String(words) => !words.is_empty(),
+        error => error.is_object(),
+    })
+}
+
+/// The error of a choice that says nothing (OpenRouter).
+fn choice_error(event: &Value) -> Option<&Value> {
+    let choice = event.pointer("/choices/0")?;
+    let says_nothing = ["delta", "message", "text"]
+        .iter()
+        .all(|name| choice.get(name).is_none_or(is_blank));
+    let error = choice.get("error");
+    error.filter(|error| says_nothing && error.is_object())
 }
 
 fn failure(dialect: Dialect, error: &Value) -> Seen {
@@ -375,6 +393,16 @@ mod tests {
             (r#"{"error":{"code":"503","message":"x"}}"#, 503),
             (r#"{"error":{"code":1302,"message":"x"}}"#, 500),
             (r#"{"error":{"code":200,"type":"tokens"}}"#, 429),
+            // OpenRouter says it of a choice, others in words.
+            (
+                r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"error","error":{"code":429,"message":"x"}}]}"#,
+                429,
+            ),
+            (
+                r#"{"choices":[{"error":{"code":502,"message":"x"}}],"error":null}"#,
+                502,
+            ),
+            (r#"{"error":"rate limit exceeded"}"#, 500),
         ] {
             let text = format!("data: {event}\n\n");
             assert_eq!(status_of(openai(), &text), Some(status), "{event}");
@@ -382,6 +410,8 @@ mod tests {
         // What an event is may stand in its name alone.
         let named = "event: error\ndata: {\"code\":\"slow_down\",\"message\":\"x\"}\n\n";
         assert_eq!(status_of(openai(), named), Some(429));
+        let words = "event: error\ndata: upstream connect error\n\n";
+        assert_eq!(status_of(openai(), words), Some(500));
     }
 
     #[test]
@@ -430,6 +460,11 @@ mod tests {
                 503,
             ),
             (r#"[{"error":{"code":503,"status":"UNAVAILABLE"}}]"#, 503),
+            (r#"{"error":"in words"}"#, 500),
+            (
+                r#"{"object":"chat.completion","choices":[{"message":{"role":"assistant","content":""},"finish_reason":"error","error":{"code":429,"message":"x"}}]}"#,
+                429,
+            ),
         ] {
             assert_eq!(status_of(body), Some(status), "{body}");
         }
@@ -437,7 +472,10 @@ mod tests {
             r#"{"id":"g","choices":[],"error":{"code":429}}"#,
             r#"{"object":"response","error":{"code":"server_error"},"output":[]}"#,
             r#"{"id":"g","error":null}"#,
-            r#"{"error":"in words"}"#,
+            r#"{"error":""}"#,
+            r#"{"id":"g","choices":[{"message":{"content":"half"},"error":{"code":429}}]}"#,
+            r#"{"id":"g","choices":[{"message":{"content":""},"error":null}]}"#,
+            r#"{"id":"g","choices":[{"error":"in words","text":"half"}]}"#,
             r#""error""#,
             r#"{"error":"#,
             "",
@@ -452,6 +490,7 @@ mod tests {
             "data: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"text\",\"text\":\"error\"}}\n\n",
             "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"error\":null}\n\n",
             "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"error\":{\"code\":429}}]}\n\n",
             "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"t\"}]}}]}\n\n",
             "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]}}]}\n\n",
             "data: {\"promptFeedback\":{\"blockReason\":\"SAFETY\"}}\n\n",

@@ -251,10 +251,14 @@ fn the_time_in_a_streams_error_is_the_end_of_the_limit() {
 
 #[test]
 fn a_body_that_is_nothing_but_an_error_goes_to_the_next_token() {
-    for chunked in [false, true] {
+    let whole = r#"{"error":{"code":429,"message":"rate limited"},"user_id":"u"}"#;
+    // OpenRouter's way of saying it of a choice.
+    let choice =
+        r#"{"choices":[{"message":{"content":""},"error":{"code":429,"message":"rate limited"}}]}"#;
+    for (chunked, error) in [(false, whole), (true, whole), (false, choice)] {
         let (_upstream, gateway) = two(move |played, is_first| {
             let body = match is_first {
-                true => r#"{"error":{"code":429,"message":"rate limited"},"user_id":"u"}"#,
+                true => error,
                 false => r#"{"id":"g","choices":[],"error":null}"#,
             };
             let kind = "Content-Type: application/json\r\n";

@@ -23,7 +23,13 @@ pub(super) const CLIENT: Client = Client {
     },
     own_base_url: |parts, _| own_setting(parts, "openai_base_url"),
     find_session,
-    cannot: |parts| has_any(parts, "--ephemeral").then_some(KEEPS_NO_SESSION),
+    cannot: |parts| {
+        Some(match has_any(parts, "--ephemeral") {
+            true => KEEPS_NO_SESSION,
+            // Its session holds the model's reasoning, encrypted (openai/codex#13724).
+            false => "OpenAI refuses to go on with a session of another organization",
+        })
+    },
     watches_files: true,
     resume,
     ..GENERIC

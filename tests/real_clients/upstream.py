@@ -15,7 +15,8 @@ paths that the vendors have; any other path is a 404. CONFIG is JSON:
   dump     whether LOG.bodies gets each request's body
 The step is read from the conversation itself, so a client that loses part of it repeats a step. Steps are
 written to steps.log, those of a conversation about "six more steps" to more.log. Like the vendor, it
-refuses a Gemini conversation whose function responses do not match the calls before them.
+refuses a Gemini conversation whose function responses do not match the calls before them, and reasoning that
+another organization of OpenAI's has encrypted.
 LOG gets one JSON line for each request: who asked for what, and the status.
 """
 
@@ -234,6 +235,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             note(400)
             return self.refuse(400, dialect, "INVALID_ARGUMENT", "Please ensure that the number of function response "
                                "parts is equal to the number of function call parts of the function call turn.")
+        if dialect == "responses" and any(item.get("encrypted_content", organization) != organization
+                                          for item in body.get("input", []) if isinstance(item, dict)):
+            note(400)
+            return self.refuse(400, dialect, "invalid_encrypted_content", "The encrypted content could not be verified. "
+                               "Reason: Encrypted content organization_id did not match the target organization.")
         other = b"another task" in data
         dry = is_dry(organization, model, 0 if probe or other else step, probe or other, len(data))
         headers = self.limits(organization, dry, dialect)
@@ -324,8 +330,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             item = {"type": "message", "id": f"msg_{time.time_ns()}", "status": "completed", "role": "assistant",
                     "content": [{"type": "output_text", "text": "TASK DONE", "annotations": []}]}
+        # Who stores nothing here sends the reasoning back.
+        encrypted = "reasoning.encrypted_content" in (body.get("include") or [])
+        output = [{"type": "reasoning", "id": f"rs_{time.time_ns()}", "summary": [],
+                   "encrypted_content": CONFIG["tokens"].get(self.token())}] * encrypted + [item]
         response = {"id": f"resp_{time.time_ns()}", "object": "response", "status": "completed",
-                    "created_at": int(time.time()), "model": body.get("model"), "output": [item],
+                    "created_at": int(time.time()), "model": body.get("model"), "output": output,
                     "usage": {"input_tokens": 20, "output_tokens": 5, "total_tokens": 25,
                               "input_tokens_details": {"cached_tokens": 0},
                               "output_tokens_details": {"reasoning_tokens": 0}}}
@@ -333,7 +343,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, response, headers)
         text = []
         if item["type"] == "message":
-            part = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+            part = {"item_id": item["id"], "output_index": len(output) - 1, "content_index": 0}
             text = [{"type": "response.content_part.added", **part,
                      "part": {"type": "output_text", "text": "", "annotations": []}},
                     {"type": "response.output_text.delta", **part, "delta": "TASK DONE"},
@@ -342,9 +352,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         begun.update({"arguments": ""} if item["type"] == "function_call" else {})
         self.events([
             {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}},
-            {"type": "response.output_item.added", "output_index": 0, "item": begun},
+            *[{"type": f"response.output_item.{what}", "output_index": 0, "item": thought}
+              for thought in output[:-1] for what in ("added", "done")],
+            {"type": "response.output_item.added", "output_index": len(output) - 1, "item": begun},
             *text,
-            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.output_item.done", "output_index": len(output) - 1, "item": item},
             {"type": "response.completed", "response": response},
         ], headers)
 

@@ -21,7 +21,7 @@ use super::retry::{After, Attempt, Attempts};
 use super::room::BodyRoom;
 use super::route::{Route, route};
 use super::stream_prelude::{LONE_ERROR_MAX, Seen, StreamPrelude, lone_error};
-use super::upstream::{Link, Upstream};
+use super::upstream::{HEARD_BY, Link, Upstream};
 use super::{Shared, now};
 use crate::common::body::Body;
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};

@@ -38,9 +38,15 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A silent connection shows that it is alive this often, as the providers' own clients have it.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// What was sent and is not acknowledged for so long, in milliseconds, ends a connection.
-#[cfg(target_os = "linux")]
-const UNHEARD: u32 = 90_000;
+/// Between two signs of life, once one has had no answer. The third that is lost ends the connection, as
+/// [`UNHEARD`] has it; one alone may get lost.
+const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(10);
+/// A connection ends when nothing was heard for so long of what was sent on it, signs of life included.
+const UNHEARD: Duration = Duration::from_secs(90);
+/// The same for a request on a connection that was kept: it then goes again on a new one.
+const UNHEARD_AGAIN: Duration = Duration::from_secs(20);
+/// By then such a connection has ended, or all of the request was acknowledged.
+pub(crate) const HEARD_BY: Duration = Duration::from_secs(25);
 /// Connections kept without a request. Providers close theirs after one to several minutes.
 const MOST_IDLE: usize = 64;
 const LONGEST_IDLE: Duration = Duration::from_secs(50);
@@ -197,7 +203,9 @@ impl Upstream {
         Redactor::of(token.expose().as_bytes())
     }
 
-    /// A connection that was kept and is still good.
+    /// A connection that was kept and is still good, as far as can be seen. It may be dead all the same: the
+    /// machine is in another network, or a NAT has forgotten it. Until [`Socket::trust`] it
+    /// ends soon when nobody acknowledges what is sent.
     pub(crate) fn kept(&self) -> Option<Link> {
         loop {
             let mut idle = self.idle();
@@ -211,7 +219,9 @@ impl Upstream {
             }
             // Others need not wait for the look at it.
             drop(idle);
-            if !link.source_ref().has_news() {
+            let socket = link.source_ref();
+            if !socket.has_news() {
+                ends_unheard(socket.tcp(), UNHEARD_AGAIN);
                 return Some(link);
             }
         }
@@ -329,15 +339,27 @@ pub(crate) fn leads_to(endpoint: &Endpoint, listen: SocketAddr) -> bool {
 /// acknowledged, when the system has other probes: after a change of network, none comes back for a quarter of
 /// an hour (tcp(7), `tcp_retries2`). A system that refuses goes without.
 fn keep_alive(stream: &TcpStream) {
-    let seconds = KEEP_ALIVE.as_secs().try_into().unwrap_or(u32::MAX);
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
     #[cfg(not(target_vendor = "apple"))]
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &seconds);
+    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &seconds(KEEP_ALIVE));
     #[cfg(target_vendor = "apple")]
-    let _ = setsockopt(stream, sockopt::TcpKeepAlive, &seconds);
-    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &seconds);
+    let _ = setsockopt(stream, sockopt::TcpKeepAlive, &seconds(KEEP_ALIVE));
+    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &seconds(KEEP_ALIVE_AGAIN));
+    ends_unheard(stream, UNHEARD);
+}
+
+/// Has the system end the connection when nothing is heard for this long of what was sent (TCP_USER_TIMEOUT,
+/// tcp(7), which macOS does not have).
+fn ends_unheard(stream: &TcpStream, after: Duration) {
     #[cfg(target_os = "linux")]
-    let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNHEARD);
+    let _ = setsockopt(
+        stream,
+        sockopt::TcpUserTimeout,
+        &u32::try_from(after.as_millis()).unwrap_or(u32::MAX),
+    );
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, after);
 }
 
 fn connect(name: &str, port: u16) -> io::Result<TcpStream> {
@@ -373,6 +395,11 @@ impl Socket {
             Socket::Plain(stream) => stream,
             Socket::Tls(tls) => tls.sock.tcp(),
         }
+    }
+
+    /// For a connection at whose other end somebody is: it is given time again.
+    pub(crate) fn trust(&self) {
+        ends_unheard(self.tcp(), UNHEARD);
     }
 
     /// Whether a read returns at once with what TLS has decrypted already.

@@ -1,7 +1,9 @@
 //! What goes through, byte for byte; and what breaks, on either side.
 
+use crate::support::env::{PROGRAM, works};
 use crate::support::gateway::{Gateway, Wire, a_moment};
 use crate::support::proc;
+use crate::support::pty::{Setup, skipped};
 use crate::support::tls::{Front, Tunnel};
 use crate::support::upstream::{Played, Upstream};
 use crate::support::{Provider, Supervise, eventually};
@@ -741,4 +743,60 @@ fn deep_json_in_an_error_is_survived() {
         true
     });
     assert!(gateway.post(json!({"stream": true})).whole);
+}
+
+/// In a network of its own, a provider and a run with two requests. Between them, everything that goes to
+/// the provider on the connections that are there is lost from then on, without a word, as after a
+/// machine has moved to another network.
+const LOST: &str = r#"set -e
+ip link set lo up
+# The rules of the kernel's own table come first, unless they are moved.
+ip rule add pref 10 lookup local
+ip rule del pref 0
+ip rule add pref 6 ipproto tcp sport 1 dport 1 blackhole
+[ "$1" ] || exit 0
+mkfifo hold
+(exec 9>hold; exec sleep 100) &
+"$1" __provider scenario <hold >served &
+until [ -s served ]; do sleep 0.02; done
+ANTHROPIC_BASE_URL=$(sed -n '1s/.*"url":"\([^"]*\)".*/\1/p' served)
+port=${ANTHROPIC_BASE_URL##*:}
+export ANTHROPIC_BASE_URL port ANTHROPIC_API_KEY=sk-test-of-a-lost-way
+cat >agent <<'END'
+ask() {
+    curl -s -m 90 -o answer -w '%{http_code}\n' "$ANTHROPIC_BASE_URL/v1/messages" \
+        -H "x-api-key: $ANTHROPIC_API_KEY" -H 'content-type: application/json' \
+        -d '{"model":"claude-haiku-4-5","max_tokens":5,"messages":[]}'
+}
+ask
+# Column 2 is the own end, 3 the other, 4 the state: established.
+awk -v to=":$(printf %04X "$port")" '$3 ~ to "$" && $4 == "01" { print $2 }' /proc/net/tcp >ends
+while IFS=: read -r address own; do
+    ip rule add pref 5 ipproto tcp sport $((0x$own)) dport "$port" blackhole
+done <ends
+[ -s ends ] && ask
+END
+exec $D sh ./agent
+"#;
+
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "needs network namespaces")]
+fn a_request_on_a_connection_that_is_dead_goes_again_on_another() {
+    if !works("unshare", &["-Urn", "sh", "-c", LOST, "sh", ""])
+        || !works("curl", &["--version"])
+        || !works("awk", &["BEGIN { exit 0 }"])
+    {
+        return skipped("a dead connection", "no network namespace, curl or awk");
+    }
+    let setup = Setup::new().options("--interval 1h");
+    let scenario = json!({
+        "organizations": {"org-1": {"buckets": {"requests": {"limit": 1000, "resets": "10m"}}}},
+        "tokens": [{"text": "sk-test-of-a-lost-way", "provider": "anthropic", "organization": "org-1"}],
+    });
+    setup.desk.write("scenario", scenario.to_string());
+    let mut command = setup.command("unshare");
+    command.args(["-Urn", "sh", "-c", LOST, "sh", PROGRAM]);
+    let mut run = setup.headless_command(command);
+    assert_eq!(run.end(), 0, "{}{}", run.out(), run.err());
+    assert_eq!(run.out(), "200\n200\n", "{}", run.err());
 }

@@ -69,7 +69,7 @@ impl Exchange<'_> {
         first: &[u8],
         body_follows: bool,
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
-        // A connection that was kept may have been closed at the other end in this moment. Nothing
+        // A connection that was kept may have been closed at the other end in this moment, or be dead. Nothing
         // has been answered on it then, so the request goes again, on a new one.
         let mut link = self.upstream.kept();
         loop {
@@ -83,7 +83,7 @@ impl Exchange<'_> {
             };
             let rest = if body_follows { &self.body[..] } else { &[] };
             let sent = send(&mut fresh, first, rest);
-            let came = self.response(fresh)?;
+            let came = self.response(fresh, reused)?;
             match (came, sent) {
                 (Err(UpstreamError { began: false, .. }), _) if reused => continue,
                 (Err(silent), Ok(())) => return Ok(Err(silent)),
@@ -135,7 +135,7 @@ impl Exchange<'_> {
                 break;
             }
         }
-        match (self.response(link)?, sent) {
+        match (self.response(link, false)?, sent) {
             (Ok(mut came), sent) => {
                 came.response.keep_alive &= sent.is_ok();
                 self.look(came)
@@ -148,12 +148,15 @@ impl Exchange<'_> {
         }
     }
 
-    /// The head of the response.
+    /// The head of the response, on a connection that is new, or was used before and may be dead.
     fn response(
         &mut self,
         mut link: Link,
+        reused: bool,
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
-        let until = Instant::now() + STALL;
+        let now = Instant::now();
+        let until = now + STALL;
+        let mut doubted = reused.then_some(now + HEARD_BY);
         let to_head = self.request.method() == "HEAD";
         let silent = |began, why: &str| {
             let why = why.to_owned();
@@ -169,6 +172,9 @@ impl Exchange<'_> {
                 // An interim answer is for the proxy, which has sent everything.
                 Ok(Some(response)) if response.status < 200 && response.status != 101 => continue,
                 Ok(Some(response)) => {
+                    if doubted.is_some() {
+                        link.source_ref().trust();
+                    }
                     return Ok(Ok(UpstreamResponse {
                         rest: response.body,
                         link,
@@ -182,7 +188,9 @@ impl Exchange<'_> {
                 Ok(None) => {}
                 Err(_) => return spoilt("the provider does not answer in HTTP"),
             }
-            match self.client.read_on(&mut link, until, self.interim())? {
+            let wait = doubted.unwrap_or(until);
+            match self.client.read_on(&mut link, wait, self.interim())? {
+                ReadResult::Late if doubted.take().is_some() => link.source_ref().trust(),
                 ReadResult::Some => {}
                 ReadResult::End => return went(&link, "the provider closed the connection"),
                 ReadResult::Broken => return went(&link, "the connection to the provider broke"),

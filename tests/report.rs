@@ -230,6 +230,40 @@ fn a_named_journal_is_appended_to() {
     assert!(state.shows(&[file]).contains("status 4"));
 }
 
+/// Two runs in one file at the same time could not be told apart.
+#[test]
+fn a_journal_that_another_run_writes_is_left_to_that_one() {
+    let provider = Provider::anthropic(&[0.1]);
+    let desk = Desk::new();
+    let file = desk.join("night.jsonl");
+    let journal = ["--journal", file.to_str().unwrap()];
+    let mut first = Supervise::with(&provider).options(&journal).agent();
+    first.wait_ready_with(1);
+    eventually("the first run writes it", || {
+        fs::read_to_string(&file)
+            .ok()
+            .filter(|text| text.contains("run"))
+    });
+    let mut second = Supervise::with(&provider).options(&journal).agent();
+    second
+        .stderr
+        .wait("No journal of this run: another run is writing it");
+    second.finish();
+    first.finish();
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("\"event\":\"run\"").count(), 1, "{text}");
+    // What is no file is nobody's.
+    let null = || Supervise::with(&provider).options(&["--journal", "/dev/null"]);
+    let mut first = null().agent();
+    first.wait_ready_with(1);
+    null()
+        .start(&["true"])
+        .end()
+        .expect(0)
+        .never_says("No journal");
+    first.finish();
+}
+
 #[test]
 fn the_newest_fifty_stay() {
     let provider = Provider::anthropic(&[0.1]);

@@ -182,8 +182,12 @@ fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> i
         Place::File(file) => (file, None),
         Place::Folder(folder) => (create(&folder)?, Some(folder)),
     };
-    // The lock tells readers that the run goes on. On file systems without locks they cannot know.
-    let _ = file.try_lock();
+    // The lock tells readers that the run goes on, and others that the file is taken: two runs in one could not
+    // be told apart. On file systems without locks nobody can know.
+    let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    if is_taken && file.metadata().is_ok_and(|data| data.is_file()) {
+        return Err(io::Error::other("another run is writing it"));
+    }
     let (mut said, mut torn) = (false, false);
     let mut write = |line: &str| {
         let mended = torn.then(|| format!("\n{line}"));
@@ -378,7 +382,10 @@ pub(crate) fn find(run: Option<&Path>, folder: Option<&Path>) -> Result<Text, Er
 
 /// Whether a run writes the file: then it holds a lock on it.
 fn is_going_on(file: &File) -> bool {
-    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+    let is_taken = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    // Who looks must not be taken for a run.
+    let _ = file.unlock();
+    is_taken
 }
 
 #[cfg(test)]

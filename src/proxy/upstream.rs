@@ -45,6 +45,8 @@ const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(10);
 const UNHEARD: Duration = Duration::from_secs(90);
 /// The same for a request on a connection that was kept: it then goes again on a new one.
 const UNHEARD_AGAIN: Duration = Duration::from_secs(20);
+/// What was heard so lately is believed to be there still, which saves two system calls a request.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
 /// By then such a connection has ended, or all of the request was acknowledged.
 pub(crate) const HEARD_BY: Duration = Duration::from_secs(25);
 /// Connections kept without a request. Providers close theirs after one to several minutes.
@@ -203,17 +205,18 @@ impl Upstream {
         Redactor::of(token.expose().as_bytes())
     }
 
-    /// A connection that was kept and is still good, as far as can be seen. It may be dead all the same: the
-    /// machine is in another network, or a NAT has forgotten it. Until [`Socket::trust`] it
-    /// ends soon when nobody acknowledges what is sent.
-    pub(crate) fn kept(&self) -> Option<Link> {
+    /// A connection that was kept and is still good, as far as can be seen; and whether it may be dead all the
+    /// same, since nothing was heard on it for a while: the machine is in another network, or a NAT has forgotten
+    /// it. Until [`Socket::trust`] such a one ends soon when nobody acknowledges what is sent.
+    pub(crate) fn kept(&self) -> Option<(Link, bool)> {
         loop {
             let mut idle = self.idle();
             // The youngest first; the old ones are closed when they come up.
             let (link, since) = idle.pop()?;
             // The monotonic clock stands still while the machine sleeps.
             let slept = since.wall.elapsed().unwrap_or_default();
-            if slept.max(since.tick.elapsed()) > LONGEST_IDLE {
+            let idle_for = slept.max(since.tick.elapsed());
+            if idle_for > LONGEST_IDLE {
                 idle.clear();
                 return None;
             }
@@ -221,8 +224,11 @@ impl Upstream {
             drop(idle);
             let socket = link.source_ref();
             if !socket.has_news() {
-                ends_unheard(socket.tcp(), UNHEARD_AGAIN);
-                return Some(link);
+                let is_doubted = idle_for > HEARD_LATELY;
+                if is_doubted {
+                    ends_unheard(socket.tcp(), UNHEARD_AGAIN);
+                }
+                return Some((link, is_doubted));
             }
         }
     }

@@ -774,7 +774,8 @@ awk -v to=":$(printf %04X "$port")" '$3 ~ to "$" && $4 == "01" { print $2 }' /pr
 while IFS=: read -r address own; do
     ip rule add pref 5 ipproto tcp sport $((0x$own)) dport "$port" blackhole
 done <ends
-[ -s ends ] && ask
+# What was heard a moment ago is believed to be there.
+[ -s ends ] && sleep 1.1 && ask
 END
 exec $D sh ./agent
 "#;

@@ -71,19 +71,19 @@ impl Exchange<'_> {
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         // A connection that was kept may have been closed at the other end in this moment, or be dead. Nothing
         // has been answered on it then, so the request goes again, on a new one.
-        let mut link = self.upstream.kept();
+        let mut kept = self.upstream.kept();
         loop {
-            let reused = link.is_some();
-            let mut fresh = match link.take() {
+            let reused = kept.is_some();
+            let (mut fresh, is_doubted) = match kept.take() {
                 Some(link) => link,
                 None => match self.upstream.connect() {
-                    Ok(link) => link,
+                    Ok(link) => (link, false),
                     Err(why) => return Ok(Err(UpstreamError { began: false, why })),
                 },
             };
             let rest = if body_follows { &self.body[..] } else { &[] };
             let sent = send(&mut fresh, first, rest);
-            let came = self.response(fresh, reused)?;
+            let came = self.response(fresh, is_doubted)?;
             match (came, sent) {
                 (Err(UpstreamError { began: false, .. }), _) if reused => continue,
                 (Err(silent), Ok(())) => return Ok(Err(silent)),
@@ -148,15 +148,15 @@ impl Exchange<'_> {
         }
     }
 
-    /// The head of the response, on a connection that is new, or was used before and may be dead.
+    /// The head of the response, on a connection that may be dead, or is known not to be.
     fn response(
         &mut self,
         mut link: Link,
-        reused: bool,
+        is_doubted: bool,
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         let now = Instant::now();
         let until = now + STALL;
-        let mut doubted = reused.then_some(now + HEARD_BY);
+        let mut doubted = is_doubted.then_some(now + HEARD_BY);
         let to_head = self.request.method() == "HEAD";
         let silent = |began, why: &str| {
             let why = why.to_owned();

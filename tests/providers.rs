@@ -200,6 +200,33 @@ fn a_token_that_is_dead_or_unpaid_is_left_whatever_status_says_so() {
 }
 
 #[test]
+fn a_model_that_another_organization_has_is_found_after_a_failure() {
+    const ABSENT: &str = r#"{"error":{"message":"The model `m` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#;
+    let base = ("GROQ_API_BASE", "/openai/v1");
+    let options = ["--no-proxy", "--model", "m"];
+    for (status, have_it) in [(404, true), (403, true), (404, false)] {
+        let provider = Canned::start(move |asked| match asked.token.as_str() {
+            "token-2" if have_it => GOOD,
+            _ => (status, "", ABSENT),
+        });
+        let mut run = supervise(&provider, "GROQ_API_KEY", base, &options);
+        run.wait_ready_with(1);
+        run.tell("exit 1");
+        if have_it {
+            run.wait_ready_with(2);
+            run.tell("exit 3");
+        }
+        let ended = run.end().expect(if have_it { 3 } else { 1 });
+        let ended = ended.says_once("Process exited with status 1");
+        let ended = ended.never_says("limit reached");
+        match have_it {
+            true => ended.says(&["Auto-rotating", "Switched to token 2/2"]),
+            false => ended.never_says("Switched"),
+        };
+    }
+}
+
+#[test]
 fn a_closed_organization_costs_no_request() {
     let upstream = Upstream::playing_all(|played| {
         match played.head.contains("token-aaaa-1") {

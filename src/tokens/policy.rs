@@ -285,6 +285,23 @@ pub(crate) fn decide(pool: &TokenPool, rules: &Rules, held: Suspension, now: Now
     look_for_another(pool, rules, held, needed_since, now)
 }
 
+/// What to do about a failure of the child after which the token in use was refused for something that may
+/// be the token's own or the question's: a model, say, that its organization does not have. Another token
+/// that is served shows which, and is next. `None`: it was not refused so, or none is served.
+pub(crate) fn witness(pool: &TokenPool, since: Instant, now: Now) -> Option<Decision> {
+    let current = pool.current_index();
+    let is_unclear = matches!(outlook(pool, current, since, now), Candidate::Unclear(_));
+    // A token of another provider is asked for another model, and shows nothing.
+    let provider = |index: usize| pool.token(index).provider;
+    let is_alike = |index: &usize| std::ptr::eq(provider(*index), provider(current));
+    let mut others = pool.peek().filter(|index| is_unclear && is_alike(index));
+    others.find_map(|index| match outlook(pool, index, since, now) {
+        Candidate::Good => Some(Decision::Rotate { index }),
+        Candidate::Unasked => Some(Decision::Probe { index }),
+        _ => None,
+    })
+}
+
 /// The token to be looked at again in a long wait. Promised ends are wrong at times, and spend caps are
 /// raised in the evening: each quota group is asked after 15 minutes, after 30, and then hourly, the
 /// one in use first.

@@ -222,10 +222,30 @@ impl Session {
             }
             Held::Ended { how, .. } => match self.suspect(how, true, now) {
                 Some(ring) => self.blame(waiting, how, ring, now),
-                None => self.look_at_others(waiting, how, now),
+                None => match self.witness(waiting, how, now) {
+                    Some((ring, Decision::Rotate { index })) => self
+                        .go_on_with(waiting.blamed(Reported::Cause), ring, index, now)
+                        .and_say_first(RunEvent::Failed(how)),
+                    Some((ring, Decision::Probe { index })) => {
+                        self.probe(TokenId { ring, index }, now)
+                    }
+                    _ => self.look_at_others(waiting, how, now),
+                },
             },
             Held::NotStarted => self.launch(false, now),
         }
+    }
+
+    /// The ring whose token was refused at its check for what another token may be served, and what to do
+    /// with that one. Behind a proxy the request itself has been tried with both.
+    fn witness(&self, waiting: Waiting, how: ExitStatus, now: Now) -> Option<(usize, Decision)> {
+        let is_open = self.proxied.is_none() && !waiting.asks && how != ExitStatus::Code(0);
+        let mut rings = self.rings.iter().enumerate().filter(|_| is_open);
+        rings.find_map(|(i, ring)| {
+            let is_used = ring.in_use && !ring.blind && self.may_live_on(i, now);
+            let found = policy::witness(&ring.pool, waiting.since.tick, now);
+            Some((i, found.filter(|_| is_used)?))
+        })
     }
 
     /// The ring whose token may have been refused by a limit that no check sees: one of its windows of a

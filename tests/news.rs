@@ -324,8 +324,8 @@ fn a_helper_keeps_no_file_of_the_caller_open() {
     let with_pipe = |options: &str, words: &str| {
         let setup = Setup::new().options(options);
         mkfifo(&setup.desk.join("pipe"), Mode::S_IRWXU).unwrap();
-        let left = setup.desk.write("left", "#!/bin/sh\nsetsid sleep 61.4 &\n");
-        fs::set_permissions(left, fs::Permissions::from_mode(0o700)).unwrap();
+        let slow = setup.desk.write("slow", "#!/bin/sh\nexec sleep 61.4\n");
+        fs::set_permissions(slow, fs::Permissions::from_mode(0o700)).unwrap();
         let mut reading = OpenOptions::new();
         let reading = reading.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
         let pipe = reading.open(setup.desk.join("pipe")).unwrap();
@@ -340,8 +340,8 @@ fn a_helper_keeps_no_file_of_the_caller_open() {
         });
     };
 
-    // What the command has left behind lives, and so does the helper.
-    let (mut run, pipe) = with_pipe("--notify ./left", "true");
+    // The notify command goes on, and so does its helper.
+    let (mut run, pipe) = with_pipe("--notify ./slow", "true");
     assert_eq!(run.end(), 0, "{}", run.err());
     ends(pipe);
     assert_eq!(run.family.with_word("__notify").len(), 1);

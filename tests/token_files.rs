@@ -52,8 +52,11 @@ fn a_token_that_was_added_is_used_before_a_wait() {
     provider.control(spent_at("org-1", "2h"));
     run.wait_ready_with(3);
     // It is one of them in all that is told: its number, its name, the state, the journal.
-    let journal = fs::read_to_string(run.desk.join("journal")).unwrap();
-    assert!(journal.contains("new: token 2/2"), "{journal}");
+    let journal = run.desk.join("journal");
+    eventually("the journal names it", || {
+        let journal = fs::read_to_string(&journal).unwrap_or_default();
+        journal.contains("new: token 2/2").then_some(())
+    });
     let news = run.desk.join("news");
     eventually("the rotation is told with the name", || {
         let news = fs::read_to_string(&news).unwrap_or_default();

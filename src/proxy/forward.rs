@@ -438,7 +438,7 @@ impl<'a> Exchange<'a> {
                             next = Some(other);
                             first = kept;
                         }
-                        (None, Some(first)) if self.leaves_out(&first, attempts.tried()) => {
+                        (None, Some(first)) if self.leaves_out(&first, attempts.absent()) => {
                             self.last = Some((first.came, first.index));
                             attempts = Attempts::default();
                         }
@@ -478,7 +478,7 @@ impl<'a> Exchange<'a> {
                     let say = balancer.blame(self.place, index, asked, reading, now());
                     self.shared.say(say);
                 }
-                if attempts.was_absent() && self.kind == EndpointKind::Other {
+                if !attempts.absent().is_empty() && self.kind == EndpointKind::Other {
                     balancer.remember_owner(self.place.ring, self.thing(), index);
                 }
                 drop(balancer);

@@ -54,8 +54,8 @@ pub(crate) struct Attempts {
     tried: Vec<usize>,
     /// A refusal that a witness is to tell about: the token that met it.
     suspect: Option<usize>,
-    /// The thing that was asked for was not found with a token.
-    absent: bool,
+    /// Tokens with which the thing that was asked for was not found.
+    absent: Vec<usize>,
 }
 
 impl Attempts {
@@ -74,14 +74,14 @@ impl Attempts {
         self.suspect
     }
 
-    /// Whether the request was refused before for want of the thing that it asks for.
-    pub(crate) fn was_absent(&self) -> bool {
-        self.absent
+    /// The tokens that it was refused with for want of the thing that it asks for.
+    pub(crate) fn absent(&self) -> &[usize] {
+        &self.absent
     }
 
     /// Whether a request is under way that is to tell about an earlier refusal.
     pub(crate) fn has_first_answer(&self) -> bool {
-        self.suspect.is_some() || self.absent
+        self.suspect.is_some() || !self.absent.is_empty()
     }
 
     /// What follows an attempt with the token at `index`.
@@ -102,7 +102,7 @@ impl Attempts {
         let seeks_witness = self.has_first_answer();
         match attempt {
             Attempt::Answered(_, Testimony::Absent) if self.suspect.is_none() => {
-                self.absent = true;
+                self.absent.push(index);
                 After::Witness
             }
             Attempt::Answered(_, Testimony::Ambiguous) if !seeks_witness => {
@@ -235,7 +235,10 @@ mod tests {
             assert_eq!(attempts.after(index, absent), After::Witness);
         }
         assert_eq!(attempts.after(3, clear(&Finding::Served)), After::PassOn);
-        assert_eq!((attempts.blamed(), attempts.was_absent()), (None, true));
+        assert_eq!(
+            (attempts.blamed(), attempts.absent()),
+            (None, &[0, 1, 2][..])
+        );
     }
 
     fn finding() -> impl Strategy<Value = Finding> {

@@ -159,7 +159,8 @@ impl Upstream {
         known.map_or(&[], |(_, fields)| fields)
     }
 
-    /// These tokens were refused a body with reasoning of these marks. Whether any of that is news.
+    /// These tokens were refused a body with reasoning of these marks. What others were refused for as well is
+    /// rather their own, and counts when nothing else is left. Whether any of that is news.
     pub(crate) fn cannot_read(&self, tokens: &[usize], marks: &[u64]) -> bool {
         let mut all = self
             .unreadable
@@ -168,13 +169,17 @@ impl Upstream {
         if all.len() > MOST_UNREADABLE {
             all.clear();
         }
-        let before = all.len();
-        all.extend(
-            tokens
-                .iter()
-                .flat_map(|token| marks.iter().map(|mark| (*token, *mark))),
-        );
-        all.len() > before
+        let is_others = |mark: &u64| {
+            let mut known = all.iter();
+            known.any(|(token, other)| other == mark && !tokens.contains(token))
+        };
+        let (own, others): (Vec<u64>, Vec<u64>) = marks.iter().copied().partition(is_others);
+        [others, own].into_iter().any(|marks| {
+            let before = all.len();
+            let each = |token: &usize| marks.iter().map(|mark| (*token, *mark)).collect::<Vec<_>>();
+            all.extend(tokens.iter().flat_map(each));
+            all.len() > before
+        })
     }
 
     /// The body without the reasoning that the token at `index` was refused for; `None`: with all of it.

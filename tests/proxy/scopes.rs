@@ -317,7 +317,7 @@ fn reasoning(by: &str) -> Value {
 /// only once it was refused.
 #[test]
 fn another_organizations_reasoning_does_not_end_a_conversation() {
-    let spent = Arc::new(Mutex::new(false));
+    let spent = Arc::new(Mutex::new(""));
     let is_spent = spent.clone();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let all = asked.clone();
@@ -335,10 +335,10 @@ fn another_organizations_reasoning_does_not_end_a_conversation() {
         let organization = format!("openai-organization: org-{own}\r\n");
         let mut all = all.lock().unwrap();
         all.push(format!("{own} {}", secrets.join(",")));
-        if own == "one" && *is_spent.lock().unwrap() {
+        if own == *is_spent.lock().unwrap() {
             let error =
                 r#"{"error":{"message":"x","type":"requests","code":"rate_limit_exceeded"}}"#;
-            played.answer(429, &format!("{organization}retry-after: 600\r\n"), error);
+            played.answer(429, &format!("{organization}retry-after: 1\r\n"), error);
         } else if secrets.iter().any(|by| *by != own) {
             let error = r#"{"error":{"message":"The encrypted content could not be verified.","type":"invalid_request_error","param":null,"code":"invalid_encrypted_content"}}"#;
             played.answer(400, &organization, error);
@@ -350,7 +350,7 @@ fn another_organizations_reasoning_does_not_end_a_conversation() {
     let run = Supervise::bare()
         .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
         .env("OPENAI_API_KEYS", TOKENS);
-    let gateway = Gateway::start(run, &["--hold", "0s"]);
+    let gateway = Gateway::start(run, &["--hold", "1m"]);
     let ask = |items: &[Value]| {
         let answered = gateway.post_to(
             "/openai/v1/responses",
@@ -368,11 +368,16 @@ fn another_organizations_reasoning_does_not_end_a_conversation() {
     let mut sent = vec![json!({"type": "message", "content": "hi"})];
     assert_eq!(ask(&sent), ("one".into(), vec!["one ".into()]));
     sent.push(reasoning("one"));
-    *spent.lock().unwrap() = true;
+    *spent.lock().unwrap() = "one";
     let first: Vec<String> = ["one one", "two one", "two "].map(str::to_owned).into();
     assert_eq!(ask(&sent), ("two".into(), first));
     sent.push(reasoning("two"));
     assert_eq!(ask(&sent), ("two".into(), vec!["two two".into()]));
+    // And back, at the end of the first one's limit: it reads its own, and not the other's.
+    *spent.lock().unwrap() = "two";
+    let (by, was_asked) = ask(&sent);
+    assert_eq!(by, "one", "{was_asked:?}");
+    assert_eq!(was_asked.last().unwrap(), "one one");
     gateway.stop().never_says("rejected");
 }
 

@@ -102,6 +102,17 @@ fn a_night_that_ran_dry(shelf: &Shelf) -> Provider {
     provider
 }
 
+/// Two tokens, of which a run has left the first one, spent for ten minutes.
+fn a_run_that_moved_on(shelf: &Shelf) -> Provider {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    let mut run = shelf.run(&provider).agent();
+    run.wait_ready_with(1);
+    provider.control(spent_at("org-1", "10m"));
+    run.wait_ready_with(2);
+    run.finish();
+    provider
+}
+
 /// Asserts that ddollar asks the provider nothing between two moments.
 fn assert_no_question(provider: &mut Provider, from: f64, to: f64) {
     for line in provider.served() {
@@ -113,12 +124,7 @@ fn assert_no_question(provider: &mut Provider, from: f64, to: f64) {
 #[test]
 fn a_token_found_spent_is_passed_over_by_the_next_run() {
     let shelf = Shelf::new();
-    let mut provider = Provider::anthropic(&[0.1, 0.1]);
-    let mut run = shelf.run(&provider).agent();
-    run.wait_ready_with(1);
-    provider.control(spent_at("org-1", "10m"));
-    run.wait_ready_with(2);
-    run.finish();
+    let mut provider = a_run_that_moved_on(&shelf);
     assert_eq!(shelf.conditions().len(), 2);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&shelf.file()), 0o600);
@@ -440,12 +446,7 @@ fn in_an_empty_file_nothing_is_known() {
 fn a_state_that_others_can_write_is_not_believed() {
     for mode in [0o620, 0o602] {
         let shelf = Shelf::new();
-        let provider = Provider::anthropic(&[0.1, 0.1]);
-        let mut run = shelf.run(&provider).agent();
-        run.wait_ready_with(1);
-        provider.control(spent_at("org-1", "10m"));
-        run.wait_ready_with(2);
-        run.finish();
+        let provider = a_run_that_moved_on(&shelf);
         fs::set_permissions(shelf.file(), fs::Permissions::from_mode(mode)).unwrap();
         // That the first token is spent is not known any more, and found out anew.
         let mut run = shelf.run(&provider).agent();
@@ -473,12 +474,7 @@ fn a_file_of_a_newer_version_is_left_where_it_is() {
 #[test]
 fn a_file_of_version_1_is_read_and_what_an_older_program_moved_aside_is_taken_back() {
     let shelf = Shelf::new();
-    let provider = Provider::anthropic(&[0.1, 0.1]);
-    let mut run = shelf.run(&provider).agent();
-    run.wait_ready_with(1);
-    provider.control(spent_at("org-1", "10m"));
-    run.wait_ready_with(2);
-    run.finish();
+    let provider = a_run_that_moved_on(&shelf);
     // As an older program leaves it: its own file, and this one aside.
     let aside = format!("{}.newer", shelf.file().display());
     fs::rename(shelf.file(), &aside).unwrap();

@@ -182,8 +182,8 @@ fn keep(place: Place, lines: &Receiver<String>, warnings: &Sender<Warning>) -> i
         Place::File(file) => (file, None),
         Place::Folder(folder) => (create(&folder)?, Some(folder)),
     };
-    // The lock tells readers that the run goes on, and others that the file is taken: two runs in one could not
-    // be told apart. On file systems without locks nobody can know.
+    // The lock tells readers that the run goes on, and others that the file is taken: two runs in one could
+    // not be told apart. On file systems without locks nobody can know.
     let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
     if is_taken && file.metadata().is_ok_and(|data| data.is_file()) {
         return Err(io::Error::other("another run is writing it"));

@@ -2,9 +2,10 @@
 //!
 //! Owns both ends: starting a helper process for each event, and the hidden `__notify`,
 //! which is that helper. It promises never to disturb the run: the command has a process group of its
-//! own, no standard streams and nothing that was open in ddollar, at most [`MOST_RUNNING`] run at a time, and none for longer than
-//! [`LONGEST`]. Orphans of the command go to the helper, which ends them; otherwise they would go to
-//! ddollar, which takes orphans for those of the supervised command. No token is in its environment.
+//! own, no standard streams and nothing that was open in ddollar, at most [`MOST_RUNNING`] run at a time,
+//! and none for longer than [`LONGEST`]. Orphans of the command go to the helper, which ends them;
+//! otherwise they would go to ddollar, which takes orphans for those of the supervised command. No token
+//! is in its environment.
 
 use crate::common::mask::masked;
 use crate::events::schema::{Ending, Millis, Record, RecordedRing, stamp};

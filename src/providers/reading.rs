@@ -3,9 +3,9 @@
 //! Owns: [`Reading`], and how far it proves what it says. Promises: pure; the same reply and `now` give
 //! the same reading, and no reply makes it panic. The cause of a failure is read from the status and
 //! machine-readable fields, and where a vendor has none for it, from its recorded or documented sentences
-//! (listed in `anthropic.rs` and `openai.rs`), never from other prose. Nothing of a body or of an unknown header gets into a reading, as a provider may echo a
-//! token; what it says of a refusal is for people alone, and passes the mask first. What follows from a
-//! reading is for `tokens/policy.rs` to decide.
+//! (listed in `anthropic.rs` and `openai.rs`), never from other prose. Nothing of a body or of an unknown
+//! header gets into a reading, as a provider may echo a token; what it says of a refusal is for people
+//! alone, and passes the mask first. What follows from a reading is for `tokens/policy.rs` to decide.
 
 use super::reply::{ErrorBody, Reply, is_html};
 use super::scope::EndpointKind;

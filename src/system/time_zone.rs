@@ -18,8 +18,8 @@ const LARGEST: u64 = 64 << 10;
 pub(crate) fn here() -> TimeZone {
     static NAMED: OnceLock<Option<TimeZone>> = OnceLock::new();
     let named = NAMED.get_or_init(named).clone();
-    // jiff knows rules such as `CET-1CEST,M3.5.0,M10.5.0/3`, paths, and /etc/localtime. Its own list of
-    // names looks through all of the folder first, and is 40 kB.
+    // jiff knows rules such as `CET-1CEST,M3.5.0,M10.5.0/3`, paths, and /etc/localtime. Names it knows with
+    // a list of all zones alone, which one name does not need.
     named.unwrap_or_else(TimeZone::system)
 }
 

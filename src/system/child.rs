@@ -68,7 +68,7 @@ impl Child {
         };
         let environment: Vec<_> = environment.collect();
         let tokens: Vec<_> = tokens.collect();
-        let start = |by_fork: bool| {
+        let start = |by_fork: bool, watchdog: Option<&Watchdog>| {
             let watchdog = watchdog.map(Watchdog::pipe).transpose()?;
             let (mut command, report, _pipes) =
                 exec_shim::command(words, inherited, terminal, watchdog)?;
@@ -87,9 +87,10 @@ impl Child {
         // command that were not: 32 and 33, which the C library keeps for itself. With a group of users,
         // it is fork and exec, which takes two descriptors more, and longer. musl's leaves them alone.
         let by_fork = cfg!(target_env = "gnu");
-        let (mut process, report) = start(by_fork)
+        // Where descriptors are scarce, the watchdog hears of the command later.
+        let (mut process, report) = start(by_fork, watchdog)
             .or_else(|why: std::io::Error| match why.raw_os_error() {
-                Some(errno) if by_fork && errno == Errno::EMFILE as i32 => start(false),
+                Some(errno) if errno == Errno::EMFILE as i32 => start(false, None),
                 _ => Err(why),
             })
             .map_err(refused)?;

@@ -1,7 +1,7 @@
 //! The hidden `__child`: the last steps before the command takes over the new process.
 //!
-//! What must happen in the child itself is here: the death signal, the terminal, the signal mask and
-//! `exec`. The command starts with the mask and the limits that ddollar was started with, and a failed
+//! What must happen in the child itself is here: a word to the watchdog, the terminal, the signal mask
+//! and `exec`. The command starts with the mask and the limits that ddollar was started with, and a failed
 //! `exec` is told apart from the command's own 126 or 127. Because this is a program of its own, no
 //! code runs between fork and exec; a stop signal in there would freeze ddollar, which waits for the
 //! exec in its spawn.
@@ -37,7 +37,7 @@ pub(crate) struct ExecSpec {
     take_terminal: bool,
     /// The number of the descriptor on which a failed `exec` is reported.
     report: i32,
-    /// That of the watchdog's pipe, where the command must be guarded before it starts.
+    /// That of the watchdog's pipe, if there is a watchdog: it guards the command before that starts.
     watchdog: Option<i32>,
     words: Vec<OsString>,
 }
@@ -157,11 +157,13 @@ impl ExecSpec {
 
     /// Becomes the command; returns only when that fails.
     pub(crate) fn exec(self) -> ExitCode {
-        os::die_with_parent();
-        if let Some(mut watchdog) = self.watchdog.and_then(own_copy) {
-            let _ = watchdog::guard(&mut watchdog, Pid::this());
+        let told = |mut watchdog| watchdog::guard(&mut watchdog, Pid::this()).is_ok();
+        // Not both: the death signal comes again for each of ddollar's threads that was the parent for a
+        // moment while they all died, and many programs take the second SIGTERM for an order to end at once.
+        if !self.watchdog.and_then(own_copy).is_some_and(told) {
+            os::die_with_parent();
         }
-        // Checked after the death signal is set, or the watchdog told: before, ddollar could still
+        // Checked after the watchdog was told, or the death signal set: before, ddollar could still
         // die unnoticed.
         if getppid() != Pid::from_raw(self.parent) {
             return ExitCode::from(OWN_FAILURE);

@@ -234,11 +234,13 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Process>, grace: Du
             &[Signal::SIGTERM, Signal::SIGCONT]
         };
         told = true;
+        // Each once: many programs take a second SIGTERM for an order to end at once.
+        let listed = group.filter(|_| os::list_trouble().is_none());
         for signal in signals {
             if let Some(group) = group {
                 let _ = killpg(group, *signal);
             }
-            for process in &left {
+            for process in left.iter().filter(|one| Some(one.group) != listed) {
                 let _ = os::send(process, *signal);
             }
         }

@@ -126,6 +126,26 @@ fn killed_after_its_watchdog() {
     screen.only_left_after(root, GRACE);
 }
 
+/// Many programs take a second SIGTERM for an order to end at once, and lose what they were saving.
+#[test]
+fn a_kill_is_one_end_signal() {
+    for _ in 0..5 {
+        let provider = Provider::anthropic(&[0.1]);
+        let setup = Setup::with(&provider).options("--grace 300ms");
+        let log = setup.desk().join("heard");
+        let setup = setup.env("SIGLOG", log.to_str().unwrap());
+        let run = setup.headless(&["sigecho.pl"]);
+        let heard = |what: &str| {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().filter(|line| line.starts_with(what)).count()
+        };
+        eventually("the command", || (heard("READY") == 1).then_some(()));
+        run.signal(Signal::SIGKILL);
+        run.family.gone_after(Duration::from_millis(300));
+        assert_eq!(heard("got TERM"), 1);
+    }
+}
+
 /// What kills one watchdog after the other is not fed for ever, and the run goes on without.
 #[test]
 fn watchdogs_are_replaced_a_few_times() {

@@ -252,8 +252,8 @@ impl Job {
 
     // ---- orders ----
 
-    /// Starts the child, with a watchdog there before it: a child that is deaf to its death signal
-    /// would outlive a ddollar that is killed between the two. Returns whether it was started;
+    /// Starts the child, with a watchdog there before it: the child would outlive a ddollar that is killed
+    /// between the two. Returns whether it was started;
     /// [`JobEvent::NotStarted`] says why not.
     ///
     /// # Errors
@@ -282,7 +282,6 @@ impl Job {
         }
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
         let environment = start.environment.iter().chain(std::iter::once(&cookie));
-        let told = self.watchdog.as_ref().filter(|_| !os::DEATH_IS_TOLD);
         let child = Child::spawn(
             start.words,
             start.name,
@@ -290,7 +289,7 @@ impl Job {
             start.tokens.into_iter(),
             self.inherited,
             eager,
-            told,
+            self.watchdog.as_ref(),
             start.again,
             self.wake.clone(),
         )?;

@@ -23,8 +23,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Whether a process is told when its parent dies ([`die_with_parent`]).
-pub(crate) const DEATH_IS_TOLD: bool = true;
 /// Whether processes that have left the command's group, and whose parent has died, can be found: as
 /// this process's own children ([`adopt_orphans`]), or by a variable ([`has_variable`]).
 pub(crate) const STRAYS_ARE_FOUND: bool = true;

@@ -17,8 +17,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Whether a process is told when its parent dies ([`die_with_parent`]).
-pub(crate) const DEATH_IS_TOLD: bool = false;
 /// Whether those who have left the command's group, and whose parent has died, can be found: as this
 /// process's own children ([`adopt_orphans`]), or by a variable ([`has_variable`]).
 pub(crate) const STRAYS_ARE_FOUND: bool = false;

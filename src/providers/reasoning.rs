@@ -1,4 +1,5 @@
-//! What belongs to another organization of OpenAI's: answers that it has stored, and encrypted reasoning.
+//! What belongs to another organization of OpenAI's: answers that it has stored, encrypted reasoning, and
+//! models that not everybody has.
 //!
 //! A client that stores nothing at OpenAI sends a model's reasoning back with each request
 //! (`include: ["reasoning.encrypted_content"]`). Only the organization that encrypted it can read it; another
@@ -22,16 +23,39 @@ pub(crate) enum OfAnother {
     Reasoning,
     /// An answer that it has stored.
     Answer,
+    /// A model.
+    Model,
 }
 
+/// How the message of OpenAI's 400 begins for a model that only verified organizations have; its code is that of
+/// every value that is not supported (continuedev/continue#8209).
+const UNVERIFIED: &str = "Your organization must be verified";
+
 impl Provider {
-    /// What a 400 refuses because another organization has it: it is a 404 in all but its number.
+    /// What a 400 or 403 refuses because another organization has it: it is a 404 in all but its number.
     pub(crate) fn of_another(&self, refusal: &Reply) -> Option<OfAnother> {
         let body = matches!(self.dialect, Dialect::Chat(_)).then(|| ErrorBody::of(refusal))?;
         match body.text("/error/code") {
             "invalid_encrypted_content" => Some(OfAnother::Reasoning),
             "previous_response_not_found" => Some(OfAnother::Answer),
+            // 404, and 403 where it is the project's to allow (Aider-AI/aider#604); Groq has one for what an
+            // organization or a project has blocked (orbi-build/orbi#561), and one for terms that nobody has
+            // accepted for it.
+            "model_not_found" | "model_terms_required" => Some(OfAnother::Model),
+            code if code.starts_with("model_permission_blocked") => Some(OfAnother::Model),
+            _ if body.message().starts_with(UNVERIFIED) => Some(OfAnother::Model),
             _ => None,
+        }
+    }
+
+    /// Whether a 404, or what stands for one, is about the model. It may be about a file, too.
+    pub(crate) fn lacks_model(&self, refusal: &Reply) -> bool {
+        match self.of_another(refusal) {
+            Some(of_another) => of_another == OfAnother::Model,
+            // OpenRouter finds no endpoints where the account's settings leave none.
+            None => ["model", "endpoints"]
+                .iter()
+                .any(|word| bytes::find(&refusal.body, word.as_bytes()).is_some()),
         }
     }
 }

@@ -286,6 +286,15 @@ impl Balancer {
         ring.owners.push_back((path.to_owned(), index));
     }
 
+    /// The model of this place was not found with these tokens. `known`: no other one was served it just now,
+    /// though one was before. Whether requests for it do without them from now on.
+    pub(crate) fn lack(&mut self, place: Place, tokens: &[usize], known: bool, now: Now) -> bool {
+        let Some(pool) = self.ledger.pool_mut(place) else {
+            return false;
+        };
+        !tokens.is_empty() && tokens.iter().all(|index| pool.lack(*index, known, now))
+    }
+
     /// A request gets its refusal, because no token serves its model before long, while what else the
     /// command uses goes on: that is said once for each end.
     pub(crate) fn refused(
@@ -373,6 +382,9 @@ impl Balancer {
         self.gave_up(place, index);
         if let (Ok(reading), Some(ring)) = (&mut answer.reading, self.rings.get_mut(place.ring)) {
             let is_served = reading.finding == Finding::Served;
+            if is_served && let Some(pool) = self.ledger.pool_mut(place) {
+                pool.has(index);
+            }
             let is_refused = matches!(
                 reading.finding,
                 Finding::Limited { .. } | Finding::SpendCapped { .. } | Finding::Rejected

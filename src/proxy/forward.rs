@@ -442,6 +442,11 @@ impl<'a> Exchange<'a> {
                             self.last = Some((first.came, first.index));
                             attempts = Attempts::default();
                         }
+                        // Another one was served this model before: that one is waited for.
+                        (None, Some(first)) if self.lacks_model(&first, &attempts, true) => {
+                            self.last = Some((first.came, first.index));
+                            attempts = Attempts::default();
+                        }
                         (None, Some(first)) => return self.pass_on(first.came, first.index),
                         (None, None) => {
                             let own = LocalResponse::exhausted(self.upstream.provider, None);
@@ -467,6 +472,7 @@ impl<'a> Exchange<'a> {
         };
         match &came {
             Ok(answer) if answer.status() < 300 => {
+                self.lacks_model(&first, attempts, false);
                 let mut balancer = self.shared.balancer();
                 if attempts.blamed().is_some() {
                     let FirstAnswer {
@@ -521,6 +527,19 @@ impl<'a> Exchange<'a> {
             && self
                 .upstream
                 .cannot_read(tokens, &reasoning::marks(&self.body))
+    }
+
+    /// Whether the organizations that were asked in vain are passed over for this model, which another one has.
+    fn lacks_model(&self, first: &FirstAnswer, attempts: &Attempts, known: bool) -> bool {
+        let provider = self.upstream.provider;
+        let is_model =
+            |came: &UpstreamResponse| came.status() == 404 && provider.lacks_model(&came.reply());
+        self.kind.is_work()
+            && first.came.as_ref().is_ok_and(is_model)
+            && self
+                .shared
+                .balancer()
+                .lack(self.place, attempts.absent(), known, now())
     }
 
     /// What the path names, without the query.

@@ -24,6 +24,9 @@ const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 /// time that it turns out to last, up to this: a night is not burnt in restarts, and not much of it is
 /// lost when the limit ends.
 const LONGEST_TOLD: Duration = Duration::from_secs(15 * 60);
+/// A model that its organization does not have is not asked of a token for so long: access to one is given by
+/// people, in the course of days.
+const LACKED: Duration = Duration::from_secs(60 * 60);
 
 /// What a turn failed with, as far as it concerns ddollar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,6 +263,8 @@ pub(crate) struct TokenState {
     pub(super) labelled: bool,
     /// Whether it was taken out of the file that it came from.
     pub(super) removed: bool,
+    /// When its organization last did not have this scope's model, which another one had.
+    pub(super) lacked: Option<Instant>,
 }
 
 impl TokenState {
@@ -285,6 +290,12 @@ impl TokenState {
             }
             condition => condition,
         }
+    }
+
+    /// How long ago its organization did not have this scope's model; `None` once that says nothing any more.
+    pub(super) fn lacks(&self, now: Now) -> Option<Duration> {
+        let ago = now.tick.saturating_duration_since(self.lacked?);
+        (ago < LACKED).then_some(ago)
     }
 
     /// Utilization of its fullest window at the last answer.

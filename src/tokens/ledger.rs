@@ -72,8 +72,11 @@ impl Book {
 
     /// Whether requests are refused with each token.
     fn is_refused(&self, now: Now) -> bool {
-        let mut all = (0..self.pool.len()).map(|index| self.pool.state(index).condition(now));
-        all.all(Condition::is_refused)
+        let pool = &self.pool;
+        let is_refused = |index| {
+            pool.state(index).condition(now).is_refused() || pool.lacks(index, now).is_some()
+        };
+        (0..pool.len()).all(is_refused)
     }
 }
 

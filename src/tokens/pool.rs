@@ -5,10 +5,12 @@
 //! It does not decide which token comes next; `policy.rs` does.
 
 use super::Token;
+use crate::common::time::Now;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::monitor::Credentials;
 use crate::tokens::condition::TokenState;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A ring of tokens, and where to ask about it: an endpoint for each of its providers.
 pub(crate) type Ring = (TokenPool, Vec<Endpoint>);
@@ -160,6 +162,35 @@ impl TokenPool {
     /// The places of the tokens ahead, in ring order after the one in use, without moving.
     pub(crate) fn peek(&self) -> impl Iterator<Item = usize> + '_ {
         (1..self.tokens.len()).map(|steps| (self.current + steps) % self.tokens.len())
+    }
+
+    /// How long ago the model of this scope was not found with the token at `index`, as long as another one may
+    /// be served it.
+    pub(crate) fn lacks(&self, index: usize, now: Now) -> Option<Duration> {
+        let may_have =
+            |state: &TokenState| state.lacks(now).is_none() && !state.condition(now).is_hopeless();
+        let ago = self.state(index).lacks(now)?;
+        self.states.iter().any(may_have).then_some(ago)
+    }
+
+    /// The model of this scope was not found with this token and is there with another one; or, where it is
+    /// `known`, with none that could be asked. Whether that holds for the quota group from now on.
+    pub(crate) fn lack(&mut self, index: usize, known: bool, now: Now) -> bool {
+        let group = self.state(index).group.clone();
+        if known && self.state(index).lacked.is_none() {
+            return false;
+        }
+        for (at, state) in self.states.iter_mut().enumerate() {
+            if at == index || group.is_some() && state.group == group {
+                state.lacked = Some(now.tick);
+            }
+        }
+        self.lacks(index, now).is_some()
+    }
+
+    /// The token at `index` was served this scope's model.
+    pub(crate) fn has(&mut self, index: usize) {
+        self.standing_mut(index).lacked = None;
     }
 
     /// How many tokens there are; never 0.

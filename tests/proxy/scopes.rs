@@ -5,6 +5,8 @@ use crate::support::canned::Canned;
 use crate::support::gateway::{Answered, Gateway};
 use crate::support::upstream::{Played, Upstream};
 use serde_json::{Value, json};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -225,6 +227,95 @@ fn what_nobody_has_is_asked_for_once_with_each_group() {
         assert_eq!(taken(&used), [1, 2]);
     }
     gateway.stop();
+}
+
+/// A model that the first organization does not have is asked of the second from then on, and a request for it
+/// waits for that one's limit: the first one's refusal would end the client.
+#[test]
+fn a_model_that_one_organization_has_is_asked_of_that_one() {
+    const ABSENT: &str = r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-mythos-5-5"}}"#;
+    let is_spent = Arc::new(AtomicBool::new(false));
+    let spent = is_spent.clone();
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let all = used.clone();
+    let upstream = Upstream::playing(move |played| {
+        let token = token(played);
+        all.lock().unwrap().push(token);
+        let fields = organization(played);
+        match (token, model(played).contains("mythos")) {
+            (1, true) => played.answer(404, &fields, ABSENT),
+            (2, true) if spent.swap(false, SeqCst) => {
+                played.answer(429, &format!("retry-after: 1\r\n{fields}"), LIMITED);
+            }
+            _ => played.answer(200, &fields, "{}"),
+        }
+        true
+    });
+    let gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "1m"]);
+    assert_eq!(ask(&gateway, "claude-mythos-5-5"), 200);
+    assert_eq!(taken(&used), [1, 2]);
+    for _ in 0..2 {
+        assert_eq!(ask(&gateway, "claude-mythos-5-5"), 200);
+        assert_eq!(taken(&used), [2]);
+    }
+    assert_eq!(ask(&gateway, "claude-opus-5-5"), 200);
+    assert_eq!(taken(&used), [1], "nobody is condemned");
+    is_spent.store(true, SeqCst);
+    assert_eq!(ask(&gateway, "claude-mythos-5-5"), 200);
+    assert_eq!(taken(&used), [2, 2]);
+    gateway.stop();
+}
+
+/// OpenAI and Groq say so with other statuses, too.
+#[test]
+fn a_model_that_a_project_may_not_use_is_asked_of_another() {
+    for (status, message, code) in [
+        (
+            403,
+            "Project `proj_x` does not have access to model `m`",
+            "model_not_found",
+        ),
+        (
+            403,
+            "The model `m` is blocked at the project level.",
+            "model_permission_blocked_project",
+        ),
+        (
+            400,
+            "The model `m` requires terms acceptance.",
+            "model_terms_required",
+        ),
+        (
+            400,
+            "Your organization must be verified to stream this model.",
+            "unsupported_value",
+        ),
+    ] {
+        let error = json!({"error": {"message": message, "type": "x", "code": code}}).to_string();
+        let upstream = Upstream::playing(move |played| {
+            let is_first = played.head.contains("token-aaaa-1");
+            let organization = format!("openai-organization: org-{is_first}\r\n");
+            match is_first {
+                true => played.answer(status, &organization, &error),
+                false => played.answer(200, &organization, "{}"),
+            }
+            true
+        });
+        let run = Supervise::bare()
+            .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
+            .env("OPENAI_API_KEYS", TOKENS);
+        let gateway = Gateway::start(run, &NO_HOLD);
+        for asked in [2, 3, 4] {
+            let path = "/openai/v1/chat/completions";
+            assert_eq!(
+                gateway.post_to(path, json!({"model": "m"})).status,
+                200,
+                "{code}"
+            );
+            assert_eq!(upstream.count(), asked, "{code}");
+        }
+        gateway.stop();
+    }
 }
 
 /// A page for administrators, and a model that these organizations may not use.

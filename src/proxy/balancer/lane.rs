@@ -12,6 +12,9 @@ pub(super) const TRIAL_REQUESTS: usize = 4;
 /// A token that nothing but its owner can mend is looked at again this often, with one request.
 pub(super) const REVIEW: Duration = Duration::from_secs(600);
 
+/// A model that a token has not is asked of it again after so long, when no other is usable.
+const LACKED_LATELY: Duration = Duration::from_secs(60);
+
 /// The requests of one scope.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -94,6 +97,15 @@ impl Lane {
         now: Now,
     ) -> Fitness {
         let condition = pool.state(index).condition(now);
+        if let Some(ago) = pool.lacks(index, now)
+            && !condition.is_refused()
+        {
+            // When nothing else is left, it is asked for the model all the same.
+            return match ago < LACKED_LATELY {
+                true => Fitness::Bad,
+                false => Fitness::Near,
+            };
+        }
         match condition {
             Condition::Unknown | Condition::Usable => Fitness::Good,
             Condition::NearLimit { until } if until.remaining(now) <= rules.patience => {

@@ -146,6 +146,35 @@ fn sticky_stays_until_a_limit_and_then_stays_with_the_next() {
 }
 
 #[test]
+fn a_model_that_a_group_does_not_have_is_asked_of_it_when_no_other_is_left_and_after_an_hour() {
+    let mut night = night(Strategy::Sticky, &["a", "b", "c"]);
+    let begun = night.now.tick;
+    for index in [0, 1] {
+        let asked = Finding::Unclear { why: "" };
+        night.answer_of(index, begun, asked, Some("one"));
+    }
+    // Nobody is known to have it.
+    assert!(!night.balancer.lack(OPUS, &[0], true, night.now));
+    assert!(night.balancer.lack(OPUS, &[0], false, night.now));
+    night.request(2, Finding::Served);
+    night.request(2, limited(1800));
+    assert!(matches!(night.choose(), Pick::Hold { index: 2, .. }));
+    let outlook = night.balancer.outlook(0, night.now);
+    assert!(matches!(outlook, Outlook::Until { index: 2, .. }));
+    night.pass(Duration::from_secs(60));
+    let asked = Finding::Unclear { why: "" };
+    night.request(0, asked);
+    assert!(night.balancer.lack(OPUS, &[0], true, night.now));
+    assert!(matches!(night.choose(), Pick::Hold { index: 2, .. }));
+    night.pass(Duration::from_secs(3600));
+    night.request(0, Finding::Served);
+    // With the others gone for good, its refusal is the honest answer.
+    assert!(night.balancer.lack(OPUS, &[0], false, night.now));
+    night.request(2, Finding::SpendCapped { until: None });
+    night.request(0, Finding::Served);
+}
+
+#[test]
 fn a_limit_of_a_few_seconds_is_passed_over_and_not_left_for() {
     let mut night = night(Strategy::Sticky, &["a", "b"]);
     night.request(0, limited(3));

@@ -13,7 +13,7 @@ pub(crate) mod monitor;
 mod openai; // and all that speak like it
 mod reading;
 pub(crate) mod reasoning; // what one organization has encrypted
-mod reply;
+pub(crate) mod reply;
 pub(crate) mod schedule;
 pub(crate) mod scope;
 mod table; // who they are

@@ -27,20 +27,28 @@ impl Reply {
     /// The body without the compression that nobody has asked for, as far as it is known; nothing
     /// where it is not.
     pub(super) fn text(&self) -> Cow<'_, [u8]> {
-        let coding = self.headers.get("content-encoding").map(str::trim);
-        let inflated = match coding.map(str::to_ascii_lowercase).as_deref() {
-            None | Some("" | "identity") => return Cow::Borrowed(&self.body),
-            Some("gzip" | "x-gzip") => {
-                let deflated = gzip_data(&self.body).unwrap_or_default();
-                decompress_to_vec_with_limit(deflated, TEXT_MAX)
-            }
-            // RFC 9110 §8.4.1.2: with the frame of zlib.
-            Some("deflate") => decompress_to_vec_zlib_with_limit(&self.body, TEXT_MAX),
-            Some(_) => return Cow::Borrowed(&[]),
-        };
-        // What is damaged or cut off is as good as it is.
-        Cow::Owned(inflated.unwrap_or_else(|error| error.output))
+        uncoded(self.headers.get("content-encoding"), &self.body).unwrap_or_default()
     }
+}
+
+/// A body, or its beginning, without the compression that nobody has asked for: of that at most 64 KiB. `None`
+/// where the coding is not known.
+pub(crate) fn uncoded<'a>(coding: Option<&str>, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    let inflated = match coding
+        .map(|coding| coding.trim().to_ascii_lowercase())
+        .as_deref()
+    {
+        None | Some("" | "identity") => return Some(Cow::Borrowed(body)),
+        Some("gzip" | "x-gzip") => {
+            let deflated = gzip_data(body).unwrap_or_default();
+            decompress_to_vec_with_limit(deflated, TEXT_MAX)
+        }
+        // RFC 9110 §8.4.1.2: with the frame of zlib.
+        Some("deflate") => decompress_to_vec_zlib_with_limit(body, TEXT_MAX),
+        Some(_) => return None,
+    };
+    // What is damaged or cut off is as good as it is.
+    Some(Cow::Owned(inflated.unwrap_or_else(|error| error.output)))
 }
 
 /// What follows the header of a gzip member (RFC 1952 §2.3); `None` where there is no whole header.
@@ -83,7 +91,7 @@ impl fmt::Debug for Reply {
 }
 
 /// The largest error text that is looked at, in bytes: compressed ones may promise gigabytes.
-const TEXT_MAX: usize = 64 * 1024;
+pub(crate) const TEXT_MAX: usize = 64 * 1024;
 
 pub(super) fn is_html(headers: &Headers) -> bool {
     let kind = headers.get("content-type").and_then(|kind| kind.get(..9));

@@ -8,6 +8,8 @@ use super::stream_prelude::LONE_ERROR_MAX;
 use crate::common::http::headers::Headers;
 use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
 use crate::common::http::request::place_in;
+use crate::providers::reply::uncoded;
+use std::borrow::Cow;
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -125,7 +127,7 @@ impl Response {
 
     /// Whether the body is a stream of events that we can read.
     pub(crate) fn is_stream(&self) -> bool {
-        self.is_of_type(b"text/event-stream") && self.is_plain()
+        self.is_of_type(b"text/event-stream") && self.text(b"").is_some()
     }
 
     /// Whether the body is a web page.
@@ -139,7 +141,10 @@ impl Response {
             BodyFraming::Length(length) => length <= LONE_ERROR_MAX,
             BodyFraming::Chunked(_) | BodyFraming::UntilEnd => true,
         };
-        self.status < 300 && is_short && self.is_of_type(b"application/json") && self.is_plain()
+        self.status < 300
+            && is_short
+            && self.is_of_type(b"application/json")
+            && self.text(b"").is_some()
     }
 
     fn is_of_type(&self, wanted: &[u8]) -> bool {
@@ -148,10 +153,13 @@ impl Response {
             .is_some_and(|kind| kind.eq_ignore_ascii_case(wanted))
     }
 
-    /// Whether the body is not compressed.
-    fn is_plain(&self) -> bool {
-        self.value("content-encoding")
-            .is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity"))
+    /// The beginning of the body without a compression; `None` where that is not known.
+    pub(crate) fn text<'a>(&self, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let coding = self.value("content-encoding");
+        uncoded(
+            coding.map(|coding| std::str::from_utf8(coding).unwrap_or("?")),
+            body,
+        )
     }
 
     /// Puts the head of an answer that changes the protocol onto `head`, as it came.
@@ -296,9 +304,10 @@ mod tests {
                 .is_stream()
         };
         assert!(is("content-type: text/event-stream; charset=utf-8\r\n"));
-        assert!(!is(
-            "content-type: text/event-stream\r\ncontent-encoding: gzip\r\n"
-        ));
+        // As far as its compression is known.
+        let zipped = "content-type: text/event-stream\r\ncontent-encoding: gzip\r\n";
+        assert!(is(zipped));
+        assert!(!is(&zipped.replace("gzip", "br")));
         assert!(!is("content-type: application/json\r\n"));
         assert!(!is(""));
     }
@@ -313,9 +322,13 @@ mod tests {
         let json = "Content-Type: application/json; charset=utf-8\r\n";
         assert!(may(200, &format!("{json}Content-Length: 90\r\n")));
         assert!(may(200, &format!("{json}Transfer-Encoding: chunked\r\n")));
+        assert!(may(
+            200,
+            &format!("{json}Content-Length: 90\r\nContent-Encoding: gzip\r\n")
+        ));
         for fields in [
             format!("{json}Content-Length: 9000\r\n"),
-            format!("{json}Content-Length: 90\r\nContent-Encoding: gzip\r\n"),
+            format!("{json}Content-Length: 90\r\nContent-Encoding: br\r\n"),
             "Content-Length: 90\r\n".to_owned(),
         ] {
             assert!(!may(200, &fields), "{fields}");

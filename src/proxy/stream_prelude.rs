@@ -91,7 +91,18 @@ impl StreamPrelude {
             let line = line.trim_ascii_end();
             let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
             if let Some(data) = line.strip_prefix(b"data:") {
-                self.data.extend_from_slice(data.trim_ascii_start());
+                let data = data.trim_ascii_start();
+                // Some gateways send no blank lines, and clients that read by the line never miss them
+                // (caidaoli/ccLoad#69).
+                if let (true, [b'{', .., b'}']) = (self.data.is_empty(), data)
+                    && let Ok(whole) = serde_json::from_slice(data)
+                {
+                    match event(self.dialect, &std::mem::take(&mut self.name), &whole) {
+                        Seen::Prelude => continue,
+                        seen => return seen,
+                    }
+                }
+                self.data.extend_from_slice(data);
                 self.data.push(b'\n');
             } else if let Some(name) = line.strip_prefix(b"event:") {
                 self.name = name.trim_ascii().to_owned();
@@ -101,7 +112,7 @@ impl StreamPrelude {
                 if data.is_empty() {
                     continue;
                 }
-                match event(self.dialect, &name, &data) {
+                match text(self.dialect, &name, &data) {
                     Seen::Prelude => {}
                     seen => return seen,
                 }
@@ -166,7 +177,8 @@ pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
     error.map_or(Seen::Content, |error| failure(dialect, error))
 }
 
-fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
+/// The data of an event, in one or several lines.
+fn text(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
     // The end of a stream of chat completions, with nothing before it.
     if data.trim_ascii() == b"[DONE]" {
         return Seen::Failure {
@@ -174,25 +186,29 @@ fn event(dialect: Dialect, name: &[u8], data: &[u8]) -> Seen {
             body: Vec::new(),
         };
     }
-    let Ok(event) = serde_json::from_slice::<Value>(data) else {
-        let words = String::from_utf8_lossy(data.trim_ascii());
-        return match name {
-            b"error" => failure(dialect, &words.into()),
-            _ => Seen::Content,
-        };
-    };
+    match (serde_json::from_slice(data), name) {
+        (Ok(whole), _) => event(dialect, name, &whole),
+        (Err(_), b"error") => {
+            let words = String::from_utf8_lossy(data.trim_ascii());
+            failure(dialect, &words.into())
+        }
+        (Err(_), _) => Seen::Content,
+    }
+}
+
+fn event(dialect: Dialect, name: &[u8], event: &Value) -> Seen {
     let named = std::str::from_utf8(name).unwrap_or_default();
     let kind = event.get("type").and_then(Value::as_str).unwrap_or(named);
     if NO_CONTENT.contains(&kind) {
         return Seen::Prelude;
     }
-    if let Some(error) = error_of(&event, kind).or_else(|| choice_error(&event)) {
+    if let Some(error) = error_of(event, kind).or_else(|| choice_error(event)) {
         return failure(dialect, error);
     }
     let part = PARTS.iter().find(|(wanted, _)| *wanted == kind);
     let is_empty = match part {
         Some((_, place)) => event.get(place).is_some_and(is_blank),
-        None => is_empty_chunk(&event),
+        None => is_empty_chunk(event),
     };
     match is_empty {
         true => Seen::Prelude,
@@ -410,6 +426,15 @@ mod tests {
         // What an event is may stand in its name alone.
         let named = "event: error\ndata: {\"code\":\"slow_down\",\"message\":\"x\"}\n\n";
         assert_eq!(status_of(openai(), named), Some(429));
+        // Without blank lines.
+        let lines = "data: {\"type\":\"ping\"}\nevent: error\ndata: {\"code\":\"slow_down\"}\n";
+        assert_eq!(status_of(openai(), lines), Some(429));
+        let lines =
+            "data: {\"type\":\"ping\"}\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n";
+        assert_eq!(look(openai(), lines), Seen::Content);
+        // In several lines.
+        let lines = "data: {\"error\":\ndata: {\"code\":\"slow_down\"}\ndata: }\n\n";
+        assert_eq!(status_of(openai(), lines), Some(429));
         let words = "event: error\ndata: upstream connect error\n\n";
         assert_eq!(status_of(openai(), words), Some(500));
     }

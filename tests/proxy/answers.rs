@@ -277,10 +277,7 @@ fn a_body_that_is_nothing_but_an_error_goes_to_the_next_token() {
 #[test]
 fn a_compressed_error_that_nobody_has_asked_for_is_read() {
     let text = r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2099-01-01 at 00:00 UTC."}}"#;
-    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    zip.write_all(text.as_bytes()).unwrap();
-    let zipped = zip.finish().unwrap();
-    let sent = zipped.clone();
+    let sent = zipped(text);
     let (_upstream, gateway) = two(move |played, is_first| match is_first {
         true => {
             let length = sent.len();
@@ -293,6 +290,52 @@ fn a_compressed_error_that_nobody_has_asked_for_is_read() {
     });
     assert_eq!(gateway.post(json!({})).text(), "good");
     assert_eq!(gateway.status()["tokens"][0]["condition"], "spend-capped");
+}
+
+fn zipped(text: &str) -> Vec<u8> {
+    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    zip.write_all(text.as_bytes()).unwrap();
+    zip.finish().unwrap()
+}
+
+/// What nobody can read without an inflater, and goes to the client as it came.
+#[test]
+fn a_compressed_stream_is_looked_into_and_stays_compressed() {
+    let (_upstream, gateway) = two(|played, is_first| {
+        let said = if is_first { limit() } else { good() };
+        let body = zipped(&format!("data: {}\n\ndata: {said}\n\n", start()));
+        played.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        ));
+        played.send(body);
+    });
+    let answered = gateway.post(json!({}));
+    let whole = format!("data: {}\n\ndata: {}\n\n", start(), good());
+    assert_eq!(answered.body, zipped(&whole));
+    assert_eq!(answered.field("content-encoding"), Some("gzip"));
+    assert_eq!(gateway.status()["tokens"][0]["condition"], "limited");
+}
+
+/// Clients that read by the line do not miss the blank lines between events.
+#[test]
+fn a_stream_without_blank_lines_is_read_by_the_line() {
+    let (_upstream, gateway) = two(|played, is_first| {
+        let said = if is_first { limit() } else { good() };
+        let text = format!("data: {}\ndata: {said}\n", start());
+        played.send(format!("{SSE}{:x}\r\n{text}\r\n", text.len()));
+        if is_first {
+            played.send("0\r\n\r\n");
+        } else {
+            // The rest takes its time.
+            played.wait_closed();
+        }
+    });
+    let mut wire = gateway.wire();
+    wire.send(gateway.request("/anthropic/v1/messages", "", "{}"));
+    wire.until("good");
+    assert_eq!(gateway.status()["tokens"][0]["condition"], "limited");
 }
 
 /// What stands between here and the provider says, in place of an answer.

@@ -2,6 +2,7 @@
 //! error, a page that something on the way has sent, a stream that has said nothing yet.
 
 use super::*;
+use crate::providers::reply::TEXT_MAX;
 
 /// An error's body is read for what it says: so much of it, and for so long.
 const ERROR_MAX: usize = 64 * 1024;
@@ -94,15 +95,21 @@ impl Exchange<'_> {
             return Ok(Ok(came));
         };
         let until = Instant::now() + span;
+        let mut looked = 0;
         while came.held.len() < most {
             match self.pull(&mut came, until)? {
                 BodyRead::Data(count) => {
-                    let from = came.held.len();
                     came.held.extend_from_slice(&came.link.buffered()[..count]);
                     came.link.consume(count);
-                    let seen = prelude
-                        .as_mut()
-                        .map(|prelude| prelude.look(&came.held[from..]));
+                    let seen = prelude.as_mut().map(|prelude| {
+                        let text = came.response.text(&came.held).unwrap_or_default();
+                        let from = std::mem::replace(&mut looked, text.len());
+                        match text.get(from..).unwrap_or_default() {
+                            // More of a compressed one is not read.
+                            [] if from >= TEXT_MAX => Seen::Content,
+                            more => prelude.look(more),
+                        }
+                    });
                     match seen {
                         Some(Seen::Content) => break,
                         Some(Seen::Failure { status, body }) => {
@@ -127,10 +134,11 @@ impl Exchange<'_> {
             status: 502,
             body: Vec::new(),
         };
+        let text = came.response.text(&came.held).unwrap_or_default();
         let seen = match prelude {
             // A stream that ends before it has said anything has failed, however it ends.
             Some(_) if came.broken => nothing(),
-            Some(prelude) if came.whole => match prelude.finish(&came.held) {
+            Some(prelude) if came.whole => match prelude.finish(&text) {
                 Seen::Prelude => nothing(),
                 seen => seen,
             },
@@ -142,7 +150,7 @@ impl Exchange<'_> {
             {
                 nothing()
             }
-            None if status < 300 && came.whole => lone_error(dialect, &came.held),
+            None if status < 300 && came.whole => lone_error(dialect, &text),
             Some(_) | None => Seen::Content,
         };
         if let Seen::Failure { status, body } = seen {

@@ -4,6 +4,7 @@ use crate::support::env::works;
 use crate::support::family::Standing;
 use crate::support::pty::{CTRL_C, CTRL_D, CTRL_Z, Screen, Setup, skipped};
 use crate::support::{DEADLINE, proc};
+use nix::sys::signal::{Signal, kill};
 use std::time::{Duration, Instant};
 
 /// In a terminal: a group of its own, the same session, in the foreground.
@@ -214,6 +215,27 @@ fn c25_stop_without_a_shell() {
     screen.wait("two\r\ntwo\r\n");
     screen.keys(CTRL_D);
     assert_eq!(screen.end(), 0);
+}
+
+/// A process manager in the same session is no shell with a terminal: when somebody stops the command,
+/// ddollar says so and stays, as the proxy that the command needs when it goes on.
+#[test]
+fn stopped_by_hand_below_a_manager() {
+    let setup = Setup::new();
+    let mut command = setup.command("perl");
+    command.args([
+        "-e",
+        "if (!fork) { setpgrp; exec q(exec $D sh -c 'echo READY $$; exec sleep 600') } wait",
+    ]);
+    let run = setup.headless_command(command);
+    let child = run.pid_after("READY");
+    kill(child, Signal::SIGSTOP).unwrap();
+    run.wait_err("SIGCONT lets it go on");
+    let ddollar = run.family.supervisors()[0];
+    assert!(proc::is_running(ddollar));
+    kill(child, Signal::SIGCONT).unwrap();
+    kill(child, Signal::SIGTERM).unwrap();
+    run.family.gone();
 }
 
 /// A pipeline stops and goes on as a whole.

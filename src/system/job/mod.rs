@@ -171,7 +171,9 @@ impl Job {
         let outcome = match change {
             ChildEvent::Stopped { by } => {
                 let Some(group) = self.command() else { return };
-                let scene = terminal::scene(self.terminal.as_ref(), group);
+                let mut scene = terminal::scene(self.terminal.as_ref(), group);
+                // The parent may be a process manager in the same session, which continues nobody.
+                scene.orphaned |= by == Signal::SIGSTOP && self.terminal.is_none();
                 let for_terminal = matches!(by, Signal::SIGTTIN | Signal::SIGTTOU);
                 if for_terminal && scene.front == Foreground::Other && !scene.orphaned {
                     self.deferred_stop = Some((by, now + SHELLS_MOMENT));

@@ -390,6 +390,29 @@ fn a_spent_provider_that_the_command_does_not_use_stops_nothing() {
         .never_says("Pausing");
 }
 
+/// OpenAI refuses a token of another organization that is sent with this one's name.
+#[test]
+fn the_organization_in_the_environment_is_that_of_the_first_token() {
+    let openai = Provider::openai(&[0.1, 0.1]);
+    let mut run = Supervise::with(&openai)
+        .options(&["--no-proxy"])
+        .env("OPENAI_ORG_ID", "org-1")
+        .env("OPENAI_PROJECT", "night")
+        .script(
+            "trap 'exit 0' TERM
+            echo \"READY $$ ${OPENAI_API_KEY##*-} ${OPENAI_ORG_ID-none} ${OPENAI_PROJECT-none}\"
+            while read -r line; do eval \"$line\"; done",
+        );
+    assert!(run.stdout.wait("READY").ends_with(" 1 org-1 night"));
+    openai.set("org-1", 0.96);
+    assert!(run.stdout.wait("READY").ends_with(" 2 none none"));
+    openai.set("org-1", 0.1);
+    openai.control(spent_at("org-2", "9m"));
+    assert!(run.stdout.wait("READY").ends_with(" 1 org-1 night"));
+    run.finish()
+        .says_once("OPENAI_ORG_ID, OPENAI_PROJECT: only for the first token");
+}
+
 /// A script in one ring over both providers, which says whose token it has.
 fn mixed(anthropic: &Provider, openai: &Provider) -> Run {
     let mut run = Supervise::with(openai).options(&["--mixed"]);

@@ -24,6 +24,15 @@ use std::time::Duration;
 /// Tells a command that can use any provider whose token it has.
 const PROVIDER: &str = "DDOLLAR_PROVIDER";
 
+/// What names the organization and the project of one token of OpenAI's, the first. With another
+/// organization's token OpenAI refuses them (401, `mismatched_organization`).
+const OWNERS: [&str; 4] = [
+    "OPENAI_ORG_ID",
+    "OPENAI_ORGANIZATION",
+    "OPENAI_PROJECT_ID",
+    "OPENAI_PROJECT",
+];
+
 /// What is needed to start the command, at first and again.
 pub(super) struct Launcher {
     command: CommandLine,
@@ -49,6 +58,8 @@ pub(super) struct Launcher {
     placeholders: Option<Vec<Token>>,
     /// What the command is called in place of its line.
     name: Option<String>,
+    /// Whether it was said that variables are left out.
+    said_left_out: bool,
 }
 
 /// The words of the next start.
@@ -97,6 +108,7 @@ impl Launcher {
             passthrough: std::mem::take(&mut config.passthrough),
             placeholders,
             name: config.name.take(),
+            said_left_out: false,
         })
     }
 
@@ -157,6 +169,32 @@ impl Launcher {
         )
     }
 
+    /// Those of [`OWNERS`] that are set and not for the token in use.
+    fn left_out(&self, session: &Session) -> Vec<&'static str> {
+        let is_owned = |token: &Token| token.provider.name == "openai";
+        let is_another = |pool: &TokenPool| {
+            let first = pool.tokens().position(is_owned);
+            is_owned(pool.current()) && first != Some(pool.current_index())
+        };
+        // A proxy leaves them out where they do not fit.
+        if self.placeholders.is_some() || !session.pools().any(is_another) {
+            return Vec::new();
+        }
+        let is_set = |name: &&str| self.environment.iter().any(|(other, _)| other == name);
+        OWNERS.into_iter().filter(is_set).collect()
+    }
+
+    /// What is to be said of them, the first time that there are any.
+    pub(super) fn warns_of_left_out(&mut self, session: &Session) -> Option<RunEvent> {
+        let names = self.left_out(session).join(", ");
+        let is_first = !names.is_empty() && !std::mem::replace(&mut self.said_left_out, true);
+        is_first.then(|| {
+            RunEvent::Warning(format!(
+                "{names}: only for the first token, which may be another organization's"
+            ))
+        })
+    }
+
     /// The start of this line with the tokens in use.
     pub(super) fn start<'a>(
         &'a mut self,
@@ -194,6 +232,7 @@ impl Launcher {
             name: line.name.clone(),
             tokens: tokens.collect(),
             environment: self.offered.as_ref().unwrap_or(&self.environment),
+            left_out: self.left_out(session),
             again,
         }
     }

@@ -454,6 +454,9 @@ impl<'a> Supervisor<'a> {
         if self.launcher.warns_of_input(again) {
             self.console.say(&RunEvent::InputIsReadOnce);
         }
+        if let Some(warning) = self.launcher.warns_of_left_out(&self.session) {
+            self.console.say(&warning);
+        }
         let line = self.launcher.line(again, &self.session, now());
         self.console.say(&RunEvent::Launching {
             command: line.shown.clone(),

@@ -47,6 +47,8 @@ pub(crate) struct Start<'a> {
     pub(crate) name: String,
     /// Its environment, without tokens.
     pub(crate) environment: &'a [(OsString, OsString)],
+    /// Variables of it that this start goes without.
+    pub(crate) left_out: Vec<&'static str>,
     /// The tokens that it gets, and the variables that hold them.
     pub(crate) tokens: Vec<(&'static str, &'a Secret)>,
     /// Whether it has run before: a shortage of the system's is then reported as
@@ -283,7 +285,9 @@ impl Job {
             self.start_watchdog();
         }
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
-        let environment = start.environment.iter().chain(std::iter::once(&cookie));
+        let given = start.environment.iter();
+        let given = given.filter(|(name, _)| !start.left_out.iter().any(|other| name == other));
+        let environment = given.chain(std::iter::once(&cookie));
         let child = Child::spawn(
             start.words,
             start.name,

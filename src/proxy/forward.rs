@@ -594,6 +594,11 @@ impl<'a> Exchange<'a> {
                 let kept = match came.response.status {
                     101 => relay::tunnel(self.client, came, &mask)?,
                     _ => {
+                        let mut came = came;
+                        let location = came.response.value("location");
+                        if let Some(path) = location.and_then(|to| upstream.redirected(to)) {
+                            came.response.replace("location", &path);
+                        }
                         let wanted = self.request.keep_alive
                             && self.large.is_none()
                             && !self.shared.is_stopping();

@@ -125,6 +125,17 @@ impl Response {
             .map(|(_, value)| &self.head[value.clone()])
     }
 
+    /// Puts this in the place of the value of a field that it has.
+    pub(crate) fn replace(&mut self, wanted: &str, value: &str) {
+        let start = self.head.len();
+        self.head.extend_from_slice(value.as_bytes());
+        for (name, place) in &mut self.fields {
+            if self.head[name.clone()].eq_ignore_ascii_case(wanted.as_bytes()) {
+                *place = start..self.head.len();
+            }
+        }
+    }
+
     /// Whether the body is a stream of events that we can read.
     pub(crate) fn is_stream(&self) -> bool {
         self.is_of_type(b"text/event-stream") && self.text(b"").is_some()

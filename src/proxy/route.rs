@@ -106,7 +106,7 @@ fn below_base<'a>(provider: &Provider, rest: &'a str) -> Cow<'a, str> {
     }
 }
 
-fn begins_anew(rest: &str) -> bool {
+pub(crate) fn begins_anew(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with(['/', '?'])
 }
 

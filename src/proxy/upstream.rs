@@ -6,7 +6,7 @@
 //! What is sent and what comes back is not its business.
 
 use super::redact::Redactor;
-use super::{now, tunnel};
+use super::{now, route, tunnel};
 use crate::common::body::Body;
 use crate::common::http::reader::Reader;
 use crate::common::http::stream::{MOMENT, is_late};
@@ -192,6 +192,27 @@ impl Upstream {
             return None;
         }
         reasoning::without(body, |mark| all.contains(&(index, mark)))
+    }
+
+    /// The path on this proxy of what a redirect of the provider's leads to; `None`: it leads elsewhere, as to a
+    /// signed address of a file, or says so by itself.
+    pub(crate) fn redirected(&self, location: &[u8]) -> Option<String> {
+        let url: http::Uri = std::str::from_utf8(location).ok()?.parse().ok()?;
+        let is_here = match url.host() {
+            None => location.starts_with(b"/") && !location.starts_with(b"//"),
+            Some(host) => {
+                let usual = if self.is_here() { 80 } else { 443 };
+                (url.scheme_str() == Some("http")) == self.is_here()
+                    && host
+                        .trim_matches(['[', ']'])
+                        .eq_ignore_ascii_case(&self.name)
+                    && url.port_u16().unwrap_or(usual) == self.port
+            }
+        };
+        let rest = url.path_and_query()?.as_str().strip_prefix(&self.base_path);
+        let below = rest.filter(|rest| is_here && route::begins_anew(rest))?;
+        let provider = self.provider;
+        Some(["/", provider.name, route::base_path(provider), below].concat())
     }
 
     /// The field that carries a token, what stands before it there, and the token.

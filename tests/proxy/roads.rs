@@ -4,7 +4,7 @@ use crate::support::gateway::{Gateway, Wire};
 use crate::support::proc;
 use crate::support::upstream::Upstream;
 use crate::support::{DEADLINE, Supervise};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
@@ -78,6 +78,87 @@ fn a_base_url_with_or_without_a_version_reaches_the_same_place() {
         for path in paths {
             assert_eq!(gateway.post_to(path, json!({})).text(), expected, "{path}");
         }
+    }
+}
+
+/// A client that follows it would leave the proxy, and its secret is worth nothing at the provider.
+#[test]
+fn a_redirect_within_the_provider_leads_to_the_proxy() {
+    let upstream = Upstream::playing(|played| {
+        let host = played.head.split("ost: ").nth(1).unwrap();
+        let host = host.split("\r\n").next().unwrap();
+        let body: Value = serde_json::from_slice(&played.body).unwrap_or_default();
+        let location = body["to"].as_str().unwrap_or_default();
+        let location = location.replace("HERE", &format!("http://{host}"));
+        played.answer(307, &format!("Location: {location}\r\n"), "");
+        true
+    });
+    let openai = of(
+        "OPENAI",
+        "OPENAI_BASE_URL",
+        &format!("{}/own/v1", upstream.url),
+    );
+    let anthropic = of("ANTHROPIC", "ANTHROPIC_BASE_URL", &upstream.url);
+    let path = "/openai/v1/chat/completions";
+    for (gateway, path, to, expected) in [
+        (
+            &openai,
+            path,
+            "HERE/own/v1/chat/completions/?a=b",
+            "/openai/v1/chat/completions/?a=b",
+        ),
+        (
+            &openai,
+            path,
+            "/own/v1/chat/completions/",
+            "/openai/v1/chat/completions/",
+        ),
+        (&openai, path, "/own/v1/v1/x", "/openai/v1/v1/x"),
+        (
+            &anthropic,
+            "/anthropic/v1/messages",
+            "HERE/v1/messages/",
+            "/anthropic/v1/messages/",
+        ),
+        (
+            &anthropic,
+            "/anthropic/messages",
+            "/v1/messages/",
+            "/anthropic/v1/messages/",
+        ),
+        // What the client makes of it stays here anyway.
+        (&openai, path, "completions/", "completions/"),
+        // Elsewhere, as a signed address of a file is, and what the proxy has no path to.
+        (
+            &openai,
+            path,
+            "https://files.example/f?sig=x",
+            "https://files.example/f?sig=x",
+        ),
+        (
+            &openai,
+            path,
+            "//files.example/own/v1/f",
+            "//files.example/own/v1/f",
+        ),
+        (
+            &anthropic,
+            "/anthropic/v1/messages",
+            "//files.example/f",
+            "//files.example/f",
+        ),
+        (
+            &openai,
+            path,
+            "http://127.0.0.1:1/own/v1/f",
+            "http://127.0.0.1:1/own/v1/f",
+        ),
+        (&openai, path, "/login", "/login"),
+        (&openai, path, "/own/v10", "/own/v10"),
+    ] {
+        let answered = gateway.post_to(path, json!({"to": to}));
+        assert_eq!(answered.status, 307);
+        assert_eq!(answered.field("location"), Some(expected), "{to}");
     }
 }
 

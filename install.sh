@@ -28,7 +28,11 @@ main() {
     esac
     name=ddollar-$machine-$system
     folder=${DDOLLAR_BIN:-$HOME/.local/bin}
-    case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
+    case $folder in
+    /*) ;;
+    "~" | "~/"*) fail "DDOLLAR_BIN: only a shell knows '~', and not within quotes; give the whole path" ;;
+    *) folder=$PWD/$folder ;;
+    esac
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' INT TERM HUP

@@ -84,6 +84,22 @@ fn a_relative_folder_is_below_where_it_was_called() {
     assert!(stdout.contains(program.to_str().unwrap()), "{stdout}");
 }
 
+/// In a folder that is called `~` nobody would look for it.
+#[test]
+fn a_tilde_that_no_shell_has_read_is_refused() {
+    let desk = Desk::new();
+    let output = desk
+        .command("sh")
+        .env("DDOLLAR_RELEASES", "file:///nowhere")
+        .env("DDOLLAR_BIN", "~/bin")
+        .stdin(fs::File::open(SCRIPT).unwrap())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("only a shell knows '~'"), "{stderr}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 /// A folder of the program's name is there, or what is installed could not run, as on a disk that is
 /// mounted with noexec.
 #[test]

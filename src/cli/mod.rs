@@ -25,7 +25,7 @@ use args::Values;
 use flags::{FLAGS, Flag};
 use help::ENTRIES;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the proxy listens when it is not told.
 pub(crate) const PORT: u16 = 4141;
@@ -299,9 +299,11 @@ fn apply(
     };
     // Else a file would be called so, or a provider asked for a model of this name.
     let is_token = value.to_str().is_some_and(is_key);
-    let set = match is_token {
-        true => Err(flag.value.unwrap_or_default().into()),
-        false => (flag.set)(values, &value),
+    let is_home = flag.value == Some("FILE") && Path::new(&value).starts_with("~");
+    let set = match flag.value {
+        Some(wants) if is_token => Err(wants.into()),
+        _ if is_home => Err("the whole path: only a shell knows '~', and not behind '='".into()),
+        _ => (flag.set)(values, &value),
     };
     set.map_err(|wants| Error::BadValue {
         flag: name.into(),
@@ -471,6 +473,11 @@ mod tests {
             ),
             ("supervise --interval=-1s -- x", "does not take '-1s'"),
             ("supervise --retries many -- x", "does not take 'many'"),
+            (
+                "supervise --state=~/night.json -- x",
+                "'--state' does not take '~/night.json' give the whole path",
+            ),
+            ("report --svg=~/n.svg", "does not take '~/n.svg'"),
             ("supervise --", "no command to run"),
             ("supervise", "no command to run"),
             ("supervise -v", "no command to run"),

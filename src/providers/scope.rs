@@ -42,6 +42,26 @@ impl EndpointKind {
         matches!(self, EndpointKind::Generate | EndpointKind::Embed)
     }
 
+    /// Whether a request of this kind may be sent again when nobody knows what became of it: an answer of a model
+    /// then costs twice at the most, but of a batch or a file there would be two.
+    pub(crate) fn is_repeatable(self, method: &str, path: &str) -> bool {
+        /// What else is an answer: pictures, sounds, and judgements of texts.
+        const ANSWERS: [&str; 8] = [
+            "generations",
+            "edits",
+            "variations",
+            "speech",
+            "transcriptions",
+            "translations",
+            "moderations",
+            "rerank",
+        ];
+        let last = bytes::path_of(path).rsplit('/').next().unwrap_or_default();
+        self != EndpointKind::Other
+            || !matches!(method, "POST" | "PATCH")
+            || ANSWERS.contains(&last)
+    }
+
     /// Its word in the state file.
     pub(crate) fn name(self) -> &'static str {
         match self {

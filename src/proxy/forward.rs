@@ -234,6 +234,8 @@ fn answer(client: &mut ClientConnection, shared: &Shared, request: &Request) -> 
                 other,
                 has_fallen_back: false,
                 kind: scope.kind,
+                is_repeatable: scope.kind.is_repeatable(request.method(), &path),
+                is_sent: false,
                 request,
                 is_foreign,
                 path: Request::path(&upstream.base_path, &path, |one| shared.key.is_in(one)),
@@ -307,6 +309,10 @@ struct Exchange<'a> {
     other: Option<(Place, String)>,
     has_fallen_back: bool,
     kind: EndpointKind,
+    /// Whether it may be sent again when nobody knows what became of it.
+    is_repeatable: bool,
+    /// Whether the last attempt was sent.
+    is_sent: bool,
     request: &'a Request,
     /// Whether it goes out with the client's own credential.
     is_foreign: bool,
@@ -390,6 +396,19 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let next_step = match (&reading, &came) {
+                // Only these say that nothing was done.
+                (
+                    Ok(Reading {
+                        finding: Finding::Overloaded { .. },
+                        ..
+                    }),
+                    Ok(answer),
+                ) if !self.is_repeatable && !matches!(answer.status(), 429 | 503 | 529) => {
+                    attempts.after(index, Attempt::Spoilt)
+                }
+                (Err(_), _) if self.is_sent && !self.is_repeatable => {
+                    attempts.after(index, Attempt::Spoilt)
+                }
                 (Ok(reading), _) => {
                     attempts.after(index, Attempt::Answered(&reading.finding, testimony))
                 }

@@ -50,6 +50,17 @@ fn two(play: impl Fn(&mut Played, bool) + Send + Sync + 'static) -> (Upstream, G
     (upstream, gateway)
 }
 
+/// The same, and each connection ends after its answer.
+fn two_closing(play: fn(&mut Played, bool)) -> (Upstream, Gateway) {
+    let upstream = Upstream::playing(move |played| {
+        play(played, false);
+        false
+    });
+    let gateway = Gateway::to(&upstream.url, "token-aaaa-1,token-bbbb-2", &[]);
+    wait_until_asked(&gateway);
+    (upstream, gateway)
+}
+
 /// Waits until both tokens have been asked: a later answer to that question would say that a token which
 /// was refused meanwhile is good again.
 fn wait_until_asked(gateway: &Gateway) {
@@ -296,6 +307,47 @@ fn zipped(text: &str) -> Vec<u8> {
     let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     zip.write_all(text.as_bytes()).unwrap();
     zip.finish().unwrap()
+}
+
+/// The provider may have done it: a batch would be there twice, and cost twice.
+#[test]
+fn what_makes_something_is_not_asked_for_twice() {
+    type Play = fn(&mut Played, bool);
+    let fails: [(&str, Play); 4] = [
+        ("500", |played, _| played.answer(500, "", "{}")),
+        ("502", |played, _| {
+            played.answer(502, "Content-Type: text/html\r\n", "<html>");
+        }),
+        ("closed", |_, _| {}),
+        ("not HTTP", |played, _| played.send("SSH-2.0-x\r\n")),
+    ];
+    for (name, fail) in fails {
+        let (upstream, gateway) = two_closing(fail);
+        for path in ["messages/batches", "files"] {
+            let before = upstream.count();
+            let answered = gateway.post_to(&format!("/anthropic/v1/{path}"), json!({}));
+            assert!(answered.status >= 500, "{name} {answered:?}");
+            assert_eq!(upstream.count() - before, 1, "{name} {path}");
+        }
+        // Looking at it makes nothing.
+        let before = upstream.count();
+        assert!(gateway.get("/anthropic/v1/files").status >= 500);
+        let least = if name == "not HTTP" { 1 } else { 3 };
+        assert!(upstream.count() - before >= least, "{name}");
+    }
+}
+
+/// A limit and an overload are refusals.
+#[test]
+fn what_was_refused_is_asked_for_again_whatever_it_makes() {
+    for status in [429, 503, 529] {
+        let (upstream, gateway) = two(move |played, _| match played.number {
+            0 => played.answer(status, "", "{}"),
+            _ => played.answer(200, "", "good"),
+        });
+        let answered = gateway.post_to("/anthropic/v1/files", json!({}));
+        assert_eq!((answered.status, upstream.count()), (200, 2), "{status}");
+    }
 }
 
 /// What nobody can read without an inflater, and goes to the client as it came.

@@ -71,7 +71,8 @@ impl Exchange<'_> {
     ) -> Result<Result<UpstreamResponse, UpstreamError>, Gone> {
         // A connection that was kept may have been closed at the other end in this moment, or be dead. Nothing
         // has been answered on it then, so the request goes again, on a new one.
-        let mut kept = self.upstream.kept();
+        let mut kept = self.is_repeatable.then(|| self.upstream.kept()).flatten();
+        self.is_sent = false;
         loop {
             let reused = kept.is_some();
             let (mut fresh, is_doubted) = match kept.take() {
@@ -83,6 +84,7 @@ impl Exchange<'_> {
             };
             let rest = if body_follows { &self.body[..] } else { &[] };
             let sent = send(&mut fresh, first, rest);
+            self.is_sent = sent.is_ok();
             let came = self.response(fresh, is_doubted)?;
             match (came, sent) {
                 (Err(UpstreamError { began: false, .. }), _) if reused => continue,

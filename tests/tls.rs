@@ -45,6 +45,34 @@ fn the_authorities_that_node_is_told_of_are_trusted_as_well() {
     assert_eq!(served_to_others(&mut provider), 1);
 }
 
+/// What a company sets for Python, curl and Codex, and a folder as OpenSSL has it.
+#[test]
+fn the_authorities_that_other_programs_are_told_of_are_trusted_as_well() {
+    let provider = Provider::anthropic(&[0.1]);
+    let front = Front::of(&provider.url);
+    for (variable, named) in [
+        ("REQUESTS_CA_BUNDLE", "ca.pem"),
+        ("REQUESTS_CA_BUNDLE", "certs"),
+        ("CURL_CA_BUNDLE", "ca.pem"),
+        ("CODEX_CA_CERTIFICATE", "ca.pem"),
+        ("SSL_CERT_DIR", "/no/such/folder:certs"),
+    ] {
+        let supervise = Supervise::behind(&provider, &front.url);
+        let folder = supervise.desk().path().join("certs");
+        std::fs::create_dir(&folder).unwrap();
+        supervise.desk().write("certs/0a1b2c3d.0", &front.authority);
+        supervise.desk().write("certs/README", "x");
+        let file = supervise.desk().write("ca.pem", &front.authority);
+        let value = named
+            .replace("ca.pem", file.to_str().unwrap())
+            .replace("certs", folder.to_str().unwrap());
+        let gateway = Gateway::start(supervise.env(variable, value), &[]);
+        assert_eq!(gateway.post(json!({})).status, 200, "{variable} {named}");
+        // The checks at the start trust them, too.
+        gateway.eventually_status(|status| status["tokens"][0]["condition"] == "usable");
+    }
+}
+
 #[test]
 fn an_unknown_authority_is_told_once_and_disturbs_nothing() {
     let mut provider = Provider::anthropic(&[0.96, 0.1]);

@@ -6,7 +6,7 @@
 //! connected to.
 
 use super::Provider;
-use super::tls::{CERTIFICATE_VARIABLES, Proxy, ProxyProtocol};
+use super::tls::{CERTIFICATE_VARIABLES, Proxy, ProxyProtocol, SSL_CERT_DIR};
 use crate::common::error::Error;
 use core::net::IpAddr;
 use std::path::PathBuf;
@@ -81,8 +81,18 @@ impl Endpoint {
 pub(crate) fn certificate_files(
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Vec<(&'static str, PathBuf)> {
-    let file = |name| Some((name, PathBuf::from(variable(name)?)));
-    CERTIFICATE_VARIABLES.into_iter().filter_map(file).collect()
+    let mut files: Vec<(&'static str, PathBuf)> = Vec::new();
+    for name in CERTIFICATE_VARIABLES {
+        let value = variable(name).unwrap_or_default();
+        for path in value.split(|c| name == SSL_CERT_DIR && c == ':') {
+            // Several may name the same one.
+            let path = PathBuf::from(path);
+            if !path.as_os_str().is_empty() && files.iter().all(|(_, known)| *known != path) {
+                files.push((name, path));
+            }
+        }
+    }
+    files
 }
 
 impl Endpoint {

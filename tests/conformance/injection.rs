@@ -109,6 +109,20 @@ fn no_signalfd() {
     assert_eq!(run.end(), 3, "{}", run.err());
 }
 
+/// A unit with `RestrictAddressFamilies=AF_INET AF_INET6`: claude cannot call back, and gets its token as any
+/// other command does.
+#[test]
+fn no_unix_sockets() {
+    let words = "sh -c 'echo \"TOKEN $ANTHROPIC_API_KEY\"; exit 3'";
+    let options = "--client claude --no-proxy";
+    let Some(mut run) = with_failing("bind:error=EAFNOSUPPORT", options, words) else {
+        return;
+    };
+    assert_eq!(run.end(), 3, "{}", run.err());
+    assert!(run.err().contains("no hooks"), "{}", run.err());
+    assert!(run.out().starts_with("TOKEN sk-"), "{}", run.out());
+}
+
 /// That ddollar itself may open no more files is no outage of the provider's: a failure is the command's own.
 #[test]
 fn no_descriptor_for_a_check() {

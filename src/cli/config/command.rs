@@ -4,7 +4,7 @@ use crate::clients::{self, CommandLine, Merged};
 use crate::common::error::{CommandOf, Error, Slip};
 use crate::events::RunEvent;
 use crate::providers::endpoint::Endpoint;
-use crate::system::os::{self, PrivateFile};
+use crate::system::os::{self, Address, PrivateFile};
 use crate::system::program::{self, Obstacle};
 use crate::tokens::{Ring, Token, shown};
 use std::ffi::OsString;
@@ -23,6 +23,10 @@ pub(super) fn hooked(
     let is_ours = |token: &Token| token.provider.name == clients::HOOKED_PROVIDER;
     if !line.client().has_hooks || !tokens.iter().any(is_ours) {
         return (line, None);
+    }
+    if Address::listen().is_err() {
+        let why = "would need Unix sockets, which are refused";
+        return (line, Some(RunEvent::NoHooks(why)));
     }
     let (own, is_file) = match own_settings(&line) {
         Ok(own) => own,

@@ -4,7 +4,7 @@
 //! client's credential or of its connection goes upstream. Pure. It never sees a token: the credential
 //! to send is handed in.
 
-use crate::common::http::reader::{BodyFraming, Parsed};
+use crate::common::http::reader::{BodyFraming, Parsed, is_field};
 use crate::common::http::request::RequestHead;
 use std::io::Write;
 
@@ -130,7 +130,7 @@ impl Request {
 
     /// Whether it has one of these fields.
     pub(crate) fn has_one_of(&self, names: &[&str]) -> bool {
-        let is_one = |name: &str| names.iter().any(|other| name.eq_ignore_ascii_case(other));
+        let is_one = |name: &[u8]| names.iter().any(|other| is_field(name, other));
         self.head.fields().any(|(name, _)| is_one(name))
     }
 
@@ -209,7 +209,7 @@ impl Request {
         let named: Vec<&[u8]> = self.head.words("connection").collect();
         let (mut authorized, mut framed) = (credential.is_none(), false);
         for (name, value) in self.head.fields() {
-            let is = |other: &&str| name.eq_ignore_ascii_case(other);
+            let is = |other: &&str| is_field(name, other);
             let value: &[u8] = if is(&"host") {
                 host.as_bytes()
             } else if CREDENTIALS.iter().any(is) && credential.is_some() {
@@ -229,31 +229,27 @@ impl Request {
                 };
                 // A body that was read as a whole has a length, however it came.
                 let chunked = is(&"transfer-encoding");
-                let name = if chunked { "Content-Length" } else { name };
+                let name = if chunked { b"Content-Length" } else { name };
+                put(out, &[name]);
                 // Into memory, which takes everything.
-                let _ = write!(out, "{name}: {length}\r\n");
+                let _ = write!(out, ": {length}\r\n");
                 continue;
             } else if is(&"accept-encoding") {
                 // What went wrong stands in the body, and a body that only the client can read
                 // would hide it from us. On loopback nothing is gained by compression.
                 b"identity"
-            } else if is_secret_in(value)
-                || is_secret_in(name.as_bytes())
-                || left_out.iter().any(is)
-            {
+            } else if is_secret_in(value) || is_secret_in(name) || left_out.iter().any(is) {
                 continue;
             } else if self.is_websocket && (is(&"upgrade") || is(&"connection")) {
                 value
             } else if NOT_PASSED_ON.iter().any(is)
-                || named
-                    .iter()
-                    .any(|other| name.as_bytes().eq_ignore_ascii_case(other))
+                || named.iter().any(|other| name.eq_ignore_ascii_case(other))
             {
                 continue;
             } else {
                 value
             };
-            put(out, &[name.as_bytes(), b": ", value, b"\r\n"]);
+            put(out, &[name, b": ", value, b"\r\n"]);
         }
         if let Some(credential) = credential.filter(|_| !authorized) {
             put(out, &credential);

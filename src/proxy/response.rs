@@ -6,7 +6,7 @@
 use super::redact::Redactor;
 use super::stream_prelude::LONE_ERROR_MAX;
 use crate::common::http::headers::Headers;
-use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError};
+use crate::common::http::reader::{self, BodyFraming, FIELDS_MAX, Parsed, ReadError, is_field};
 use crate::common::http::request::place_in;
 use crate::providers::reply::uncoded;
 use std::borrow::Cow;
@@ -121,7 +121,7 @@ impl Response {
     pub(crate) fn value(&self, wanted: &str) -> Option<&[u8]> {
         let mut fields = self.fields.iter();
         fields
-            .find(|(name, _)| self.head[name.clone()].eq_ignore_ascii_case(wanted.as_bytes()))
+            .find(|(name, _)| is_field(&self.head[name.clone()], wanted))
             .map(|(_, value)| &self.head[value.clone()])
     }
 
@@ -130,7 +130,7 @@ impl Response {
         let start = self.head.len();
         self.head.extend_from_slice(value.as_bytes());
         for (name, place) in &mut self.fields {
-            if self.head[name.clone()].eq_ignore_ascii_case(wanted.as_bytes()) {
+            if is_field(&self.head[name.clone()], wanted) {
                 *place = start..self.head.len();
             }
         }
@@ -199,18 +199,17 @@ impl Response {
         let named: Vec<&[u8]> = self
             .fields
             .iter()
-            .filter(|(name, _)| self.head[name.clone()].eq_ignore_ascii_case(b"connection"))
+            .filter(|(name, _)| is_field(&self.head[name.clone()], "connection"))
             .flat_map(|(_, value)| self.head[value.clone()].split(|byte| *byte == b','))
             .map(<[u8]>::trim_ascii)
             .collect();
         for (name, value) in &self.fields {
             let (name, value) = (&self.head[name.clone()], &self.head[value.clone()]);
-            let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
-            let is_length = is(b"content-length");
+            let is_length = is_field(name, "content-length");
             let ours = is_length && framing != Framing::AsItCame;
-            let dropped = NOT_PASSED_ON.iter().any(|other| is(other.as_bytes()))
+            let dropped = NOT_PASSED_ON.iter().any(|other| is_field(name, other))
                 || name.len() >= 15 && name[..15].eq_ignore_ascii_case(b"access-control-")
-                || !is_length && named.iter().any(|other| is(other));
+                || !is_length && named.iter().any(|other| name.eq_ignore_ascii_case(other));
             if dropped || ours {
                 continue;
             }

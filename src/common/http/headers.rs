@@ -51,21 +51,18 @@ impl Headers {
 impl<'a> Extend<(&'a [u8], &'a [u8])> for Headers {
     fn extend<I: IntoIterator<Item = (&'a [u8], &'a [u8])>>(&mut self, fields: I) {
         let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+        let mut text = std::mem::take(&mut self.text).into_bytes();
         for (name, value) in fields {
             if !name.iter().all(u8::is_ascii_graphic) || !value.iter().all(is_text) {
                 continue;
             }
-            let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value))
-            else {
-                continue;
-            };
-            let start = self.text.len();
-            self.text.push_str(name);
-            self.text[start..].make_ascii_lowercase();
-            let end = self.text.len();
-            self.text.push_str(value);
-            self.ends.push((end, self.text.len()));
+            text.extend(name.iter().map(u8::to_ascii_lowercase));
+            let end = text.len();
+            text.extend_from_slice(value);
+            self.ends.push((end, text.len()));
         }
+        // It is ASCII. Seen as text once, not field by field.
+        self.text = String::from_utf8(text).unwrap_or_default();
     }
 }
 

@@ -91,17 +91,19 @@ impl RequestHead {
     }
 
     /// Names in their case, and values, in their order.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let fields = self.fields.iter();
-        fields.map(|(name, value)| (self.text(name), &self.bytes[value.clone()]))
+        fields.map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
     }
 
     /// The values of a field, whose name is given in any case.
     pub(crate) fn values<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let is_wanted = |name: &[u8]| name.eq_ignore_ascii_case(wanted.as_bytes());
+        let is_wanted = |name: &[u8]| reader::is_field(name, wanted);
         let fields = self.fields.iter();
         fields
-            .filter(move |(name, _)| is_wanted(&self.bytes[name.clone()]))
+            .filter(move |(name, _)| {
+                name.len() == wanted.len() && is_wanted(&self.bytes[name.clone()])
+            })
             .map(|(_, value)| &self.bytes[value.clone()])
     }
 
@@ -119,7 +121,7 @@ impl RequestHead {
     }
 
     fn text(&self, place: &Range<usize>) -> &str {
-        // httparse has seen to it that methods, targets and names are text.
+        // httparse has seen to it that methods and targets are text.
         std::str::from_utf8(&self.bytes[place.clone()]).unwrap_or_default()
     }
 }

@@ -40,7 +40,7 @@ fn head(bytes: &[u8]) -> Parsed<(Request, BodyFraming)> {
         chunked_ok: head.modern,
         body: Vec::new(),
         headers: headers
-            .map(|(name, value)| (name.to_ascii_lowercase(), text(value)))
+            .map(|(name, value)| (text(name).to_ascii_lowercase(), text(value)))
             .collect(),
     };
     Ok(Some(((request, head.body), length)))

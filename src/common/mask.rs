@@ -27,6 +27,8 @@ const DISTINCT: [&str; 13] = [
     "r8_",
     "tgp_",
 ];
+/// How Google's newer keys begin. The stop is in no other one's.
+const WITH_A_STOP: &str = "AQ.";
 /// How keys of many providers begin (OpenAI, DeepSeek, Moonshot), and Fireworks's; and a few words as well.
 const COMMON: [&str; 2] = ["sk-", "fw_"];
 /// Real keys have 32 characters and more. What is shorter than this may be a word.
@@ -61,10 +63,12 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
 
 /// Whether this is one key and nothing else.
 pub(crate) fn is_key(text: &str) -> bool {
-    let mut words = words(text);
+    let rest = text.strip_prefix(WITH_A_STOP).unwrap_or(text);
+    let has_stop = rest.len() < text.len() && rest.len() >= SHORTEST;
+    let mut words = words(rest);
     words
         .next()
-        .is_some_and(|(_, word)| word == text && has_shape(word))
+        .is_some_and(|(_, word)| word == rest && (has_stop || has_shape(word)))
 }
 
 /// The text with everything that has the shape of a key replaced; `None` where there is nothing.
@@ -72,7 +76,8 @@ fn without_keys(text: &str) -> Option<String> {
     let mut masked = String::new();
     let mut from = 0;
     for (start, word) in words(text) {
-        if has_shape(word) {
+        let before = text.get(..start).unwrap_or_default();
+        if has_shape(word) || before.ends_with(WITH_A_STOP) && word.len() >= SHORTEST {
             masked.push_str(text.get(from..start)?);
             let end = word.get(word.len() - SHOWN..)?;
             masked.push_str(&format!("(key …{end})"));
@@ -128,23 +133,29 @@ mod tests {
             "csk-0123456789abcdef0123",
             "tgp_v1_AbCdEfGhIjKlMnOpQrSt",
             "fw_3ZabCDefGHijKLmnOPqrST12",
+            "AQ.Ab8RN6JAbCdEfGhIjKlMnOp",
         ] {
+            assert!(is_key(key));
             let end = &key[key.len() - 4..];
+            let stop = if key.contains('.') { WITH_A_STOP } else { "" };
             for (text, wanted) in [
-                (key.to_owned(), format!("(key …{end})")),
+                (key.to_owned(), format!("{stop}(key …{end})")),
                 (
                     format!("no file '{key}': gone"),
-                    format!("no file '(key …{end})': gone"),
+                    format!("no file '{stop}(key …{end})': gone"),
                 ),
                 (
                     format!("KEY={key} and {key}"),
-                    format!("KEY=(key …{end}) and (key …{end})"),
+                    format!("KEY={stop}(key …{end}) and {stop}(key …{end})"),
                 ),
                 (
                     format!("{{\"command\":\"x --key={key}\"}}"),
-                    format!("{{\"command\":\"x --key=(key …{end})\"}}"),
+                    format!("{{\"command\":\"x --key={stop}(key …{end})\"}}"),
                 ),
-                (format!("ümläut/{key}/é"), format!("ümläut/(key …{end})/é")),
+                (
+                    format!("ümläut/{key}/é"),
+                    format!("ümläut/{stop}(key …{end})/é"),
+                ),
             ] {
                 assert_eq!(masked(&text), wanted);
             }
@@ -165,6 +176,8 @@ mod tests {
             "fw_",
             "fw_update_of_the_router",
             "AIza",
+            "AQ.Ab8RN6J",
+            "FAQ. and-a-word-of-some-length",
             "sk-ant-oat",
             "/usr/lib/python3/dist-packages/gsk_render",
         ] {

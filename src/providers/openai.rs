@@ -96,6 +96,14 @@ const NOT_ACCEPTED: [&str; 6] = [
 /// (i-am-bee/beeai-framework#447).
 const UNKNOWN_TOKEN: &str = "Incorrect API key provided";
 
+/// How the message of xAI's 403 begins for what a request says. It costs a fee each time, and its code is that of
+/// every 403 (Wei-Shaw/sub2api#4785).
+const UNFIT: &str = "Content violates usage guidelines";
+
+/// `code` or `type` of a 429 for the provider's own load, which every token meets: Cerebras' queue, and Mistral's
+/// machines. Both have their fields at the top.
+const FULL: [&str; 2] = ["queue_exceeded", "service_tier_capacity_exceeded"];
+
 /// Fields of a request that name what its token must belong to: the organization and the project.
 const OWNERS: [&str; 2] = ["openai-organization", "openai-project"];
 
@@ -193,7 +201,7 @@ pub(super) fn field_of<'a>(chat: &Chat, header: &'a str) -> Option<(&'a str, Fie
 pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
     let error = ErrorBody::of_failure(reply)?;
     let names = |known: &[&str]| {
-        ["/error/code", "/error/type"]
+        ["/error/code", "/error/type", "/code", "/type"]
             .iter()
             .any(|place| known.contains(&error.text(place)))
     };
@@ -213,12 +221,18 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
     if is_unknown || matches!(reply.status, 400..=403) && names(&NOT_ACCEPTED) {
         return Some(Finding::Rejected);
     }
+    // OpenRouter names the reasons of its moderation.
+    let is_unfit =
+        message.starts_with(UNFIT) || error.0.pointer("/error/metadata/reasons").is_some();
+    if reply.status == 403 && is_unfit {
+        return Some(Finding::Served);
+    }
     if reply.status != 429 {
         return None;
     }
     // OpenRouter: the limit of a model's own provider, which every token meets.
     let retry_after = times::retry_after(&reply.headers, clock).or_else(|| error.wait(clock));
-    if !error.text("/error/metadata/provider_name").is_empty() {
+    if names(&FULL) || !error.text("/error/metadata/provider_name").is_empty() {
         return Some(Finding::Overloaded { retry_after });
     }
     // And its own, whose reset may stand in the body only.

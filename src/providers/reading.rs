@@ -53,7 +53,7 @@ pub(crate) struct Reading {
 /// What became of a request, as far as it concerns the token.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Finding {
-    /// 2xx, or a refusal that is only about the request but carries limits: the token works.
+    /// 2xx, or a refusal that is only about the request but carries limits, or has read it: the token works.
     Served,
     /// A throughput limit. Waiting helps.
     Limited {
@@ -289,7 +289,9 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
         300..=399 => "the base URL redirects elsewhere",
         // About our request, not the token. With limits it was accepted and counted, and told us
         // what we want (OpenAI: "Could not finish the message …").
-        400 | 413 | 422 if has_limits => return Finding::Served,
+        // Of 413, Groq says so of what is more than the limit of a minute, which another organization may
+        // have room for (continuedev/continue#10218).
+        400 | 422 if has_limits => return Finding::Served,
         400 | 413 | 422 => "the request itself is refused",
         401 => return Finding::Rejected,
         402 => return Finding::SpendCapped { until: None },
@@ -298,7 +300,8 @@ fn common_finding(reply: &Reply, usage: &Usage, clock: Clock) -> Finding {
         403 => "access is refused, maybe not for the token",
         404 => "this model or address is not known",
         // The server gave up on a slow request; as passing as a 504.
-        408 => return Finding::Overloaded { retry_after: None },
+        // And so is Groq's word for a flex tier that is full.
+        408 | 498 => return Finding::Overloaded { retry_after: None },
         429 => {
             return Finding::Limited {
                 retry_after: times::retry_after(&reply.headers, clock),

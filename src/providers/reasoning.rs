@@ -16,6 +16,14 @@ use serde_json::Value;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 
+/// How Google's 403 begins for what belongs to another project, with a request that its token may make.
+const OF_ANOTHER_PROJECT: [&str; 2] = [
+    "You do not have permission to access the File",
+    "CachedContent not found",
+];
+/// What Google's 429 says of a model that is not for everybody who pays nothing: there is no waiting for it.
+const NO_QUOTA: &str = ", limit: 0";
+
 /// What a request names that another organization has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OfAnother {
@@ -32,9 +40,23 @@ pub(crate) enum OfAnother {
 const UNVERIFIED: &str = "Your organization must be verified";
 
 impl Provider {
-    /// What a 400 or 403 refuses because another organization has it: it is a 404 in all but its number.
+    /// What a 400, 403 or 429 refuses because another organization has it: it is a 404 in all but its number.
     pub(crate) fn of_another(&self, refusal: &Reply) -> Option<OfAnother> {
-        let body = matches!(self.dialect, Dialect::Chat(_)).then(|| ErrorBody::of(refusal))?;
+        let body = ErrorBody::of(refusal);
+        match self.dialect {
+            Dialect::Anthropic => return None,
+            Dialect::Gemini => {
+                let said = body.message();
+                return match OF_ANOTHER_PROJECT
+                    .iter()
+                    .any(|first| said.starts_with(first))
+                {
+                    true => Some(OfAnother::Answer),
+                    false => said.contains(NO_QUOTA).then_some(OfAnother::Model),
+                };
+            }
+            Dialect::Chat(_) => {}
+        }
         match body.text("/error/code") {
             "invalid_encrypted_content" => Some(OfAnother::Reasoning),
             "previous_response_not_found" => Some(OfAnother::Answer),

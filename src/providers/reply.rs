@@ -148,10 +148,10 @@ impl ErrorBody {
 }
 
 /// When to try again, out of "… Please try again in 15.7s. Visit …": a number with a unit, which may
-/// stand apart from it.
+/// stand apart from it. A LiteLLM proxy begins a sentence with it, and Azure has words of its own.
 fn try_again_in(message: &str, clock: Clock) -> Option<SystemTime> {
-    const BEFORE: &str = "try again in ";
-    let (_, rest) = message.split_once(BEFORE)?;
+    const BEFORE: [&str; 2] = ["ry again in ", "lease retry after "];
+    let (_, rest) = BEFORE.iter().find_map(|words| message.split_once(words))?;
     let mut words = rest.split_whitespace();
     let first = words.next()?;
     let is_number = first

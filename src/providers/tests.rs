@@ -538,10 +538,10 @@ proptest! {
             match reading.finding {
                 Finding::Limited { retry_after } | Finding::Overloaded { retry_after } => {
                     prop_assert!(retry_after != Some(Duration::ZERO));
-                    prop_assert!(matches!(status, 408 | 429 | 500..=599));
+                    prop_assert!(matches!(status, 408 | 429 | 498 | 500..=599));
                 }
                 Finding::SpendCapped { until } => prop_assert!(until.is_none_or(|until| until > now())),
-                Finding::Served => prop_assert!(matches!(status, 200..=299 | 400 | 413 | 422)),
+                Finding::Served => prop_assert!(matches!(status, 200..=299 | 400 | 403 | 422)),
                 Finding::Rejected => prop_assert!(matches!(status, 400 | 401 | 403)),
                 Finding::Unclear { why } => prop_assert!(!why.is_empty() && !why.ends_with('.')),
             }

@@ -38,6 +38,20 @@ const EVENT_MAX: usize = 512 * 1024;
 /// A JSON answer larger than this is none that is nothing but an error. In bytes.
 pub(crate) const LONE_ERROR_MAX: u64 = 8 * 1024;
 
+/// How the codes begin of what is wrong with the request itself: in OpenAI's reference of failed responses, and in
+/// what Codex knows.
+const OF_THE_REQUEST: [&str; 7] = [
+    "context_length_exceeded",
+    "invalid_",
+    "unsupported_",
+    "image_",
+    "content_",
+    "cyber_policy",
+    "empty_image_file",
+];
+/// The reason with which DeepSeek ends an answer for want of machines, as its reference has it.
+const NO_RESOURCE: &str = "insufficient_system_resource";
+
 /// The name of the field that an error is in.
 const ERROR: &[u8] = b"\"error\"";
 
@@ -151,7 +165,8 @@ fn line_of(line: &[u8]) -> impl Iterator<Item = u8> {
 /// What a whole JSON body of a good status comes to: an error, if it is nothing but one.
 pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
     // Most answers are none, and this costs them next to nothing.
-    let names_error = bytes::find(body, ERROR).is_some();
+    let names = |word: &[u8]| bytes::find(body, word).is_some();
+    let names_error = names(ERROR) || names(NO_RESOURCE.as_bytes());
     let parsed = names_error
         .then(|| serde_json::from_slice::<Value>(body).ok())
         .flatten();
@@ -231,14 +246,16 @@ fn error_of<'a>(event: &'a Value, kind: &str) -> Option<&'a Value> {
     })
 }
 
-/// The error of a choice that says nothing (OpenRouter).
+/// The error of a choice that says nothing (OpenRouter), or the reason for its end where that is one.
 fn choice_error(event: &Value) -> Option<&Value> {
     let choice = event.pointer("/choices/0")?;
     let says_nothing = ["delta", "message", "text"]
         .iter()
         .all(|name| choice.get(name).is_none_or(is_blank));
-    let error = choice.get("error");
-    error.filter(|error| says_nothing && error.is_object())
+    let error = choice.get("error").filter(|error| error.is_object());
+    let reason = choice.get("finish_reason");
+    let error = error.or_else(|| reason.filter(|reason| *reason == NO_RESOURCE));
+    error.filter(|_| says_nothing)
 }
 
 fn failure(dialect: Dialect, error: &Value) -> Seen {
@@ -318,6 +335,8 @@ fn status(dialect: Dialect, error: &Value) -> u16 {
             code if code.ends_with("_limit_exceeded") => 429,
             "invalid_api_key" => 401,
             "server_is_overloaded" | "overloaded" => 503,
+            // With every token it would fail alike (james-6-23/codex2api#310).
+            code if OF_THE_REQUEST.iter().any(|first| code.starts_with(first)) => 400,
             _ if kind == "invalid_request_error" => 400,
             _ => 500,
         },
@@ -419,6 +438,20 @@ mod tests {
                 502,
             ),
             (r#"{"error":"rate limit exceeded"}"#, 500),
+            (
+                r#"{"choices":[{"delta":{"content":""},"finish_reason":"insufficient_system_resource"}]}"#,
+                500,
+            ),
+            // What the request says is wrong.
+            (
+                r#"{"type":"response.failed","response":{"error":{"code":"context_length_exceeded"}}}"#,
+                400,
+            ),
+            (
+                r#"{"type":"error","code":"invalid_prompt","message":"x"}"#,
+                400,
+            ),
+            (r#"{"error":{"code":"invalid_api_key"}}"#, 401),
         ] {
             let text = format!("data: {event}\n\n");
             assert_eq!(status_of(openai(), &text), Some(status), "{event}");
@@ -487,6 +520,10 @@ mod tests {
             (r#"[{"error":{"code":503,"status":"UNAVAILABLE"}}]"#, 503),
             (r#"{"error":"in words"}"#, 500),
             (
+                r#"{"choices":[{"message":{"content":""},"finish_reason":"insufficient_system_resource"}]}"#,
+                500,
+            ),
+            (
                 r#"{"object":"chat.completion","choices":[{"message":{"role":"assistant","content":""},"finish_reason":"error","error":{"code":429,"message":"x"}}]}"#,
                 429,
             ),
@@ -499,6 +536,7 @@ mod tests {
             r#"{"id":"g","error":null}"#,
             r#"{"error":""}"#,
             r#"{"id":"g","choices":[{"message":{"content":"half"},"error":{"code":429}}]}"#,
+            r#"{"choices":[{"message":{"content":"half"},"finish_reason":"insufficient_system_resource"}]}"#,
             r#"{"id":"g","choices":[{"message":{"content":""},"error":null}]}"#,
             r#"{"id":"g","choices":[{"error":"in words","text":"half"}]}"#,
             r#""error""#,

@@ -350,6 +350,47 @@ fn what_was_refused_is_asked_for_again_whatever_it_makes() {
     }
 }
 
+/// A prompt that is too long is that with every token, and pays for being read.
+#[test]
+fn what_is_wrong_with_the_request_is_not_asked_again() {
+    let failed = json!({"type": "response.failed", "response": {"error": {"code": "context_length_exceeded", "message": "x"}}});
+    let said = events(&[json!({"type": "response.created"}), failed]);
+    let upstream = Upstream::playing(move |played| {
+        played.send(format!("{SSE}{said}0\r\n\r\n"));
+        true
+    });
+    let run = Supervise::bare()
+        .env("OPENAI_BASE_URL", format!("{}/v1", upstream.url))
+        .env("OPENAI_API_KEYS", "token-aaaa-1,token-bbbb-2");
+    let gateway = Gateway::start(run, &["--model", "m"]);
+    let answered = gateway.post_to("/openai/v1/responses", json!({"stream": true}));
+    assert!(answered.text().contains("context_length_exceeded"));
+    assert_eq!(upstream.count(), 1);
+}
+
+/// Google's projects that pay nothing have a limit of 0 for some models, for which nobody can wait.
+#[test]
+fn a_model_without_any_quota_is_asked_of_another_project_or_refused_at_once() {
+    const NO_QUOTA: &str = r#"{"error":{"code":429,"message":"You exceeded your current quota.\n* Quota exceeded for metric: generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0, model: gemini-3-pro\nPlease retry in 22.6s.","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"22s"}]}}"#;
+    let provider = Canned::start(|asked| match asked.token.ends_with('1') {
+        true => (429, "", NO_QUOTA),
+        false => (200, "", r#"{"candidates":[]}"#),
+    });
+    let path = "/gemini/v1beta/models/gemini-3-pro:generateContent";
+    for (tokens, status) in [
+        ("AIzaTESTaaaaaaaaaaaa1", 429),
+        ("AIzaTESTaaaaaaaaaaaa1,AIzaTESTbbbbbbbbbbbb2", 200),
+    ] {
+        let run = Supervise::bare()
+            .env("GOOGLE_GEMINI_BASE_URL", &provider.url)
+            .env("GEMINI_API_KEYS", tokens);
+        let gateway = Gateway::start(run, &[]);
+        let mut wire = gateway.wire();
+        wire.send(gateway.request(path, "", "{}"));
+        assert_eq!(wire.answer().status, status);
+    }
+}
+
 /// What nobody can read without an inflater, and goes to the client as it came.
 #[test]
 fn a_compressed_stream_is_looked_into_and_stays_compressed() {

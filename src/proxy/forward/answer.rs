@@ -156,7 +156,8 @@ impl Exchange<'_> {
         if let Seen::Failure { status, body } = seen {
             came.failure.get_or_insert((status, body));
         }
-        if matches!(status, 400 | 403) && self.upstream.provider.of_another(&came.reply()).is_some()
+        if matches!(status, 400 | 403 | 429)
+            && self.upstream.provider.of_another(&came.reply()).is_some()
         {
             came.failure = Some((404, came.held.clone()));
         }

@@ -15,6 +15,7 @@ use crate::system::watchdog;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpgrp, getppid, tcsetpgrp};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -169,11 +170,12 @@ impl ExecSpec {
             return ExitCode::from(OWN_FAILURE);
         }
         let report = own_copy(self.report);
-        if self.take_terminal
-            && let Some(terminal) = terminal::controlling()
-        {
+        match terminal::controlling() {
             // SIGTTOU is blocked here, so that a background group may do this.
-            let _ = tcsetpgrp(&terminal, getpgrp());
+            Some(terminal) if self.take_terminal => drop(tcsetpgrp(&terminal, getpgrp())),
+            // The command gets it when it stops for it. bash ignores SIGTTIN in a command substitution.
+            Some(_) => signals::make_default(Signal::SIGTTIN),
+            None => {}
         }
         signals::set_mask(self.inherited.blocked);
         self.inherited.limits.restore();

@@ -16,6 +16,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The signals that are handled, beside those for one program ([`FOR_ONE`]). Not among them are those
 /// that tell of a fault in the program that gets them, such as SIGSEGV, and SIGPIPE, which Rust
@@ -166,6 +167,12 @@ pub(crate) fn set_mask(blocked: u64) {
         .filter(|signal| blocked & bit(*signal as i32) != 0)
         .collect();
     let _ = mask.thread_set_mask();
+}
+
+/// Gives a signal its usual effect in the program that this process becomes, also if it is ignored here:
+/// execve(2) does so with one that is handled.
+pub(crate) fn make_default(signal: Signal) {
+    let _ = signal_hook::flag::register(signal as i32, Arc::default());
 }
 
 fn bits(mask: &SigSet) -> u64 {

@@ -273,6 +273,19 @@ fn c27_pipeline_peer_needs_the_terminal() {
     screen.leave();
 }
 
+/// bash ignores SIGTTIN in a command substitution, so that a read in the background is an error there: the
+/// command gets the terminal all the same.
+#[test]
+fn command_substitution() {
+    let mut screen = Setup::new().bash();
+    screen.line("x=$($D sh -c 'echo ASKS >/dev/tty; read a </dev/tty; echo got-$a')");
+    screen.wait("ASKS\r\n");
+    screen.line("blue");
+    assert_eq!(screen.prompt(), 0);
+    assert!(screen.ask("echo \"[$x]\";").contains("[got-blue]"));
+    screen.leave();
+}
+
 /// A full-screen program whose stdin is a pipe still gets the terminal, when it asks for it.
 #[test]
 fn c28_tui_behind_a_pipe() {

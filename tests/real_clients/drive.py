@@ -500,7 +500,7 @@ def check_steps(case, name):
 
 # What can go wrong without the proxy, and how ddollar says at the start that it can.
 EXPLAINED = {"steps": r"\w+: (its? .* anew)", "status": r"\w+: (checks ask for .*|OpenAI refuses .*)",
-             "it stands still": r"\w+: (its .* waits for you .*|a limit is seen only .*)"}
+             "it stands still": r"\w+: (its .* waits for you .*|a limit is seen only .*|OpenAI refuses .*)"}
 
 
 def told(case, error):

@@ -16,6 +16,25 @@ pub(crate) struct Now {
     pub(crate) tick: Instant,
 }
 
+#[cfg(test)]
+impl Now {
+    /// A moment for tests, in 2027.
+    pub(crate) fn of_tests() -> Now {
+        Now {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            tick: Instant::now(),
+        }
+    }
+
+    /// The moment when both clocks have gone on by this.
+    pub(crate) fn after(self, span: Duration) -> Now {
+        Now {
+            wall: self.wall + span,
+            tick: self.tick + span,
+        }
+    }
+}
+
 /// A moment in the future that neither suspend nor a changed wall clock can push away.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Until {

@@ -384,17 +384,10 @@ mod tests {
     fn without_a_terminal_a_wait_is_spoken_of_every_ten_minutes() {
         let mut console = Console::new(Verbosity::Normal, |_| None);
         console.redraws = false;
-        let start = Now {
-            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-            tick: Instant::now(),
-        };
+        let start = Now::of_tests();
         let until = Some(Until::after(Duration::from_secs(3600), start));
         let after = |seconds| {
-            let span = Duration::from_secs(seconds);
-            let now = Now {
-                wall: start.wall + span,
-                tick: start.tick + span,
-            };
+            let now = start.after(Duration::from_secs(seconds));
             let next = console.count_down(until, || true, now);
             let spoken = console.pending.borrow().spoken;
             (

@@ -155,26 +155,11 @@ pub(crate) fn backoff(times: u32) -> Duration {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::SystemTime;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
-    }
-
-    fn start() -> Now {
-        Now {
-            wall: SystemTime::UNIX_EPOCH + seconds(1_800_000_000),
-            tick: Instant::now(),
-        }
-    }
-
-    fn later(now: Now, span: Duration) -> Now {
-        Now {
-            wall: now.wall + span,
-            tick: now.tick + span,
-        }
     }
 
     fn window(name: &str, used: f64, limit: Option<u64>) -> Window {
@@ -199,23 +184,23 @@ mod tests {
         let day = Usage {
             windows: vec![window("requests-day", 0.1, Some(14_400))],
         };
-        let crossing = schedule.look(0, &day, start());
-        assert_eq!(schedule.pause(crossing, &day, start()), 10 * MINUTE);
+        let crossing = schedule.look(0, &day, Now::of_tests());
+        assert_eq!(schedule.pause(crossing, &day, Now::of_tests()), 10 * MINUTE);
         assert_eq!(schedule.interval(), 10 * MINUTE);
         // As soon as nothing says so any more, it is the user's interval again.
-        assert_eq!(schedule.look(0, &usage(0.1), start()), None);
+        assert_eq!(schedule.look(0, &usage(0.1), Now::of_tests()), None);
         assert_eq!(schedule.interval(), MINUTE);
     }
 
     /// The pause after these looks, one after the other so many seconds apart.
     fn pause_after(interval: Duration, apart: u64, shares: &[f64]) -> Duration {
         let mut schedule = ProbeSchedule::new(interval, 0.95);
-        let mut now = start();
+        let mut now = Now::of_tests();
         let mut pause = interval;
         for used in shares {
             let crossing = schedule.look(0, &usage(*used), now);
             pause = schedule.pause(crossing, &usage(*used), now);
-            now = later(now, seconds(apart));
+            now = now.after(seconds(apart));
         }
         pause
     }
@@ -267,10 +252,10 @@ mod tests {
             ],
         };
         let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
-        let now = start();
+        let now = Now::of_tests();
         assert_eq!(schedule.look(0, &both(0.9, 0.1), now), None);
         assert_eq!(schedule.look(1, &both(0.0, 0.0), now), None);
-        let now = later(now, seconds(10));
+        let now = now.after(seconds(10));
         // The fullest one stands still.
         let crossing = schedule.look(0, &both(0.9, 0.6), now).unwrap();
         assert!(crossing.abs_diff(seconds(7)) < Duration::from_millis(1));
@@ -291,19 +276,19 @@ mod tests {
                 windows: vec![window(name, used, Some(limit))],
             };
             let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
-            let mut now = start();
+            let mut now = Now::of_tests();
             let begun = now;
             let mut sooner = 0;
             let _ = schedule.look(0, &steep(0.0), now);
             for step in 1..12 {
-                now = later(now, seconds(4));
+                now = now.after(seconds(4));
                 let now_used = steep(0.075 * f64::from(step));
                 let crossing = schedule.look(0, &now_used, now);
                 sooner += u64::from(schedule.pause(crossing, &now_used, now) < MINUTE);
             }
             assert_eq!(sooner, most.min(11), "{name} {limit}");
             // A new period, a new share.
-            now = later(begun, seconds(120));
+            now = begun.after(seconds(120));
             let crossing = Some(seconds(1));
             let hurries = schedule.pause(crossing, &steep(0.9), now) < MINUTE;
             assert_eq!(hurries, most > 0, "{name} {limit}");
@@ -312,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_long_window_has_one_share_until_it_is_full_again() {
-        let now = start();
+        let now = Now::of_tests();
         let day = |used| Usage {
             windows: vec![Window {
                 resets_at: Some(now.wall + seconds(36_000)),
@@ -321,7 +306,7 @@ mod tests {
         };
         let mut schedule = ProbeSchedule::new(MINUTE, 0.95);
         let mut hurries = |at| {
-            let now = later(now, seconds(at));
+            let now = now.after(seconds(at));
             schedule.pause(Some(seconds(1)), &day(0.9), now) < MINUTE
         };
         let times = [0, 100, 7000, 20_000, 35_000, 36_000];
@@ -337,13 +322,13 @@ mod tests {
         ) {
             let interval = Duration::from_millis(interval);
             let mut schedule = ProbeSchedule::new(interval, 0.95);
-            let mut now = start();
+            let mut now = Now::of_tests();
             for (used, limit, passed) in shares {
                 let usage = Usage { windows: vec![window("requests", used, Some(limit))] };
                 let crossing = schedule.look(0, &usage, now);
                 let pause = schedule.pause(crossing, &usage, now);
                 prop_assert!(pause <= interval && pause >= interval.min(FASTEST));
-                now = later(now, Duration::from_millis(passed));
+                now = now.after(Duration::from_millis(passed));
             }
         }
     }

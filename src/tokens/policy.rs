@@ -55,6 +55,24 @@ pub(crate) struct Rules {
     pub(crate) max_tokens: Option<u64>,
 }
 
+impl Rules {
+    /// For those who start no command: it is neither asked for nor started again.
+    pub(crate) fn without_command(threshold: f64, patience: Duration) -> Rules {
+        Rules {
+            threshold,
+            patience,
+            max_wait: None,
+            retries: 0,
+            checks_exit_zero: false,
+            interactive: false,
+            grace: Duration::ZERO,
+            jitter: Duration::ZERO,
+            fallback: None,
+            max_tokens: None,
+        }
+    }
+}
+
 /// What the child is doing while the table is consulted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Suspension {

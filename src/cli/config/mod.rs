@@ -103,20 +103,9 @@ pub(crate) struct GatewayConfig {
     pub(crate) notices: Vec<RunEvent>,
 }
 
-/// The rules for those who start no command: it is neither asked for nor started again.
+/// The rules for those who start no command.
 pub(crate) fn rules(checks: &Checks) -> Rules {
-    Rules {
-        threshold: checks.threshold / 100.0,
-        patience: checks.patience,
-        max_wait: None,
-        retries: 0,
-        checks_exit_zero: false,
-        interactive: false,
-        grace: Duration::ZERO,
-        jitter: Duration::ZERO,
-        fallback: None,
-        max_tokens: None,
-    }
+    Rules::without_command(checks.threshold / 100.0, checks.patience)
 }
 
 /// Checks a gateway's options against the environment.

@@ -15,22 +15,8 @@ struct Night {
 }
 
 fn night(strategy: Strategy, tokens: &[&str]) -> Night {
-    let rules = Rules {
-        threshold: 0.95,
-        patience: Duration::from_secs(5),
-        max_wait: None,
-        retries: 0,
-        checks_exit_zero: false,
-        interactive: false,
-        grace: Duration::ZERO,
-        jitter: Duration::ZERO,
-        fallback: None,
-        max_tokens: None,
-    };
-    let now = Now {
-        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-        tick: Instant::now(),
-    };
+    let rules = Rules::without_command(0.95, Duration::from_secs(5));
+    let now = Now::of_tests();
     let ledger = Ledger::new([(pool_of(tokens), model("opus"), false)], now);
     Night {
         balancer: Balancer::new(ledger, rules, strategy, now),

@@ -24,21 +24,10 @@ struct Night {
 
 impl Night {
     fn with(tokens: &[&str], change: impl FnOnce(&mut Rules)) -> Night {
-        let now = Now {
-            wall: SystemTime::UNIX_EPOCH + seconds(1_800_000_000),
-            tick: Instant::now(),
-        };
+        let now = Now::of_tests();
         let mut rules = Rules {
-            threshold: 0.95,
-            patience: seconds(5),
-            max_wait: None,
-            retries: 0,
-            checks_exit_zero: false,
-            interactive: false,
             grace: seconds(10),
-            jitter: Duration::ZERO,
-            fallback: None,
-            max_tokens: None,
+            ..Rules::without_command(0.95, seconds(5))
         };
         change(&mut rules);
         let mut session = Session::new(vec![pool_of(tokens)], rules, None, now);

@@ -7,41 +7,15 @@ use crate::providers::usage::Usage;
 use crate::providers::{Finding, Reading};
 use crate::tokens::pool_of;
 use proptest::prelude::*;
-use std::time::SystemTime;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn rules() -> Rules {
-    Rules {
-        threshold: 0.95,
-        patience: Duration::from_secs(5),
-        max_wait: None,
-        retries: 0,
-        checks_exit_zero: false,
-        interactive: false,
-        grace: Duration::ZERO,
-        jitter: Duration::ZERO,
-        fallback: None,
-        max_tokens: None,
-    }
+    Rules::without_command(0.95, Duration::from_secs(5))
 }
 
 /// Where answers to checks go, as long as no request shows another place.
 const CHECKED: Place = Place { ring: 0, scope: 0 };
-
-fn start() -> Now {
-    Now {
-        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-        tick: Instant::now(),
-    }
-}
-
-fn later(now: Now, span: Duration) -> Now {
-    Now {
-        wall: now.wall + span,
-        tick: now.tick + span,
-    }
-}
 
 fn scope(kind: EndpointKind, class: &str) -> Scope {
     Scope {
@@ -55,7 +29,7 @@ fn model(class: &str) -> Scope {
 }
 
 fn ledger(tokens: &[&str], is_named: bool) -> (Ledger, Now) {
-    let now = start();
+    let now = Now::of_tests();
     let ring = (pool_of(tokens), model("checked"), is_named);
     (Ledger::new([ring], now), now)
 }
@@ -108,7 +82,7 @@ fn a_spend_cap_holds_for_the_group_and_a_rejection_for_the_token_in_every_scope(
     for index in 0..3 {
         says(&mut ledger, opus, index, Finding::Served, now);
     }
-    let now = later(now, Duration::from_secs(1));
+    let now = now.after(Duration::from_secs(1));
     says(
         &mut ledger,
         opus,
@@ -117,7 +91,7 @@ fn a_spend_cap_holds_for_the_group_and_a_rejection_for_the_token_in_every_scope(
         now,
     );
     says(&mut ledger, opus, 2, Finding::Rejected, now);
-    let now = later(now, Duration::from_secs(1));
+    let now = now.after(Duration::from_secs(1));
     says(&mut ledger, opus, 2, Finding::Rejected, now);
     let haiku = ledger.enter(0, &model("haiku"), now).unwrap();
     for place in [CHECKED, opus, haiku] {
@@ -128,7 +102,7 @@ fn a_spend_cap_holds_for_the_group_and_a_rejection_for_the_token_in_every_scope(
         assert_eq!(condition(&ledger, place, 2, now), Condition::Rejected);
     }
     // And what lifts it there lifts it here.
-    let now = later(now, Duration::from_secs(1));
+    let now = now.after(Duration::from_secs(1));
     says(&mut ledger, haiku, 2, Finding::Served, now);
     says(&mut ledger, haiku, 0, Finding::Served, now);
     assert_eq!(condition(&ledger, opus, 2, now), Condition::Unknown);
@@ -153,7 +127,7 @@ fn a_command_is_stopped_only_when_all_that_it_uses_is_refused() {
     says(&mut ledger, flash, 0, Finding::Served, now);
     assert_eq!(ledger.outlook(0, now), Outlook::Usable);
     // It no longer uses what it has not asked for ten minutes.
-    let now = later(now, LATELY);
+    let now = now.after(LATELY);
     let _ = ledger.enter(0, &model("pro"), now);
     assert!(matches!(ledger.outlook(0, now), Outlook::Until { .. }));
 }
@@ -184,7 +158,7 @@ fn finding() -> impl Strategy<Value = Finding> {
         Just(Finding::Served),
         span().prop_map(|retry_after| Finding::Limited { retry_after }),
         span().prop_map(|span| Finding::SpendCapped {
-            until: span.map(|span| start().wall + span)
+            until: span.map(|span| Now::of_tests().wall + span)
         }),
         Just(Finding::Rejected),
         span().prop_map(|retry_after| Finding::Overloaded { retry_after }),
@@ -205,16 +179,16 @@ proptest! {
             .map(|class| ledger.enter(0, &model(class), now).unwrap())
             .collect();
         for (index, place, finding, pause) in answers {
-            now = later(now, Duration::from_secs(pause));
+            now = now.after(Duration::from_secs(pause));
             says(&mut ledger, places[place], index, finding, now);
         }
-        now = later(now, SHORTEST_REST);
+        now = now.after(SHORTEST_REST);
         for index in 0..4 {
             says(&mut ledger, places[0], index, Finding::Served, now);
         }
         for index in 0..4 {
             prop_assert!(!condition(&ledger, places[0], index, now).is_refused());
-            prop_assert!(!condition(&ledger, places[1], index, later(now, 3 * DAY)).is_refused());
+            prop_assert!(!condition(&ledger, places[1], index, now.after(3 * DAY)).is_refused());
         }
         prop_assert_eq!(ledger.outlook(0, now), Outlook::Usable);
     }
@@ -230,7 +204,7 @@ proptest! {
         let one = ledger.enter(0, &model("x"), now).unwrap();
         let other = ledger.enter(0, &model("y"), now).unwrap();
         for (index, place, finding) in before {
-            now = later(now, Duration::from_secs(2));
+            now = now.after(Duration::from_secs(2));
             says(&mut ledger, [one, other][place], index, finding, now);
         }
         let all = |ledger: &Ledger, now| -> Vec<Condition> {

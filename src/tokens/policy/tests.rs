@@ -6,36 +6,13 @@ use crate::providers::usage::{Usage, Window};
 use crate::providers::{Finding, Reading};
 use crate::tokens::{pool_of, pool_over};
 use proptest::prelude::*;
-use std::time::SystemTime;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn rules() -> Rules {
     Rules {
-        threshold: 0.95,
-        patience: Duration::from_secs(5),
-        max_wait: None,
-        retries: 0,
-        checks_exit_zero: false,
-        interactive: false,
         grace: Duration::from_secs(10),
-        jitter: Duration::ZERO,
-        fallback: None,
-        max_tokens: None,
-    }
-}
-
-fn start() -> Now {
-    Now {
-        wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-        tick: Instant::now(),
-    }
-}
-
-fn later(now: Now, span: Duration) -> Now {
-    Now {
-        wall: now.wall + span,
-        tick: now.tick + span,
+        ..Rules::without_command(0.95, Duration::from_secs(5))
     }
 }
 
@@ -116,7 +93,7 @@ fn assert_waits(decision: Decision, index: usize, span: Duration, now: Now) {
 
 #[test]
 fn only_strictly_above_the_threshold_is_near() {
-    let now = start();
+    let now = Now::of_tests();
     for (share, near) in [
         (0.0, false),
         (0.95, false),
@@ -137,24 +114,24 @@ fn only_strictly_above_the_threshold_is_near() {
 
 #[test]
 fn a_candidate_answers_before_it_is_used() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     tell(&mut pool, 1, now, used(0.1, 600, now));
-    let now = later(now, seconds(1));
+    let now = now.after(seconds(1));
     tell(&mut pool, 0, now, used(0.97, 600, now));
     // What it said before it was needed does not count.
     assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
-    let asked = later(now, seconds(1));
+    let asked = now.after(seconds(1));
     tell(&mut pool, 1, asked, used(0.1, 600, now));
     assert_eq!(running(&pool, asked), Decision::Rotate { index: 1 });
 }
 
 #[test]
 fn the_first_usable_one_in_ring_order_is_next_and_the_ring_goes_round() {
-    let mut now = start();
+    let mut now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     for (spent, next) in [(0, 1), (1, 2), (2, 0)] {
-        now = later(now, seconds(700));
+        now = now.after(seconds(700));
         assert_eq!(pool.current_index(), spent);
         tell(&mut pool, spent, now, used(0.99, 600, now));
         assert_eq!(running(&pool, now), Decision::Probe { index: next });
@@ -167,7 +144,7 @@ fn the_first_usable_one_in_ring_order_is_next_and_the_ring_goes_round() {
 
 #[test]
 fn a_spent_candidate_is_passed_over() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     tell(&mut pool, 0, now, limited(600));
     tell(&mut pool, 1, now, limited(300));
@@ -177,7 +154,7 @@ fn a_spent_candidate_is_passed_over() {
 
 #[test]
 fn patience_is_for_near_limits_only() {
-    let now = start();
+    let now = Now::of_tests();
     let mut near = pool_of(&["a", "b"]);
     tell(&mut near, 0, now, used(0.97, 5, now));
     assert_eq!(running(&near, now), Decision::Keep);
@@ -188,13 +165,13 @@ fn patience_is_for_near_limits_only() {
 
 #[test]
 fn one_token_waits_for_its_reset_and_is_asked_before_it_goes_on() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, used(0.96, 600, now));
     assert_waits(running(&pool, now), 0, seconds(600), now);
     let held = Suspension::Paused { since: now };
     assert_waits(decide(&pool, &rules(), held, now), 0, seconds(600), now);
-    let reset = later(now, seconds(600));
+    let reset = now.after(seconds(600));
     assert_eq!(
         decide(&pool, &rules(), held, reset),
         Decision::Probe { index: 0 }
@@ -205,18 +182,18 @@ fn one_token_waits_for_its_reset_and_is_asked_before_it_goes_on() {
 
 #[test]
 fn a_reset_that_did_not_come_is_waited_for_again() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(60));
     let held = Suspension::Paused { since: now };
-    let reset = later(now, seconds(60));
+    let reset = now.after(seconds(60));
     tell(&mut pool, 0, reset, limited(30));
     assert_waits(decide(&pool, &rules(), held, reset), 0, seconds(30), reset);
 }
 
 #[test]
 fn the_earliest_reset_of_all_is_waited_for() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     tell(&mut pool, 0, now, limited(600));
     tell(&mut pool, 1, now, limited(200));
@@ -224,7 +201,7 @@ fn the_earliest_reset_of_all_is_waited_for() {
     assert_waits(running(&pool, now), 1, seconds(200), now);
     // Then the token that resets first is asked, and the child moves to it.
     let held = Suspension::Paused { since: now };
-    let reset = later(now, seconds(200));
+    let reset = now.after(seconds(200));
     assert_eq!(
         decide(&pool, &rules(), held, reset),
         Decision::Probe { index: 1 }
@@ -238,7 +215,7 @@ fn the_earliest_reset_of_all_is_waited_for() {
 
 #[test]
 fn a_reset_that_is_missing_counts_as_a_minute() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(
         &mut pool,
@@ -255,7 +232,7 @@ fn a_reset_that_is_missing_counts_as_a_minute() {
 
 #[test]
 fn retry_after_beats_the_reset_and_never_is_at_once() {
-    let now = start();
+    let now = Now::of_tests();
     for (retry_after, wanted) in [(Some(505), 505), (Some(0), 1), (None, 40)] {
         let mut pool = pool_of(&["a"]);
         let finding = Finding::Limited {
@@ -273,27 +250,27 @@ fn retry_after_beats_the_reset_and_never_is_at_once() {
 
 #[test]
 fn a_token_that_was_left_comes_back_only_well_below_the_threshold() {
-    let mut now = start();
+    let mut now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 0, now, used(0.96, 600, now));
     tell(&mut pool, 1, now, used(0.1, 600, now));
     pool.next(1);
-    now = later(now, seconds(601));
+    now = now.after(seconds(601));
     tell(&mut pool, 1, now, used(0.96, 600, now));
     assert_eq!(running(&pool, now), Decision::Probe { index: 0 });
     tell(&mut pool, 0, now, used(0.90, 500, now));
     assert_waits(running(&pool, now), 0, seconds(500), now);
-    now = later(now, seconds(10));
+    now = now.after(seconds(10));
     tell(&mut pool, 0, now, used(0.84, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 0 });
 }
 
 #[test]
 fn before_a_wait_each_resting_token_is_asked_once() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 1, now, limited(600));
-    let now = later(now, seconds(10));
+    let now = now.after(seconds(10));
     tell(&mut pool, 0, now, limited(900));
     assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, limited(590));
@@ -302,7 +279,7 @@ fn before_a_wait_each_resting_token_is_asked_once() {
 
 #[test]
 fn a_rejected_token_is_left_and_all_rejected_is_the_end() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     let rejected = || reading(Finding::Rejected, Usage::default());
     tell(&mut pool, 0, now, rejected());
@@ -320,7 +297,7 @@ fn a_rejected_token_is_left_and_all_rejected_is_the_end() {
 
 #[test]
 fn a_wait_beyond_the_longest_is_not_begun() {
-    let now = start();
+    let now = Now::of_tests();
     let rules = Rules {
         max_wait: Some(seconds(300)),
         ..rules()
@@ -333,7 +310,7 @@ fn a_wait_beyond_the_longest_is_not_begun() {
     ));
     // What has been waited already counts.
     let held = Suspension::Paused { since: now };
-    let reset = later(now, seconds(300));
+    let reset = now.after(seconds(300));
     tell(&mut pool, 0, reset, limited(10));
     assert!(matches!(
         decide(&pool, &rules, held, reset),
@@ -343,12 +320,12 @@ fn a_wait_beyond_the_longest_is_not_begun() {
 
 #[test]
 fn an_outage_never_rotates() {
-    let now = start();
+    let now = Now::of_tests();
     let overloaded = || reading(Finding::Overloaded { retry_after: None }, Usage::default());
     for silent in [overloaded, unreachable as fn() -> _] {
         let mut pool = pool_of(&["a", "b"]);
         for second in 0..20 {
-            let now = later(now, seconds(second * 60));
+            let now = now.after(seconds(second * 60));
             tell(&mut pool, 0, now, silent());
             assert_eq!(running(&pool, now), Decision::Keep);
         }
@@ -357,7 +334,7 @@ fn an_outage_never_rotates() {
 
 #[test]
 fn a_failed_question_condemns_no_token() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 0, now, used(0.97, 600, now));
     tell(&mut pool, 1, now, unreachable());
@@ -366,7 +343,7 @@ fn a_failed_question_condemns_no_token() {
         Decision::KeepUntil { retry } => assert_eq!(retry.wall, now.wall + seconds(5)),
         other => panic!("{other:?}"),
     }
-    let now = later(now, seconds(5));
+    let now = now.after(seconds(5));
     assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, used(0.2, 600, now));
     assert_eq!(running(&pool, now), Decision::Rotate { index: 1 });
@@ -381,13 +358,13 @@ fn questions_without_answers_are_put_ever_less_often() {
 
 #[test]
 fn tokens_of_one_quota_stand_and_fall_together() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     for index in [0, 1] {
         tell(&mut pool, index, now, of_group("org-1", used(0.5, 60, now)));
     }
     tell(&mut pool, 2, now, of_group("org-2", used(0.5, 60, now)));
-    let now = later(now, seconds(10));
+    let now = now.after(seconds(10));
     tell(&mut pool, 0, now, of_group("org-1", limited(600)));
     // The one of the same quota is not even asked.
     assert_eq!(running(&pool, now), Decision::Probe { index: 2 });
@@ -397,19 +374,19 @@ fn tokens_of_one_quota_stand_and_fall_together() {
 
 #[test]
 fn a_rejected_token_says_nothing_of_others_of_its_quota() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     for index in [0, 1] {
         tell(&mut pool, index, now, of_group("org-1", used(0.5, 60, now)));
     }
-    let now = later(now, seconds(1));
+    let now = now.after(seconds(1));
     tell(
         &mut pool,
         0,
         now,
         reading(Finding::Rejected, Usage::default()),
     );
-    let now = later(now, seconds(1));
+    let now = now.after(seconds(1));
     tell(
         &mut pool,
         0,
@@ -421,10 +398,10 @@ fn a_rejected_token_says_nothing_of_others_of_its_quota() {
 
 #[test]
 fn after_a_failure_the_token_is_asked_before_anything_else() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 0, now, used(0.5, 60, now));
-    let ended = later(now, seconds(1));
+    let ended = now.after(seconds(1));
     let held = Suspension::Ended { since: ended };
     assert_eq!(
         decide(&pool, &rules(), held, ended),
@@ -446,9 +423,9 @@ fn after_a_failure_the_token_is_asked_before_anything_else() {
 
 #[test]
 fn late_answers_to_old_questions_are_ignored() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
-    let then = later(now, seconds(10));
+    let then = now.after(seconds(10));
     tell(&mut pool, 0, then, limited(60));
     tell(&mut pool, 0, now, used(0.1, 60, now));
     assert!(matches!(
@@ -459,7 +436,7 @@ fn late_answers_to_old_questions_are_ignored() {
 
 #[test]
 fn a_clock_that_is_set_back_does_not_prolong_a_wait() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(20));
     let set_back = Now {
@@ -476,10 +453,10 @@ proptest! {
     fn no_history_leads_astray(
         steps in proptest::collection::vec((0_usize..3, 0_u8..7, 0_u64..200, 0_u64..120), 1..60)
     ) {
-        let mut now = start();
+        let mut now = Now::of_tests();
         let mut pool = pool_of(&["a", "b", "c"]);
         for (index, kind, number, pause) in steps {
-            now = later(now, seconds(pause));
+            now = now.after(seconds(pause));
             let reading = match kind {
                 0 => limited(number),
                 1 => reading(Finding::Rejected, Usage::default()),
@@ -514,7 +491,7 @@ proptest! {
 
 #[test]
 fn a_token_that_says_nothing_is_asked_again_and_hides_no_reset() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     tell(&mut pool, 0, now, limited(200));
     tell(
@@ -526,7 +503,7 @@ fn a_token_that_says_nothing_is_asked_again_and_hides_no_reset() {
     // The reset that is known is what is waited for.
     assert_waits(running(&pool, now), 0, seconds(200), now);
     let held = Suspension::Paused { since: now };
-    let now = later(now, MINUTE);
+    let now = now.after(MINUTE);
     assert_eq!(
         decide(&pool, &rules(), held, now),
         Decision::Probe { index: 1 }
@@ -535,7 +512,7 @@ fn a_token_that_says_nothing_is_asked_again_and_hides_no_reset() {
 
 #[test]
 fn of_a_reset_and_the_next_try_the_earlier_is_waited_for() {
-    let now = start();
+    let now = Now::of_tests();
     let overloaded = Finding::Overloaded {
         retry_after: Some(MINUTE),
     };
@@ -556,7 +533,7 @@ fn of_a_reset_and_the_next_try_the_earlier_is_waited_for() {
 
 #[test]
 fn a_provider_that_keeps_promising_the_next_second_is_asked_ever_less_often() {
-    let mut now = start();
+    let mut now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     let mut spans = Vec::new();
     for _ in 0..9 {
@@ -565,7 +542,7 @@ fn a_provider_that_keeps_promising_the_next_second_is_asked_ever_less_often() {
             panic!("not limited");
         };
         spans.push(until.remaining(now).as_secs());
-        now = later(now, until.remaining(now));
+        now = now.after(until.remaining(now));
     }
     assert_eq!(spans, [1, 1, 4, 8, 16, 32, 60, 60, 60]);
     // A reset that is honest is honoured, and one good answer starts anew.
@@ -579,7 +556,7 @@ fn a_provider_that_keeps_promising_the_next_second_is_asked_ever_less_often() {
 /// Answers that were under way when the first refusal arrived say nothing new.
 #[test]
 fn refusals_before_the_promised_end_do_not_prolong_the_wait() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     for _ in 0..5 {
         tell(&mut pool, 0, now, limited(3));
@@ -590,22 +567,22 @@ fn refusals_before_the_promised_end_do_not_prolong_the_wait() {
 /// How long the token rests each time when the child is refused with it after it has worked for so
 /// many seconds, and a probe sees nothing of that.
 fn rests_when_told_after(lives: &[u64]) -> Vec<u64> {
-    let mut now = start();
+    let mut now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     let mut rests = Vec::new();
     for life in lives {
         tell(&mut pool, 0, now, used(0.1, 600, now));
-        now = later(now, seconds(*life));
+        now = now.after(seconds(*life));
         super::tell(&mut pool, Trouble::Limited, seconds(*life), now);
         // It may say so for each of its agents.
-        let then = later(now, seconds(1));
+        let then = now.after(seconds(1));
         super::tell(&mut pool, Trouble::Limited, seconds(life + 1), then);
         tell(&mut pool, 0, now, used(0.1, 600, now));
         let Condition::Limited { until } = pool.state(0).condition(now) else {
             panic!("not limited");
         };
         rests.push(until.remaining(now).as_secs());
-        now = later(now, until.remaining(now));
+        now = now.after(until.remaining(now));
     }
     rests
 }
@@ -626,23 +603,23 @@ fn a_limit_that_the_child_tells_after_it_has_worked_is_a_new_one() {
 
 #[test]
 fn a_probe_that_sees_the_limit_too_ends_what_the_child_told() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     super::tell(&mut pool, Trouble::Limited, seconds(3), now);
     tell(&mut pool, 0, now, limited(20));
     assert_waits(running(&pool, now), 0, seconds(20), now);
-    let now = later(now, seconds(20));
+    let now = now.after(seconds(20));
     super::tell(&mut pool, Trouble::Limited, seconds(3), now);
     assert_waits(running(&pool, now), 0, MINUTE, now);
 }
 
 #[test]
 fn a_held_child_may_go_on_near_a_limit_that_resets_within_the_patience() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, limited(60));
     let held = Suspension::Paused { since: now };
-    let now = later(now, seconds(60));
+    let now = now.after(seconds(60));
     tell(&mut pool, 0, now, used(0.97, 3, now));
     assert_eq!(decide(&pool, &rules(), held, now), Decision::Keep);
 }
@@ -662,11 +639,11 @@ fn hold_out(
             Decision::Probe { index } => {
                 asked[index] += 1;
                 // A question takes its time.
-                now = later(now, Duration::from_millis(300));
+                now = now.after(Duration::from_millis(300));
                 let reading = answer(index, now.tick - began);
                 tell(pool, index, now, reading);
             }
-            Decision::Wait { until, index: None } => now = later(now, until.remaining(now)),
+            Decision::Wait { until, index: None } => now = now.after(until.remaining(now)),
             other => return (now.tick - began, asked, other),
         }
     }
@@ -679,16 +656,16 @@ fn rejected() -> Result<Reading, String> {
 #[test]
 fn tokens_that_fail_together_are_held_until_the_trouble_is_over() {
     for trouble in [1, 30, 280] {
-        let now = start();
+        let now = Now::of_tests();
         let mut pool = pool_of(&["a", "b", "c"]);
         for index in 0..3 {
             tell(&mut pool, index, now, used(0.1, 600, now));
         }
         // The running child is left alone at the first rejection, and paused at the second.
-        let now = later(now, MINUTE);
+        let now = now.after(MINUTE);
         tell(&mut pool, 0, now, rejected());
         assert_eq!(running(&pool, now), Decision::Keep);
-        let now = later(now, MINUTE);
+        let now = now.after(MINUTE);
         tell(&mut pool, 0, now, rejected());
         assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
         let (took, _, end) = hold_out(&mut pool, now, |_, passed| match passed.as_secs() {
@@ -706,15 +683,15 @@ fn tokens_that_fail_together_are_held_until_the_trouble_is_over() {
 #[test]
 fn one_of_those_that_failed_together_may_come_back_alone() {
     for good in 0..3 {
-        let now = start();
+        let now = Now::of_tests();
         let mut pool = pool_of(&["a", "b", "c"]);
         for index in 0..3 {
             tell(&mut pool, index, now, used(0.1, 600, now));
         }
-        let now = later(now, MINUTE);
+        let now = now.after(MINUTE);
         tell(&mut pool, 0, now, rejected());
-        tell(&mut pool, 0, later(now, seconds(1)), rejected());
-        let now = later(now, seconds(1));
+        tell(&mut pool, 0, now.after(seconds(1)), rejected());
+        let now = now.after(seconds(1));
         let (took, _, end) = hold_out(&mut pool, now, |index, passed| {
             if index == good && passed > MINUTE {
                 used(0.1, 600, now)
@@ -730,10 +707,10 @@ fn one_of_those_that_failed_together_may_come_back_alone() {
         assert!(took < 3 * MINUTE, "{took:?}");
         // It shows that the others were refused for themselves.
         pool.next(good);
-        let now = later(now, took + MINUTE);
+        let now = now.after(took + MINUTE);
         tell(&mut pool, good, now, rejected());
-        tell(&mut pool, good, later(now, seconds(1)), rejected());
-        let (_, asked, end) = hold_out(&mut pool, later(now, seconds(1)), |_, _| rejected());
+        tell(&mut pool, good, now.after(seconds(1)), rejected());
+        let (_, asked, end) = hold_out(&mut pool, now.after(seconds(1)), |_, _| rejected());
         assert_eq!(end, Decision::NoUsableToken);
         // Each of them is asked once before the end.
         let others = asked.iter().enumerate().filter(|(index, _)| *index != good);
@@ -750,13 +727,13 @@ fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
     for (tokens, worked, least, most) in
         [(3, true, 300, 700), (1, true, 300, 700), (2, false, 10, 20)]
     {
-        let now = start();
+        let now = Now::of_tests();
         let texts = ["a", "b", "c"];
         let mut pool = pool_of(&texts[..tokens]);
         for index in (0..tokens).filter(|_| worked) {
             tell(&mut pool, index, now, used(0.1, 600, now));
         }
-        let now = later(now, seconds(1));
+        let now = now.after(seconds(1));
         tell(&mut pool, 0, now, rejected());
         let (took, asked, end) = hold_out(&mut pool, now, |_, _| rejected());
         assert_eq!(end, Decision::NoUsableToken);
@@ -767,7 +744,7 @@ fn tokens_that_are_all_revoked_end_the_run_in_bounded_time() {
         );
     }
     // One that never did is told at once.
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a"]);
     tell(&mut pool, 0, now, rejected());
     assert_eq!(running(&pool, now), Decision::NoUsableToken);
@@ -784,12 +761,12 @@ fn mixed(now: Now) -> TokenPool {
 
 #[test]
 fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back_to() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = mixed(now);
-    let now = later(now, MINUTE);
+    let now = now.after(MINUTE);
     tell(&mut pool, 0, now, rejected());
     assert_eq!(running(&pool, now), Decision::Keep);
-    let now = later(now, MINUTE);
+    let now = now.after(MINUTE);
     tell(&mut pool, 0, now, rejected());
     assert_eq!(running(&pool, now), Decision::Probe { index: 1 });
     tell(&mut pool, 1, now, rejected());
@@ -798,7 +775,7 @@ fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back
     assert_eq!(running(&pool, now), Decision::Rotate { index: 2 });
     pool.next(2);
     // That the other provider knows its tokens says nothing of these.
-    let now = later(now, 10 * MINUTE);
+    let now = now.after(10 * MINUTE);
     tell(&mut pool, 2, now, limited(3600));
     assert_eq!(running(&pool, now), Decision::Probe { index: 0 });
     tell(&mut pool, 0, now, used(0.1, 600, now));
@@ -807,14 +784,14 @@ fn in_one_ring_a_provider_that_rejects_its_tokens_together_is_left_and_come_back
 
 #[test]
 fn in_one_ring_tokens_that_are_all_rejected_are_held_whoever_was_accepted_last() {
-    let began = start();
+    let began = Now::of_tests();
     let mut pool = mixed(began);
-    let mut now = later(began, MINUTE);
+    let mut now = began.after(MINUTE);
     tell(&mut pool, 0, now, rejected());
     // The other provider was still well after that.
-    now = later(now, seconds(1));
+    now = now.after(seconds(1));
     tell(&mut pool, 2, now, used(0.1, 600, now));
-    now = later(now, seconds(1));
+    now = now.after(seconds(1));
     let good_again = |index: usize, passed: Duration| match (index, passed >= 2 * MINUTE) {
         (0, true) => used(0.1, 600, began),
         _ => rejected(),
@@ -833,12 +810,12 @@ fn in_one_ring_tokens_that_are_all_rejected_are_held_whoever_was_accepted_last()
 
 #[test]
 fn a_rejection_that_names_the_organization_is_believed() {
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b"]);
     for index in 0..2 {
         tell(&mut pool, index, now, used(0.1, 600, now));
     }
-    let now = later(now, seconds(1));
+    let now = now.after(seconds(1));
     for index in [0, 0, 1, 1] {
         tell(&mut pool, index, now, of_group("org", rejected()));
     }
@@ -849,7 +826,7 @@ fn a_rejection_that_names_the_organization_is_believed() {
 fn a_limit_of_all_tokens_at_once_is_waited_for() {
     // No organization is named: an address or a whole provider may be limited. No token of it is
     // worse than another, and none is given up.
-    let now = start();
+    let now = Now::of_tests();
     let mut pool = pool_of(&["a", "b", "c"]);
     for index in 0..3 {
         tell(&mut pool, index, now, limited(30));

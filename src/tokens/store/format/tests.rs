@@ -11,13 +11,6 @@ const CENTURY: u64 = 4_000_000_000;
 /// Less than [`FORGOTTEN`], in seconds.
 const MONTH: u64 = 28 * 86_400;
 
-fn now() -> Now {
-    Now {
-        wall: SystemTime::UNIX_EPOCH + seconds(1_800_000_000),
-        tick: Instant::now(),
-    }
-}
-
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
@@ -69,7 +62,7 @@ fn recalled(memory: &StoredTokens, tokens: usize, now: Now) -> Vec<Condition> {
 
 #[test]
 fn the_format_reads_like_this() {
-    let now = now().wall;
+    let now = Now::of_tests().wall;
     let near = StoredCondition::NearLimit {
         used: 0.97,
         until: now + seconds(60),
@@ -106,7 +99,7 @@ fn the_format_reads_like_this() {
 /// 956 of 1005 requests: a fraction without an end, which serde_json reads one bit off.
 #[test]
 fn what_is_printed_is_read_to_the_last_bit() {
-    let now = now();
+    let now = Now::of_tests();
     let mut standing = TokenState::new(None);
     let window = Window {
         name: "requests".into(),
@@ -144,7 +137,7 @@ fn what_is_printed_is_read_to_the_last_bit() {
 
 #[test]
 fn what_is_no_memory_says_why() {
-    let whole = memory([(1, limited(now().wall, 60))]).text();
+    let whole = memory([(1, limited(Now::of_tests().wall, 60))]).text();
     for end in 0..whole.len() - 2 {
         let cut = StoredTokens::parse(&whole.as_bytes()[..end]);
         assert_eq!(cut, Err(Unusable::Damaged), "cut off at {end}");
@@ -182,14 +175,14 @@ fn a_damaged_entry_costs_only_itself() {
         let good = format!(r#"{{"condition":"limited",{seen},{until},"from-later":1}}"#);
         let text =
             format!(r#"{{"version":1,"tokens":{{"{one}":{bad},"{two}":{good},"short":{good}}}}}"#);
-        let wanted = memory([(2, limited(now().wall, 600))]);
+        let wanted = memory([(2, limited(Now::of_tests().wall, 600))]);
         assert_eq!(StoredTokens::parse(text.as_bytes()), Ok(wanted), "{bad}");
     }
 }
 
 #[test]
 fn the_newer_finding_counts_whoever_comes_first() {
-    let now = now().wall;
+    let now = Now::of_tests().wall;
     let old = of_group("org-1", limited(now - seconds(60), 600));
     let new = entry(now - seconds(10), StoredCondition::Usable);
     for pair in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
@@ -208,7 +201,7 @@ fn the_newer_finding_counts_whoever_comes_first() {
 
 #[test]
 fn what_is_known_already_is_not_written_again() {
-    let now = now().wall;
+    let now = Now::of_tests().wall;
     let mut memory = memory([(1, limited(now, 600))]);
     let again = entry(
         now + seconds(5),
@@ -225,7 +218,7 @@ fn what_is_known_already_is_not_written_again() {
 
 #[test]
 fn what_has_ended_is_dropped_and_the_quota_group_kept_for_a_month() {
-    let start = now().wall;
+    let start = Now::of_tests().wall;
     let mut memory = memory([
         (1, limited(start, 60)),
         (2, of_group("org-2", limited(start, 60))),
@@ -247,7 +240,7 @@ fn what_has_ended_is_dropped_and_the_quota_group_kept_for_a_month() {
 
 #[test]
 fn the_newest_thousand_are_kept() {
-    let start = now().wall;
+    let start = Now::of_tests().wall;
     let many = (0..MOST + 200).map(|n| (n, limited(start + seconds(n as u64), 86_400)));
     let mut memory = memory(many);
     let _ = memory.merge(Vec::new(), start + seconds(5000));
@@ -259,7 +252,7 @@ fn the_newest_thousand_are_kept() {
 
 #[test]
 fn nothing_holds_beyond_its_end() {
-    let start = now();
+    let start = Now::of_tests();
     let later = |span| Now {
         wall: start.wall + span,
         tick: start.tick + span,
@@ -286,7 +279,7 @@ fn nothing_holds_beyond_its_end() {
 
 #[test]
 fn near_depends_on_the_threshold_of_the_run() {
-    let now = now();
+    let now = Now::of_tests();
     let until = now.wall + seconds(600);
     let memory = memory([(
         0,
@@ -303,7 +296,7 @@ fn near_depends_on_the_threshold_of_the_run() {
 
 #[test]
 fn a_clock_that_was_set_back_stretches_no_wait() {
-    let found = now();
+    let found = Now::of_tests();
     let memory = memory([(0, limited(found.wall, 600))]);
     let now = Now {
         wall: found.wall - seconds(86_400),
@@ -322,7 +315,7 @@ fn a_clock_that_was_set_back_stretches_no_wait() {
 
 #[test]
 fn a_spent_group_is_spent_for_all_unless_one_was_found_usable_later() {
-    let now = now();
+    let now = Now::of_tests();
     let ago = |span| now.wall - seconds(span);
     let spent = of_group("org-1", limited(ago(60), 600));
     let usable = |span, group| of_group(group, entry(ago(span), StoredCondition::Usable));
@@ -355,7 +348,7 @@ fn opus() -> Scope {
 
 #[test]
 fn what_holds_in_one_scope_is_kept_for_that() {
-    let now = now();
+    let now = Now::of_tests();
     let key = in_scope(&name(0), &opus());
     let mut memory = StoredTokens::default();
     let rejected = entry(now.wall - seconds(60), StoredCondition::Rejected);

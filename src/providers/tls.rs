@@ -6,7 +6,8 @@ pub(crate) use ureq::{Proxy, ProxyProtocol};
 
 use crate::common::private_file;
 use std::ffi::OsStr;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use ureq::tls::{Certificate, PemItem, parse_pem};
 
 /// Bytes of such files. All authorities that a system trusts take some 250 kB.
 const LARGEST: u64 = 16 << 20;
+/// Bytes in which a file of certificates has its first one, behind a comment.
+const BEGINNING: u64 = 16 << 10;
 
 /// The variables that name files or folders of more certificates to trust: those of OpenSSL, of Node.js, of
 /// Python, of curl and of Codex. Where a company looks into TLS, one of them is set for the command.
@@ -71,31 +74,62 @@ pub(crate) fn with_hint(mut why: String) -> String {
 ///
 /// # Errors
 /// It cannot be read, or holds none: why, in a few words.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
-    let said = |error: io::Error| error.to_string();
-    let mut pem = Vec::new();
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).map_err(said)?.flatten() {
-            let path = entry.path();
-            let number = path.extension().and_then(OsStr::to_str).unwrap_or("x");
-            if number.bytes().all(|byte| byte.is_ascii_digit()) && path.is_file() {
-                let left = LARGEST.saturating_sub(pem.len() as u64);
-                pem.extend(private_file::read_named(&path, left).map_err(said)?);
-            }
-        }
-    } else {
-        pem = private_file::read_named(path, LARGEST).map_err(said)?;
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
+    let mut found = Vec::new();
+    let mut left = LARGEST;
+    for path in files(path).map_err(said)? {
+        let pem = private_file::read_named(&path, left).map_err(said)?;
+        left = left.saturating_sub(pem.len() as u64);
+        found.extend(parse(&pem));
     }
-    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
+    if found.is_empty() {
         return Err("it holds no certificate".into());
     }
-    Ok(certificates)
+    Ok(found)
+}
+
+/// Whether [`trusted`] would find a certificate there, without a look at all of them: those of a system take
+/// longer to read than everything else that a start does.
+///
+/// # Errors
+/// It cannot be read, or holds none: why, in a few words.
+pub(crate) fn check(path: &Path) -> Result<(), String> {
+    for path in files(path).map_err(said)? {
+        let mut beginning = Vec::new();
+        let file = File::open(&path).map_err(said)?;
+        file.take(BEGINNING)
+            .read_to_end(&mut beginning)
+            .map_err(said)?;
+        if parse(&beginning).next().is_some() {
+            return Ok(());
+        }
+    }
+    certificates(path).map(drop)
+}
+
+/// The file itself, or those of a folder that are named as OpenSSL has it: by the hash of a certificate, and
+/// a number.
+fn files(path: &Path) -> io::Result<Box<dyn Iterator<Item = PathBuf>>> {
+    if !path.is_dir() {
+        return Ok(Box::new(std::iter::once(path.to_owned())));
+    }
+    let named = |path: &PathBuf| {
+        let number = path.extension().and_then(OsStr::to_str).unwrap_or("x");
+        number.bytes().all(|byte| byte.is_ascii_digit()) && path.is_file()
+    };
+    let entries = std::fs::read_dir(path)?.flatten().map(|entry| entry.path());
+    Ok(Box::new(entries.filter(named)))
+}
+
+fn parse(pem: &[u8]) -> impl Iterator<Item = Certificate<'static>> {
+    parse_pem(pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    })
+}
+
+fn said(error: io::Error) -> String {
+    error.to_string()
 }
 
 /// ring, without what it takes to sign: no provider asks for a certificate of its client, and the

@@ -102,7 +102,7 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
     notices.extend(texts.iter().filter_map(unread));
 
     for (variable, path) in certificate_files(&variable) {
-        if let Err(why) = tls::certificates(&path) {
+        if let Err(why) = tls::check(&path) {
             let path = path.display().to_string();
             notices.push(RunEvent::UnusedFile {
                 variable,

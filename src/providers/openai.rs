@@ -8,6 +8,7 @@
 use crate::common::http::headers::Headers;
 use http::Method;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 use super::reply::{ErrorBody, identity};
 use super::{Authorization, Finding, ProbeForm, ProbeRequest, Reply};
@@ -48,9 +49,13 @@ pub(super) const COMPATIBLE: Chat = Chat {
 /// `billing_not_active`, which is an account that was closed for an unpaid bill (429;
 /// BerriAI/litellm#2743), `billing_hard_limit_reached`, its own monthly limit (400;
 /// dfinke/PowerShellAI#127), `blocked_api_access`, a spend limit at Groq (400; its documentation of
-/// spend limits), and `budget_exceeded`, that of a LiteLLM proxy (400 or 429; BerriAI/litellm#22726,
-/// #37000).
-const NO_MONEY: [&str; 9] = [
+/// spend limits), `budget_exceeded`, that of a LiteLLM proxy (400 or 429; BerriAI/litellm#22726,
+/// #37000), and what says the same at Alibaba (400), Moonshot (403, 429; MoonshotAI/Kimi-K2#5) and Z.AI (429), as
+/// their references have it.
+const NO_MONEY: [&str; 12] = [
+    "Arrearage",
+    "exceeded_current_quota_error",
+    "1113",
     "insufficient_quota",
     "credit_balance_exhausted",
     "organization_spend_limit_exceeded",
@@ -101,8 +106,18 @@ const UNKNOWN_TOKEN: &str = "Incorrect API key provided";
 const UNFIT: &str = "Content violates usage guidelines";
 
 /// `code` or `type` of a 429 for the provider's own load, which every token meets: Cerebras' queue, and Mistral's
-/// machines. Both have their fields at the top.
-const FULL: [&str; 2] = ["queue_exceeded", "service_tier_capacity_exceeded"];
+/// machines, both in fields at the top; and Moonshot's engine (MoonshotAI/kimi-code#1252).
+const FULL: [&str; 3] = [
+    "queue_exceeded",
+    "service_tier_capacity_exceeded",
+    "engine_overloaded_error",
+];
+
+/// How the message of Alibaba's 429 begins for its limit of tokens a minute, with the code of an empty account. It
+/// is over within a minute (its page of rate limits).
+const OF_A_MINUTE: &str = "Allocated quota exceeded";
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Fields of a request that name what its token must belong to: the organization and the project.
 const OWNERS: [&str; 2] = ["openai-organization", "openai-project"];
@@ -207,6 +222,10 @@ pub(super) fn finding(reply: &Reply, clock: Clock) -> Option<Finding> {
     };
     let message = error.message();
     let mut sentences = NO_MONEY_SENTENCES.iter();
+    if reply.status == 429 && message.starts_with(OF_A_MINUTE) {
+        let retry_after = times::retry_after(&reply.headers, clock).or(Some(MINUTE));
+        return Some(Finding::Limited { retry_after });
+    }
     let cannot_pay = match reply.status {
         400..=403 | 429 if names(&NO_MONEY) => true,
         403 | 412 | 429 => {
@@ -264,7 +283,6 @@ mod tests {
     use super::super::{ProbeTarget, Provider, Reading, by_name};
     use super::*;
     use serde_json::Value;
-    use std::time::Duration;
 
     fn openai() -> &'static Provider {
         by_name("openai").unwrap()

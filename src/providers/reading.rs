@@ -152,7 +152,8 @@ impl Provider {
         let (mut usage, mut particular, quota_group) = match self.dialect {
             Dialect::Anthropic => (
                 Usage::from_headers(&reply.headers, clock, anthropic::field_of),
-                anthropic::finding(reply, clock),
+                // Others that serve Anthropic's messages have OpenAI's errors (Moonshot, Z.AI).
+                anthropic::finding(reply, clock).or_else(|| openai::finding(reply, clock)),
                 anthropic::quota_group(&reply.headers),
             ),
             Dialect::Chat(chat) => (

@@ -63,7 +63,10 @@ impl Provider {
             // 404, and 403 where it is the project's to allow (Aider-AI/aider#604); Groq has one for what an
             // organization or a project has blocked (orbi-build/orbi#561), and one for terms that nobody has
             // accepted for it.
-            "model_not_found" | "model_terms_required" => Some(OfAnother::Model),
+            // And Alibaba for one of which nothing is free any more.
+            "model_not_found" | "model_terms_required" | "AllocationQuota.FreeTierOnly" => {
+                Some(OfAnother::Model)
+            }
             code if code.starts_with("model_permission_blocked") => Some(OfAnother::Model),
             _ if body.message().starts_with(UNVERIFIED) => Some(OfAnother::Model),
             _ => None,

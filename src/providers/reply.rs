@@ -103,7 +103,11 @@ pub(super) struct ErrorBody(pub(super) Value);
 
 impl ErrorBody {
     pub(super) fn of(reply: &Reply) -> ErrorBody {
-        let body = serde_json::from_slice(&reply.text()).unwrap_or_default();
+        let text = reply.text();
+        // Some gateways send it as the event of a stream.
+        let mut lines = text.split(|byte| *byte == b'\n');
+        let event = lines.find_map(|line| line.strip_prefix(b"data:"));
+        let body = serde_json::from_slice(event.unwrap_or(&text)).unwrap_or_default();
         ErrorBody(match body {
             // Google puts it into a list where it answers as OpenAI does, or streams without events
             // (n4ze3m/page-assist#406).
@@ -119,8 +123,19 @@ impl ErrorBody {
         let mut details = details.into_iter().flatten();
         let delay =
             details.find_map(|detail| times::reset(detail.get("retryDelay")?.as_str()?, clock));
-        let at = delay.or_else(|| try_again_in(self.text("/error/message"), clock))?;
+        let at = delay
+            .or_else(|| try_again_in(self.text("/error/message"), clock))
+            .or_else(|| self.reset_in_beijing(clock))?;
         at.duration_since(clock.now).ok()
+    }
+
+    /// When a plan of Z.AI's goes on, as its codes 1308 to 1321 say ("Your limit will reset at 2026-09-12
+    /// 00:35:41"): on its own clock, without a zone (can1357/oh-my-pi#11014).
+    fn reset_in_beijing(&self, clock: Clock) -> Option<SystemTime> {
+        let is_plan = self.text("/error/code").starts_with("13");
+        let (_, rest) = self.text("/error/message").split_once("reset at ")?;
+        let (date, time) = rest.get(..19).filter(|_| is_plan)?.split_once(' ')?;
+        times::reset(&format!("{date}T{time}+08:00"), clock)
     }
 
     /// `None` on a status below 400: an answer's body can be long, and says nothing about the
@@ -148,9 +163,9 @@ impl ErrorBody {
 }
 
 /// When to try again, out of "… Please try again in 15.7s. Visit …": a number with a unit, which may
-/// stand apart from it. A LiteLLM proxy begins a sentence with it, and Azure has words of its own.
+/// stand apart from it. A LiteLLM proxy begins a sentence with it; Moonshot and Azure have words of their own.
 fn try_again_in(message: &str, clock: Clock) -> Option<SystemTime> {
-    const BEFORE: [&str; 2] = ["ry again in ", "lease retry after "];
+    const BEFORE: [&str; 3] = ["ry again in ", "ry again after ", "lease retry after "];
     let (_, rest) = BEFORE.iter().find_map(|words| message.split_once(words))?;
     let mut words = rest.split_whitespace();
     let first = words.next()?;

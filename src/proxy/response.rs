@@ -146,16 +146,18 @@ impl Response {
         self.is_of_type(b"text/html")
     }
 
-    /// Whether the body is short JSON of a good status, which may be nothing but an error, or nothing.
+    /// Whether the body is short JSON of a good status, which may be nothing but an error, or nothing; some
+    /// gateways call an error a text.
     pub(crate) fn may_be_lone_error(&self) -> bool {
+        let is_json = self.is_of_type(b"application/json");
         let is_short = match self.body {
-            BodyFraming::Length(length) => length <= LONE_ERROR_MAX,
-            BodyFraming::Chunked(_) | BodyFraming::UntilEnd => true,
+            BodyFraming::Length(length) => {
+                let is_text = self.is_of_type(b"text/plain");
+                length <= LONE_ERROR_MAX && (is_json || is_text && length > 0)
+            }
+            BodyFraming::Chunked(_) | BodyFraming::UntilEnd => is_json,
         };
-        self.status < 300
-            && is_short
-            && self.is_of_type(b"application/json")
-            && self.text(b"").is_some()
+        self.status < 300 && is_short && self.text(b"").is_some()
     }
 
     fn is_of_type(&self, wanted: &[u8]) -> bool {
@@ -336,7 +338,12 @@ mod tests {
             200,
             &format!("{json}Content-Length: 90\r\nContent-Encoding: gzip\r\n")
         ));
+        assert!(may(
+            200,
+            "Content-Type: text/plain\r\nContent-Length: 90\r\n"
+        ));
         for fields in [
+            "Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n".to_owned(),
             format!("{json}Content-Length: 9000\r\n"),
             format!("{json}Content-Length: 90\r\nContent-Encoding: br\r\n"),
             "Content-Length: 90\r\n".to_owned(),

@@ -1,6 +1,7 @@
 //! Tokens that come and go: a token file is read again when no token is good.
 
 use crate::support::gateway::{Gateway, Wire, message, post};
+use crate::support::upstream::Upstream;
 use crate::support::{Desk, Provider, Run, Supervise, eventually, spent_at};
 use serde_json::json;
 use std::fs;
@@ -233,6 +234,34 @@ fn a_token_that_was_added_opens_the_proxy_that_was_offered() {
     assert_eq!(ask(&address, provider.token(2)).answer().status, 200);
     run.stderr.wait("no restart for a limit");
     run.finish().never_says("a credential of its own");
+}
+
+/// As a secret manager does it. The application sees nothing of the old one's end.
+#[test]
+fn a_token_that_is_replaced_in_its_file_is_replaced_in_the_request_that_meets_its_end() {
+    let upstream = Upstream::playing_all(|played| {
+        let is_old = played.head.contains("token-old-1") && played.number > 1;
+        match is_old {
+            true => played.answer(
+                401,
+                "",
+                r#"{"type":"error","error":{"type":"authentication_error"}}"#,
+            ),
+            false => played.answer(200, "", "{}"),
+        }
+        true
+    });
+    let run = Supervise::bare().env("ANTHROPIC_BASE_URL", &upstream.url);
+    let file = run.desk().write("tokens", "token-old-1\n");
+    let run = run.env("ANTHROPIC_API_KEYS_FILE", &file);
+    let gateway = Gateway::start(run, &[]);
+    gateway.eventually_status(|status| status["tokens"][0]["condition"] == "usable");
+    assert_eq!(gateway.post(json!({})).status, 200);
+    write(&file, &["token-new-2"]);
+    for _ in 0..2 {
+        assert_eq!(gateway.post(json!({})).status, 200);
+    }
+    gateway.eventually_status(|status| status["tokens"][0]["condition"] == "removed");
 }
 
 #[test]

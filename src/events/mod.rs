@@ -499,7 +499,7 @@ impl RunEvent {
         (!renewals.is_empty()).then_some(RunEvent::TokensChanged { here, gone })
     }
 
-    /// Whether the proxy has no good token for a request.
+    /// Whether the proxy has no good token for a request, or the one that it has is rejected.
     pub(crate) fn lacks_token(&self) -> bool {
         matches!(
             self,
@@ -507,7 +507,13 @@ impl RunEvent {
                 | RunEvent::NoneLeft(..)
                 | RunEvent::ModelSpent { .. }
                 | RunEvent::FellBack { to: Some(_), .. }
-        )
+        ) || self.is_in_doubt()
+    }
+
+    /// Whether a token is rejected that was accepted before.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        let doubt = ProbeFailure::Doubtful;
+        matches!(self, RunEvent::Silent { silence, .. } if *silence == doubt)
     }
 
     /// How much it matters.

@@ -27,6 +27,7 @@ use crate::common::body::Body;
 use crate::common::http::reader::{BodyFraming, BodyPart, ReadError};
 use crate::common::http::response::LAST_CHUNK;
 use crate::common::http::stream::is_late;
+use crate::common::json_places::{end_of_text, top_value};
 use crate::events::RunEvent;
 use crate::providers::Answer;
 use crate::providers::meter::{Meter, Spent};
@@ -45,6 +46,9 @@ use ticket::Choice;
 
 /// While it waits, a request looks this often whether its client is still there.
 const LOOK: Duration = Duration::from_millis(500);
+/// A request whose token was rejected waits so long for a new one in the token's file.
+const RENEWAL: Duration = Duration::from_secs(2);
+
 /// Serves one connection to its end.
 pub(crate) fn serve(client: &mut ClientConnection, shared: &Shared) {
     while client.wait_for_request(shared.stop()) {
@@ -348,11 +352,17 @@ impl<'a> Exchange<'a> {
         let mut next = self.ticket_of_owner();
         // A body that is not kept cannot be sent again.
         let is_kept = self.large.is_none();
+        // How many tokens there were before one was rejected.
+        let mut rejected = None;
         loop {
             let ticket = match next.take() {
                 Some(ticket) => ticket,
                 None => match self.ticket(&mut attempts, hold_until)? {
                     Choice::Go(ticket) => ticket,
+                    Choice::Own(_) | Choice::Tried if self.is_renewed(&mut rejected)? => {
+                        attempts.was_held();
+                        continue;
+                    }
                     Choice::Own(own) => return Ok(Sent::Nothing(own)),
                     Choice::Tried => match self.last.take() {
                         Some((came, index)) => return self.pass_on(came, index),
@@ -365,6 +375,7 @@ impl<'a> Exchange<'a> {
             };
             self.let_go();
             let (index, asked) = (ticket.index, ticket.asked);
+            let known = self.upstream.tokens();
             let came = self.attempt(Some(index))?;
             if is_kept && self.leaves_out_fields(&came, index) {
                 let reading = Reading::unclear("the request names another organization");
@@ -421,6 +432,13 @@ impl<'a> Exchange<'a> {
                 true => next_step,
                 false => After::PassOn,
             };
+            if let Ok(Reading {
+                finding: Finding::Rejected,
+                ..
+            }) = reading
+            {
+                rejected = Some(known);
+            }
             let kept = (after == After::Witness && first.is_none()).then(|| reading.clone().ok());
             ticket.answered(reading, testimony);
             match after {
@@ -475,6 +493,26 @@ impl<'a> Exchange<'a> {
                 }
             }
             self.shared.counters.retries.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Whether a new token takes the place of one that was `rejected`: somebody has replaced it in its file, which is
+    /// read again now.
+    fn is_renewed(&mut self, rejected: &mut Option<usize>) -> Result<bool, Gone> {
+        let shared = self.shared;
+        let until = Instant::now() + RENEWAL;
+        let Some(known) = rejected.take().filter(|_| shared.rereads) else {
+            return Ok(false);
+        };
+        loop {
+            let balancer = shared.balancer();
+            let left = until.saturating_duration_since(Instant::now());
+            let is_new = self.upstream.tokens() > known;
+            if is_new || left.is_zero() {
+                return Ok(is_new);
+            }
+            drop(shared.wait(balancer, left.min(LOOK)));
+            self.client.watch(None, Instant::now(), self.interim())?;
         }
     }
 
@@ -618,6 +656,7 @@ impl<'a> Exchange<'a> {
                         if let Some(path) = location.and_then(|to| upstream.redirected(to)) {
                             came.response.replace("location", &path);
                         }
+                        self.leads_results_here(&mut came);
                         let wanted = self.request.keep_alive
                             && self.large.is_none()
                             && !self.shared.is_stopping();
@@ -643,6 +682,21 @@ impl<'a> Exchange<'a> {
                     &why,
                 )))
             }
+        }
+    }
+
+    /// Anthropic's SDKs ask for the results of a batch at the address that the batch names, with their own
+    /// credential: here that is the proxy's secret, which the provider does not know.
+    fn leads_results_here(&self, came: &mut UpstreamResponse) {
+        let text = &came.held;
+        let start = top_value(text, b"results_url").filter(|_| came.whole);
+        let place = start.and_then(|start| Some(start + 1..end_of_text(text, start)?));
+        let Some(place) = place.filter(|_| self.kind == EndpointKind::Other) else {
+            return;
+        };
+        if let Some(path) = self.upstream.redirected(&text[place.clone()]) {
+            let here = format!("http://{}{path}", self.request.host());
+            came.held.splice(place, here.into_bytes());
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// Listens on a free port of this machine, with a secret of its own. With `tokens_count`, a token of
-    /// these rings is as good as the secret.
+    /// these rings is as good as the secret. It `rereads` when new ones may be there.
     ///
     /// # Errors
     /// When the system refuses a port, a thread or randomness.
@@ -41,6 +41,7 @@ impl Gateway {
         hold: Duration,
         store: &Store,
         tokens_count: bool,
+        rereads: bool,
     ) -> Result<Gateway, Error> {
         let mut key = AccessKey::new()?;
         if tokens_count {
@@ -60,6 +61,7 @@ impl Gateway {
             hold,
             waits_for_ever: true,
             is_open: false,
+            rereads,
         };
         Ok(Gateway {
             proxy: Proxy::start(

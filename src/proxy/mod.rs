@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     is_capped: bool,
     /// Whether it then waits on: a supervisor pauses the command meanwhile.
     waits_for_ever: bool,
+    /// Whether token files are read again when no token is good.
+    rereads: bool,
     most_connections: usize,
     unproven: listener::Unproven,
     counters: Counters,
@@ -249,6 +251,8 @@ struct Setup {
     waits_for_ever: bool,
     /// Whether it is there for other machines and users, too.
     is_open: bool,
+    /// Whether token files are read again when no token is good.
+    rereads: bool,
 }
 
 /// A proxy that takes connections. It stops taking any when this is dropped.
@@ -304,6 +308,7 @@ impl Proxy {
             hold: setup.hold,
             is_capped,
             waits_for_ever: setup.waits_for_ever,
+            rereads: setup.rereads,
             most_connections: listener::most_connections(),
             unproven: listener::Unproven::default(),
             counters: Counters::default(),
@@ -479,6 +484,7 @@ pub(crate) fn run(
         hold,
         waits_for_ever: false,
         is_open: args.gateway.allow_remote,
+        rereads: config.token_files.are_there(),
     };
     let known = ledger(&rings, &store, config.rules.threshold);
     let mut proxy = Proxy::start(rings.clone(), known, config.rules.clone(), setup, key)?;

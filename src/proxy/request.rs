@@ -128,6 +128,12 @@ impl Request {
         Ok(())
     }
 
+    /// By which name the client knows this proxy.
+    pub(crate) fn host(&self) -> &str {
+        let host = self.head.values("host").next().unwrap_or_default();
+        std::str::from_utf8(host).unwrap_or_default()
+    }
+
     /// Whether it has one of these fields.
     pub(crate) fn has_one_of(&self, names: &[&str]) -> bool {
         let is_one = |name: &[u8]| names.iter().any(|other| is_field(name, other));

@@ -254,7 +254,15 @@ impl<'a> Supervisor<'a> {
         let mut offered = None;
         let open = |tokens_count| {
             let rings = config::by_provider(rings);
-            Gateway::open(rings, &config.rules, config.hold, &store, tokens_count)
+            let rereads = config.token_files.are_there();
+            Gateway::open(
+                rings,
+                &config.rules,
+                config.hold,
+                &store,
+                tokens_count,
+                rereads,
+            )
         };
         if config.road != Road::Proxied {
             console.say(&RunEvent::MonitorStarted(config.interval));

@@ -162,6 +162,36 @@ fn a_redirect_within_the_provider_leads_to_the_proxy() {
     }
 }
 
+/// Anthropic's SDKs ask there with the credential that they have.
+#[test]
+fn the_address_of_a_batchs_results_leads_to_the_proxy() {
+    let upstream = Upstream::playing(|played| {
+        let host = played.head.split("ost: ").nth(1).unwrap();
+        let host = host.split("\r\n").next().unwrap();
+        let address = format!("http://{host}/v1/messages/batches/b/results");
+        let elsewhere = "https://files.example/results";
+        let (address, kind) = match played.head.contains("elsewhere") {
+            true => (elsewhere, ""),
+            false => (address.as_str(), "Content-Type: application/json\r\n"),
+        };
+        let body = json!({"id": "b", "results_url": address, "type": "message_batch"});
+        played.answer(200, kind, &body.to_string());
+        true
+    });
+    let gateway = of("ANTHROPIC", "ANTHROPIC_BASE_URL", &upstream.url);
+    let batch = gateway.get("/anthropic/v1/messages/batches/b").json();
+    // As the client has called it.
+    let address = "http://localhost/anthropic/v1/messages/batches/b/results";
+    assert_eq!(
+        batch,
+        json!({"id": "b", "results_url": address, "type": "message_batch"})
+    );
+    let batch = gateway
+        .get("/anthropic/v1/messages/batches/elsewhere")
+        .json();
+    assert_eq!(batch["results_url"], "https://files.example/results");
+}
+
 #[test]
 fn a_path_with_dots_is_refused() {
     let upstream = echo_path();

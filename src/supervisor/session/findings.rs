@@ -105,7 +105,8 @@ impl Session {
             RunEvent::MaxTokens { .. } => self.stop_for_later(),
             // The user may have to be asked.
             RunEvent::Limit { .. } if self.rules.interactive => self.apply_decision(now),
-            // There may be a new token.
+            // There may be a new token, in the place of the old one.
+            _ if notice.is_in_doubt() => self.reread_first(now).unwrap_or_else(Turn::nothing),
             _ if self.has_token_files && notice.lacks_token() => self.apply_decision(now),
             _ => Turn::nothing(),
         }

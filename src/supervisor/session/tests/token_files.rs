@@ -82,3 +82,18 @@ fn a_token_that_was_taken_out_and_put_back_is_used_again() {
     let turn = night.answer(1, night.used(0.1, 900));
     assert_eq!(turn.action, Action::Stop(Signal::SIGTERM));
 }
+
+#[test]
+fn a_token_that_is_rejected_all_at_once_may_have_been_replaced_in_its_file() {
+    let mut night = Night::of(&["a"]);
+    let notice = || {
+        Event::Proxy(RunEvent::Silent {
+            provider: crate::providers::by_name("anthropic").unwrap(),
+            silence: crate::tokens::condition::ProbeFailure::Doubtful,
+            why: None,
+        })
+    };
+    assert_eq!(night.event(notice()).action, Action::Nothing);
+    night.session.rereads_token_files();
+    assert_eq!(night.event(notice()).action, Action::Reread);
+}

@@ -214,8 +214,9 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Process>, grace: Du
     let (mut told, mut killed) = (false, false);
     let mut quiet = 0;
     loop {
-        let left = left(group, &mark, &mut known);
-        if left.is_empty() && !group.is_some_and(is_alive) {
+        let all = os::processes();
+        let left = left(&all, group, &mark, &mut known);
+        if left.is_empty() && !group.is_some_and(|group| is_hidden(group, &all)) {
             quiet += 1;
             if quiet == QUIET_LOOKS {
                 return killed;
@@ -251,17 +252,18 @@ fn clean_up(group: Option<Pid>, cookie: &str, mut known: Vec<Process>, grace: Du
     }
 }
 
-/// Whether the command's group has members that are not among those that [`left`] finds, because the
-/// list of processes does not show them by the numbers that are used here. Where it does, a zombie,
-/// which still counts as a member, is known to be none: whoever is to reap it may never do so.
-fn is_alive(group: Pid) -> bool {
-    os::list_trouble().is_some() && group_lives(group)
+/// Whether the command's group has members that the list of processes does not show, or not by the numbers
+/// that are used here: /proc of another user's processes, such as those of a `sudo`, may be hidden
+/// (proc(5), `hidepid`). A zombie counts as a member, too, but is listed: whoever is to reap it may never
+/// do so.
+fn is_hidden(group: Pid, all: &[Process]) -> bool {
+    let is_listed = all.iter().any(|process| process.group == group);
+    (os::list_trouble().is_some() || !is_listed) && group_lives(group)
 }
 
 /// The living processes of the group, and those of this user that carry the mark. Where the mark
 /// cannot be seen, `known` are those who were found before, and their descendants count.
-fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Process> {
-    let all = os::processes();
+fn left(all: &[Process], group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Process> {
     let group = group.filter(|_| os::list_trouble().is_none());
     let own = getpid();
     let belongs = |process: &Process| {
@@ -271,10 +273,32 @@ fn left(group: Option<Pid>, mark: &str, known: &mut Vec<Process>) -> Vec<Process
                 || os::has_variable(process, mark))
     };
     if os::STRAYS_ARE_FOUND {
-        return all.into_iter().filter(belongs).collect();
+        return all.iter().copied().filter(belongs).collect();
     }
-    let mut left = os::with_descendants(&all, belongs);
+    let mut left = os::with_descendants(all, belongs);
     left.retain(|process| process.pid != own);
     known.clone_from(&left);
     left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with `sudo` and a /proc that hides other users' processes.
+    #[test]
+    fn a_group_that_lives_and_is_not_listed_is_hidden() {
+        let mut sleeper = Command::new("sleep")
+            .arg("60")
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let group = Pid::from_raw(sleeper.id().try_into().unwrap());
+        let listed = noted(&format!("{group} {group} 1")).unwrap();
+        assert!(is_hidden(group, &[]));
+        assert!(!is_hidden(group, &[listed]));
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(!is_hidden(group, &[]));
+    }
 }

@@ -249,3 +249,24 @@ fn a_slip_in_a_token_file_has_the_hint_of_a_file() {
         );
     }
 }
+
+/// cron and systemd start programs without what a login adds to PATH.
+#[test]
+fn a_command_that_only_a_login_shell_finds_is_found() {
+    for folder in [".local/bin", ".nvm/versions/node/v24.1.0/bin"] {
+        let home = Desk::new();
+        let folder = home.join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("nightly"), "#!/bin/sh\n").unwrap();
+        let variables = [
+            ("HOME", home.path().to_str().unwrap()),
+            ("ANTHROPIC_API_KEY", KEY),
+        ];
+        let said = refusal(&["supervise", "--", "nightly"], &variables);
+        let hint = format!(
+            "hint: it is in {}, which is not in PATH here\n",
+            folder.display()
+        );
+        assert!(said.ends_with(&hint), "{said}");
+    }
+}

@@ -143,7 +143,7 @@ pub(crate) enum Error {
 }
 
 /// What was meant, perhaps, by words that name no command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Slip {
     /// A variable is set, as in a shell: `FOO=1 claude`.
     Assignment,
@@ -153,6 +153,8 @@ pub(crate) enum Slip {
     OwnOption,
     /// A function of the shell's.
     Function,
+    /// It is in this folder, which PATH does not name, as in a job of cron's.
+    NotInPath(PathBuf),
 }
 
 /// Where a command was named: by an option, or after the `--`.
@@ -281,6 +283,9 @@ impl Error {
                 }
                 Some(Slip::OwnOption) => "options of ddollar go before the '--'",
                 Some(Slip::Function) => "it is a function of your shell: say '-- bash -c LINE'",
+                Some(Slip::NotInPath(folder)) => {
+                    return format!("it is in {}, which is not in PATH here", folder.display());
+                }
                 None => {
                     "check spelling and PATH; what only your shell knows needs 'bash -ic LINE'"
                 }

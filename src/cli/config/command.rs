@@ -7,8 +7,9 @@ use crate::providers::endpoint::Endpoint;
 use crate::system::os::{self, Address, PrivateFile};
 use crate::system::program::{self, Obstacle};
 use crate::tokens::{Ring, Token, shown};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 
 /// Settings larger than this are none.
 const LARGEST_SETTINGS: u64 = 1 << 20;
@@ -174,6 +175,19 @@ pub(super) fn locate(
     })
 }
 
+/// Where installers put programs, below the user's home or elsewhere. PATH often has them only in a shell that
+/// somebody has logged in to: cron(8) and systemd start programs without.
+const USUAL_FOLDERS: [&str; 8] = [
+    ".local/bin",
+    "bin",
+    ".npm-global/bin",
+    ".bun/bin",
+    ".cargo/bin",
+    ".claude/local",
+    "/usr/local/bin",
+    "/opt/homebrew/bin",
+];
+
 /// What somebody may have meant whose command is not there.
 fn slip(words: &[OsString], environment: &[(OsString, OsString)]) -> Option<Slip> {
     let first = words.first()?.to_str()?;
@@ -194,8 +208,20 @@ fn slip(words: &[OsString], environment: &[(OsString, OsString)]) -> Option<Slip
     }
     // bash(1) exports its functions under such names.
     let exported = OsString::from(format!("BASH_FUNC_{first}%%"));
-    let is_function = environment.iter().any(|(name, _)| *name == exported);
-    is_function.then_some(Slip::Function)
+    if environment.iter().any(|(name, _)| *name == exported) {
+        return Some(Slip::Function);
+    }
+    let home = environment.iter().find(|(name, _)| name == "HOME");
+    let home = Path::new(home.map_or(OsStr::new("/"), |(_, value)| value));
+    let folders = USUAL_FOLDERS.iter().map(|folder| home.join(folder));
+    // One for each version of Node.js.
+    let versions = std::fs::read_dir(home.join(".nvm/versions/node"));
+    let versions = versions.into_iter().flatten().flatten();
+    let has_it = |folder: &PathBuf| folder.join(first).is_file();
+    folders
+        .chain(versions.map(|version| version.path().join("bin")))
+        .find(has_it)
+        .map(Slip::NotInPath)
 }
 
 #[cfg(test)]

@@ -512,6 +512,7 @@ impl RunEvent {
         let RunEvent::Limit {
             token,
             limit,
+            scope,
             until,
             window,
             said,
@@ -524,6 +525,9 @@ impl RunEvent {
         }
         let mut line = token.and_why(said.as_deref());
         // Writing to a String cannot fail.
+        if let Some(scope) = scope {
+            let _ = write!(line, "; for {scope}");
+        }
         let mut ends = "; until";
         if let Some(Window {
             name, utilization, ..

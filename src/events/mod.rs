@@ -89,6 +89,8 @@ pub(crate) enum RunEvent {
     Limit {
         token: TokenRef,
         limit: Limit,
+        /// The model or kind of endpoint that it holds for, where that is known and not for all.
+        scope: Option<String>,
         /// When it is usable again, if that is known.
         until: Option<SystemTime>,
         /// The window that is full, if one is.
@@ -426,9 +428,11 @@ impl RunEvent {
     pub(crate) fn limit(
         token: TokenRef,
         limit: Limit,
+        scope: Option<&str>,
         state: &TokenState,
         until: Option<SystemTime>,
     ) -> RunEvent {
+        let has_scope = matches!(limit, Limit::Near { .. } | Limit::Reached);
         let is_cause = |window: &&Window| match limit {
             // A failure is also blamed on a window that was fuller before.
             Limit::Near { used } => window.utilization == used,
@@ -438,6 +442,7 @@ impl RunEvent {
         RunEvent::Limit {
             token,
             limit,
+            scope: scope.filter(|_| has_scope).map(str::to_owned),
             until,
             window: state.fullest().filter(is_cause).cloned(),
             said: state.said().map(str::to_owned),

@@ -166,6 +166,7 @@ impl Recorder {
             RunEvent::Limit {
                 token,
                 limit,
+                scope: _,
                 until,
                 window,
                 said,

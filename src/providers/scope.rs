@@ -81,6 +81,17 @@ impl EndpointKind {
 }
 
 impl Scope {
+    /// What a limit is for, in a sentence.
+    pub(crate) fn words(&self) -> &str {
+        match (self.kind, self.class.as_str()) {
+            (EndpointKind::CountTokens, _) => "token counts",
+            (EndpointKind::Other, _) => "everything else",
+            (EndpointKind::Generate, "") => "answers",
+            (EndpointKind::Embed, "") => "embeddings",
+            (_, model) => model,
+        }
+    }
+
     /// The scope of answers of this model at this provider.
     pub(crate) fn of_model(provider: &Provider, model: &str) -> Scope {
         Scope {

@@ -489,7 +489,13 @@ impl Balancer {
         if before.is_good() && !after.is_good() {
             let limit = Limit::of(after, state.used());
             let until = after.until().map(|until| until.wall);
-            say.push(RunEvent::limit(token, limit, state, until));
+            say.push(RunEvent::limit(
+                token,
+                limit,
+                self.ledger.scope(place).map(Scope::words),
+                state,
+                until,
+            ));
         }
         match (state.silence(), ring.said_silent) {
             (Some((silence, _)), false) => {

@@ -212,9 +212,14 @@ impl Ledger {
         Some(&mut self.book_mut(place)?.pool)
     }
 
+    /// What the limits of a place hold for.
+    pub(crate) fn scope(&self, place: Place) -> Option<&Scope> {
+        Some(&self.rings.get(place.ring)?.get(place.scope)?.scope)
+    }
+
     /// What the requests of a place are for, as people call it: the model, or the kind of endpoint.
     pub(crate) fn name(&self, place: Place) -> Option<&str> {
-        let scope = &self.rings.get(place.ring)?.get(place.scope)?.scope;
+        let scope = self.scope(place)?;
         Some(match scope.class.as_str() {
             "" => scope.kind.name(),
             model => model,

@@ -84,7 +84,9 @@ fn a_limit_of_one_model_leaves_the_other_models_of_the_token_alone() {
     let seconds: u64 = answered.field("retry-after").unwrap().parse().unwrap();
     assert!((3590..=3600).contains(&seconds), "{seconds}");
     assert!(taken(&used).is_empty());
-    gateway.stop();
+    gateway
+        .stop()
+        .says(&["token 1/2", "; for claude-opus-5-5; until"]);
 }
 
 #[test]
@@ -108,7 +110,9 @@ fn a_limit_of_counting_leaves_messages_free() {
     assert_eq!(taken(&used), [1, 2]);
     assert_eq!(gateway.post(json!({})).status, 200);
     assert_eq!(taken(&used), [1]);
-    gateway.stop();
+    gateway
+        .stop()
+        .says(&["token 1/2", "; for token counts; until"]);
 }
 
 #[test]

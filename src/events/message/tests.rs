@@ -180,6 +180,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         all.push(RunEvent::Limit {
             token: token(azure, true),
             limit,
+            scope: None,
             until: None,
             window: None,
             said: None,

@@ -185,7 +185,7 @@ impl Session {
             };
         }
         let until = condition.until().map(|until| until.wall);
-        RunEvent::limit(token, limit, state, until)
+        RunEvent::limit(token, limit, None, state, until)
     }
 }
 

@@ -282,7 +282,7 @@ impl Session {
         };
         let state = ring.pool.state(token.id.index);
         let until = state.condition(now).until().map(|until| until.wall);
-        let limit = RunEvent::limit(token, limit, state, until);
+        let limit = RunEvent::limit(token, limit, None, state, until);
         self.phase = Phase::Waiting(waiting.blamed(Reported::Cause));
         self.apply_decision(now)
             .and_say_all_first(vec![RunEvent::Failed(how), limit])

@@ -688,12 +688,13 @@ impl<'a> Exchange<'a> {
     /// Anthropic's SDKs ask for the results of a batch at the address that the batch names, with their own
     /// credential: here that is the proxy's secret, which the provider does not know.
     fn leads_results_here(&self, came: &mut UpstreamResponse) {
-        let text = &came.held;
-        let start = top_value(text, b"results_url").filter(|_| came.whole);
-        let place = start.and_then(|start| Some(start + 1..end_of_text(text, start)?));
-        let Some(place) = place.filter(|_| self.kind == EndpointKind::Other) else {
+        if self.kind != EndpointKind::Other || !came.whole {
             return;
-        };
+        }
+        let text = &came.held;
+        let start = top_value(text, b"results_url");
+        let place = start.and_then(|start| Some(start + 1..end_of_text(text, start)?));
+        let Some(place) = place else { return };
         if let Some(path) = self.upstream.redirected(&text[place.clone()]) {
             let here = format!("http://{}{path}", self.request.host());
             came.held.splice(place, here.into_bytes());

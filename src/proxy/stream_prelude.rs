@@ -166,7 +166,7 @@ fn line_of(line: &[u8]) -> impl Iterator<Item = u8> {
 pub(crate) fn lone_error(dialect: Dialect, body: &[u8]) -> Seen {
     // Most answers are none, and this costs them next to nothing.
     let names = |word: &[u8]| bytes::find(body, word).is_some();
-    let names_error = names(ERROR) || names(NO_RESOURCE.as_bytes());
+    let names_error = names(ERROR) || names(b"_system_resource");
     let parsed = names_error
         .then(|| serde_json::from_slice::<Value>(body).ok())
         .flatten();

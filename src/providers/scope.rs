@@ -31,7 +31,8 @@ pub(crate) enum EndpointKind {
 pub(crate) struct Scope {
     /// What the endpoint does.
     pub(crate) kind: EndpointKind,
-    /// Models that draw on one bucket, by the name of one of them; empty where no model is known.
+    /// Models that draw on one bucket, by the name of one of them; empty where no model is known. Of everything
+    /// else, what it is about ("files", "images"): each has limits of its own.
     pub(crate) class: String,
 }
 
@@ -122,7 +123,10 @@ impl Scope {
                     .unwrap_or_default(),
             },
         };
-        let class = provider.model_class(&model);
+        let class = match kind {
+            EndpointKind::Other => provider.model_class(collection(path)),
+            _ => provider.model_class(&model),
+        };
         if kind != EndpointKind::Generate || class.is_empty() {
             model.clear();
         }
@@ -160,6 +164,16 @@ fn kind(dialect: Dialect, path: &str) -> EndpointKind {
         "completions" | "responses" | "compact" | "chat" => EndpointKind::Generate,
         _ => EndpointKind::Other,
     }
+}
+
+/// What a path of everything else is about: its first part that is not the version of the API.
+fn collection(path: &str) -> &str {
+    let is_version = |part: &&str| {
+        let number = part.strip_prefix('v').unwrap_or_default();
+        !number.starts_with(|c: char| c.is_ascii_digit())
+            && !matches!(*part, "" | "openai" | "upload")
+    };
+    path.split('/').find(is_version).unwrap_or_default()
 }
 
 /// Puts this model in place of the one that a request asks for, which is put into `model`: names that
@@ -230,7 +244,7 @@ mod tests {
             CountTokens,
             "claude-opus-5-5",
         );
-        is("anthropic", "/v1/messages/batches", opus, Other, "");
+        is("anthropic", "/v1/messages/batches", opus, Other, "messages");
         is(
             "openai",
             "/chat/completions",
@@ -258,9 +272,11 @@ mod tests {
             "/threads/t/messages",
             r#"{"model":"m"}"#,
             Other,
-            "",
+            "threads",
         );
-        is("openai", "/files", "", Other, "");
+        is("openai", "/files", "", Other, "files");
+        is("gemini", "/upload/v1beta/files", "", Other, "files");
+        is("openai", "", "", Other, "");
         let flash = "/v1beta/models/gemini-3-flash";
         is(
             "gemini",

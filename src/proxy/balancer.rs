@@ -258,16 +258,26 @@ impl Balancer {
         }
     }
 
-    /// The token of the organization that owns what this path names, as was found out before, if it is
-    /// usable now.
-    pub(crate) fn owner(&mut self, place: Place, path: &str, now: Now) -> Option<Pick> {
+    /// The token of the organization that owns what this path names, as was found out before: now, or when its
+    /// limit ends. None of those that were `refused` it.
+    pub(crate) fn owner(
+        &mut self,
+        place: Place,
+        path: &str,
+        refused: &[usize],
+        now: Now,
+    ) -> Option<Pick> {
         let rules = &self.rules;
         let pool = self.ledger.pool(place)?;
         let ring = self.rings.get_mut(place.ring)?;
         let (_, index) = *ring.owners.iter().rev().find(|(known, _)| known == path)?;
         let lane = ring.lanes.get_mut(place.scope)?;
-        if lane.fitness(pool, index, rules, now) == Fitness::Bad {
+        if refused.contains(&index) {
             return None;
+        }
+        if lane.fitness(pool, index, rules, now) == Fitness::Bad {
+            let until = pool.state(index).condition(now).until()?;
+            return Some(Pick::Hold { until, index });
         }
         let pick = lane.set_out(pool, index, false, now);
         ring.goes_out(index);

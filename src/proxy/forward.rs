@@ -349,7 +349,7 @@ impl<'a> Exchange<'a> {
         let hold_until = Instant::now() + self.shared.hold;
         let mut attempts = Attempts::default();
         let mut first: Option<FirstAnswer> = None;
-        let mut next = self.ticket_of_owner();
+        let mut next = self.ticket_of_owner(&[], hold_until)?;
         // A body that is not kept cannot be sent again.
         let is_kept = self.large.is_none();
         // How many tokens there were before one was rejected.
@@ -484,7 +484,14 @@ impl<'a> Exchange<'a> {
                             self.last = Some((first.came, first.index));
                             attempts = Attempts::default();
                         }
-                        (None, Some(first)) => return self.pass_on(first.came, first.index),
+                        (None, Some(first)) => {
+                            next = self.ticket_of_owner(attempts.absent(), hold_until)?;
+                            if next.is_none() {
+                                return self.pass_on(first.came, first.index);
+                            }
+                            self.last = Some((first.came, first.index));
+                            attempts = Attempts::default();
+                        }
                         (None, None) => {
                             let own = LocalResponse::exhausted(self.upstream.provider, None);
                             return Ok(Sent::Nothing(own));

@@ -223,6 +223,43 @@ fn what_one_organization_owns_is_found_with_its_token() {
     gateway.stop();
 }
 
+/// Pictures have a limit of their own, and a file is not gone because its owner is limited for a second.
+#[test]
+fn what_one_organization_owns_is_found_while_that_is_limited() {
+    let is_spent = Arc::new(AtomicBool::new(false));
+    let spent = is_spent.clone();
+    let used = Arc::new(Mutex::new(Vec::new()));
+    let all = used.clone();
+    let upstream = Upstream::playing(move |played| {
+        let token = token(played);
+        all.lock().unwrap().push(token);
+        let fields = organization(played);
+        if played.head.contains("/images/") {
+            played.answer(429, &format!("retry-after: 600\r\n{fields}"), LIMITED);
+        } else if token == 1 {
+            played.answer(404, &fields, r#"{"type":"error"}"#);
+        } else if spent.swap(false, SeqCst) {
+            played.answer(429, &format!("retry-after: 1\r\n{fields}"), LIMITED);
+        } else {
+            played.answer(200, &fields, "{}");
+        }
+        true
+    });
+    let gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "1m"]);
+    let path = "/anthropic/v1/files/f";
+    assert_eq!(gateway.get(path).status, 200);
+    assert_eq!(post(&gateway, "/anthropic/v1/images/x", "{}").status, 429);
+    assert_eq!(taken(&used), [1, 2, 1, 2]);
+    assert_eq!(gateway.get(path).status, 200);
+    assert_eq!(taken(&used), [2]);
+    is_spent.store(true, SeqCst);
+    for expected in [&[2, 1, 2][..], &[2]] {
+        assert_eq!(gateway.get(path).status, 200);
+        assert_eq!(taken(&used), expected);
+    }
+    gateway.stop();
+}
+
 #[test]
 fn what_nobody_has_is_asked_for_once_with_each_group() {
     let (gateway, used) = before(|_| (404, String::new(), r#"{"type":"error"}"#));

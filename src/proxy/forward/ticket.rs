@@ -65,19 +65,32 @@ impl Drop for Held<'_> {
 }
 
 impl<'a> Exchange<'a> {
-    /// A thing of which the owner is known is asked for with the owner's token.
-    pub(super) fn ticket_of_owner(&self) -> Option<Ticket<'a>> {
-        if self.kind != EndpointKind::Other {
-            return None;
+    /// A thing of which the owner is known is asked for with the owner's token, also if that has to wait. `None`: it
+    /// is not known, or would have to wait for longer, or was asked in vain.
+    pub(super) fn ticket_of_owner(
+        &mut self,
+        refused: &[usize],
+        hold_until: Instant,
+    ) -> Result<Option<Ticket<'a>>, Gone> {
+        let shared = self.shared;
+        while self.kind == EndpointKind::Other && !shared.is_stopping() {
+            let mut balancer = shared.balancer();
+            let now = now();
+            let left = match balancer.owner(self.place, self.thing(), refused, now) {
+                Some(Pick::Go { index }) => {
+                    drop(balancer);
+                    return Ok(Some(self.out_with(index)));
+                }
+                Some(Pick::Hold { until, .. }) => until.remaining(now),
+                _ => break,
+            };
+            if left > hold_until.saturating_duration_since(now.tick) {
+                break;
+            }
+            drop(shared.wait(balancer, left.clamp(Duration::from_millis(1), LOOK)));
+            self.client.watch(None, Instant::now(), self.interim())?;
         }
-        let pick = self
-            .shared
-            .balancer()
-            .owner(self.place, self.thing(), now());
-        match pick {
-            Some(Pick::Go { index }) => Some(self.out_with(index)),
-            _ => None,
-        }
+        Ok(None)
     }
 
     /// The token to go out with, as soon as there is one; or what to say instead.

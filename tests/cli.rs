@@ -437,7 +437,7 @@ fn a_token_file_that_others_can_replace_is_used_with_a_warning() {
         let run = run.env("ANTHROPIC_API_KEYS_FILE", &file).start(&["true"]);
         let ended = run.end().expect(0);
         match mend {
-            Some(mend) => ended.says_once(&format!("shared/tokens' (mend: {mend}")),
+            Some(mend) => ended.says_once(&format!("shared/tokens' (fix: {mend}")),
             None => ended.never_says("Others can"),
         };
     }

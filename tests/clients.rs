@@ -256,7 +256,7 @@ fn a_turn_that_failed_on_a_rejection_goes_on_when_the_provider_knows_the_token_a
     run.tell("fail authentication_failed");
     assert!(ready(&mut run).ends_with("token=1 env=none --resume U-1 turn=1"));
     run.finish()
-        .says(&["perhaps for trouble of its own", "Session resumed"]);
+        .says(&["perhaps by mistake", "Session resumed"]);
 }
 
 #[test]

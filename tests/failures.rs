@@ -54,7 +54,7 @@ fn a_child_that_fails_with_every_token_spent_is_started_again_after_the_reset() 
         "✗ Process exited with status 1\n",
         "Waiting for limits to reset (approximately ",
         "Launching: ",
-        "Restarted with token 1/1, the same command",
+        "Restarted the same command with token 1/1",
     ]);
 }
 
@@ -133,7 +133,7 @@ fn a_child_that_fails_in_an_outage_is_started_again_when_it_has_passed() {
                 trouble,
                 "Anthropic answers again",
                 "Launching: ",
-                "Restarted with token 1/2, the same command",
+                "Restarted the same command with token 1/2",
             ])
             .never_says("Switched");
     }
@@ -255,7 +255,7 @@ fn a_program_that_is_being_replaced_is_tried_again() {
         let ended = run.end().expect(7);
         ended
             .says_once("trying again")
-            .says_once("Restarted with token 2/2, the same command");
+            .says_once("Restarted the same command with token 2/2");
     }
 }
 
@@ -267,7 +267,7 @@ fn a_kill_by_somebody_else_is_retried_only_when_retries_are_asked_for() {
     retried.script(killed).end().expect(0).says(&[
         "✗ Process was killed by SIGKILL\n",
         "(retry 1 of 1)",
-        "Restarted with token 1/1, the same command",
+        "Restarted the same command with token 1/1",
     ]);
     let not = Supervise::with(&provider);
     not.script(killed)

@@ -82,7 +82,7 @@ fn a_redirect_is_not_followed_and_told_once() {
     for _ in 0..3 {
         front.wait_for_probe(provider.token(1));
     }
-    is_undisturbed(run, pid, "⚠️  Anthropic tells no limits: ");
+    is_undisturbed(run, pid, "⚠️  Anthropic shows no limits: ");
     assert!(
         elsewhere.accept().is_err(),
         "nobody went where the redirect leads"
@@ -146,7 +146,7 @@ fn an_answer_that_says_nothing_about_limits_is_told_once() {
     for _ in 0..3 {
         provider.wait_for_probe("anthropic#1");
     }
-    is_undisturbed(run, pid, "⚠️  Anthropic tells no limits: ");
+    is_undisturbed(run, pid, "⚠️  Anthropic shows no limits: ");
 }
 
 /// The answer to a message with this token, to the end of the connection.

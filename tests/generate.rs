@@ -204,7 +204,7 @@ fn the_man_page_renders_without_a_warning() {
 fn what_cannot_be_generated_is_named_with_a_hint() {
     for (word, problem) in [
         ("complete-csh", "'complete-csh' cannot be generated"),
-        ("", "nothing to generate is named"),
+        ("", "'generate' needs to know what"),
     ] {
         let output = Desk::new()
             .command(PROGRAM)

@@ -128,7 +128,7 @@ fn marks_are_ascii_where_the_locale_is_not_utf_8() {
         ", ANTHROPIC_API_KEY; requests, 96% used, resets ",
         "\n> Auto-rotating",
         "> Switched to token 2/2\n",
-        "* Restarted with token 2/2, the same command\n",
+        "* Restarted the same command with token 2/2\n",
         "* Process completed successfully\n",
     ]);
     assert!(ended.stderr.is_ascii(), "{}", ended.stderr);

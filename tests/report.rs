@@ -100,6 +100,25 @@ fn runs_are_listed_with_the_names_that_report_takes_the_newest_first() {
     assert!(state.shows(&[old]).contains("): finished\n"));
 }
 
+/// What cannot be done is refused, and not left out in silence.
+#[test]
+fn options_of_report_that_do_not_go_together_are_named() {
+    let state = State::after_a_run();
+    for (arguments, flag, problem) in [
+        (["--list", "--json"], "--list", "a RUN, --json or --svg"),
+        (["--list", "--svg=x"], "--list", "a RUN, --json or --svg"),
+        (["--list", "x"], "--list", "a RUN, --json or --svg"),
+        (["--json", "--svg=-"], "--svg", "--json"),
+    ] {
+        let output = state.report(&arguments);
+        let error = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("option '{flag}' does not go with {problem}\n");
+        assert!(error.contains(&wanted), "{error}");
+        assert_eq!(output.status.code(), Some(125));
+        assert!(output.stdout.is_empty());
+    }
+}
+
 #[test]
 fn a_run_with_a_rotation_and_a_wait_is_told_in_the_morning() {
     let provider = Provider::anthropic(&[0.1, 0.1]);

@@ -52,7 +52,7 @@ pub(crate) fn one_rotation(provider: &Provider, supervise: Supervise) {
         "▶  Auto-rotating to next token...\n",
         "▶  Switched to token 2/3\n",
         &launching,
-        "✓ Restarted with token 2/3, the same command\n",
+        "✓ Restarted the same command with token 2/3\n",
         "✓ Process completed successfully\n",
     ];
     assert_eq!(

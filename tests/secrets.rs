@@ -177,7 +177,7 @@ fn no_token_shows_when_the_provider_says_it_back() {
         let log = run.desk.join("trace.log");
         eventually("an answer was dealt with", || {
             let log = fs::read_to_string(&log).ok()?;
-            let done = ["Monitor:", "cannot be reached", "tells no limits"];
+            let done = ["Monitor:", "cannot be reached", "shows no limits"];
             done.iter().any(|words| log.contains(words)).then_some(())
         });
         look_everywhere(&run, provider.tokens());

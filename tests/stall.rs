@@ -22,13 +22,13 @@ fn a_command_that_does_nothing_is_told_of_and_left_alone() {
     run.stderr
         .wait("The command has stalled: no processor time for 3");
     run.stderr
-        .wait("it is left alone: there is no session to go on with");
+        .wait("it is left alone: there is no session to resume");
     let told = eventually("the notice", || {
         let told = fs::read_to_string(&told).unwrap_or_default();
         told.contains("stall: The command has stalled")
             .then_some(told)
     });
-    assert!(told.contains("no session to go on with"), "{told}");
+    assert!(told.contains("no session to resume"), "{told}");
     // A thread of its own writes it.
     eventually("the stall in the journal", || {
         let journal = fs::read_to_string(&journal).unwrap_or_default();
@@ -49,7 +49,7 @@ fn a_client_that_does_nothing_goes_on_with_its_session() {
     run.stderr
         .wait("The command has stalled: no request, no processor time for 3");
     run.stderr
-        .wait("it is ended, and goes on with its session (1 of 3)");
+        .wait("it is ended and restarted in its session (1 of 3)");
     run.stdout.wait(&format!("READY on {id}"));
     run.finish()
         .says(&["stalled", "--resume", "Session resumed"]);

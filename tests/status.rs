@@ -112,7 +112,7 @@ fn a_shell_that_points_at_a_proxy_is_recognised() {
     assert!(stderr.contains(&said), "{stderr}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        text.starts_with("How full the limits of your tokens (API keys) are:\n"),
+        text.starts_with("The limits of your tokens (API keys), and how much is used:\n"),
         "{text}"
     );
     assert!(text.contains("ANTHROPIC_API_KEY: usable"), "{text}");
@@ -201,17 +201,34 @@ fn the_exit_code_says_whether_a_start_would_make_sense() {
             "would wait 5s for it to answer",
         ],
     );
-    // Tokens that are rejected together are not believed to be revoked.
-    provider.control(json!([{"clear": {}}, {"answer": {"fault": "401"}}]));
-    has(
-        &now(75),
-        &[": rejected\n", "would wait 5s for it to answer"],
-    );
 
     let provider = Provider::anthropic(&[0.1]);
     provider.fault("401");
     let text = shown(&status(&provider, &[]).output().unwrap(), 1);
     has(&text, &["1/1 …", ": rejected\n", "no token can recover"]);
+}
+
+/// Like a run, it asks again before it believes that all tokens were revoked at once.
+#[test]
+fn tokens_that_are_rejected_together_are_asked_again() {
+    let [revoked, troubled] = [(), ()].map(|()| Provider::anthropic(&[0.1, 0.1]));
+    revoked.fault("401");
+    troubled.control(json!({"answer": {"fault": "401", "times": 2}}));
+    let start = |provider| {
+        let mut command = status(provider, &[]);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    for (status, code, wanted) in [
+        (start(&troubled), 0, ["usable", "would use token 1/2"]),
+        (start(&revoked), 1, [": rejected\n", "no token can recover"]),
+    ] {
+        let output = status.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        has(&told, &["Every token was rejected; asking again in 5s"]);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        has(&String::from_utf8_lossy(&output.stdout), &wanted);
+    }
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn a_pipe_is_read_once() {
         run.wait_ready_with(1);
         waits_twice(&provider, &mut run);
         run.finish()
-            .says_once("is no regular file, and is not read again")
+            .says_once("is not a regular file, and is not read again")
             .never_says("stay as they are");
     }
 }

@@ -104,7 +104,7 @@ fn another_token_that_resets_first_gets_a_new_child() {
         "Pausing subprocess",
         "Switched to token 2/2",
         "Launching: ",
-        "Restarted with token 2/2, the same command",
+        "Restarted the same command with token 2/2",
     ]);
 }
 

@@ -79,8 +79,8 @@ pub(super) static FLAGS: &[Flag] = &[
         default: Some("95"),
         commands: ASKING,
         about: "leave a token when it is used above this",
-        details: "A token counts as near its limit when one of its windows is used strictly above \
-                  this percentage. Above 0, up to 100.",
+        details: "A token is near its limit when more than this percentage of one of its limits is \
+                  used. Above 0, up to 100.",
         set: |values, value| {
             let wants = "a percentage above 0, up to 100";
             let percent: f64 = text(value)
@@ -104,9 +104,9 @@ pub(super) static FLAGS: &[Flag] = &[
         default: Some("60s"),
         commands: ASKING,
         about: "how often the limits of the token in use are checked",
-        details: "Each check is one minimal request with the token in use. It comes sooner, down to \
-                  every 5s, when the threshold would be crossed before it; that spends at most 1% of \
-                  a limit.",
+        details: "Each check is one minimal request. In a run, checks come more often, up to every \
+                  5s, when the threshold would be crossed between two of them; that spends at most 1% \
+                  of a limit. With 'status', it is for --watch.",
         set: |values, value| {
             values.checks.interval = duration(value)
                 .filter(|span| (SHORTEST_INTERVAL..=DAY).contains(span))
@@ -137,9 +137,8 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: ASKING,
         about: "use the tokens of these providers only",
-        details: "The command gets one token of each provider named, and no other token. Without \
-                  this option: of each provider that the environment has a token of. There are \
-                  anthropic, openai, groq, mistral, xai, cerebras, together, fireworks, deepseek, \
+        details: "Without this option, all providers are used that the environment has a token for. \
+                  A command gets one token of each of them. The names are anthropic, openai, groq, mistral, xai, cerebras, together, fireworks, deepseek, \
                   openrouter, cohere, gemini, azure, perplexity and huggingface.",
         set: |values, value| {
             let names: Vec<String> = text(value)
@@ -179,9 +178,9 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: ASKING,
         about: "the model that the command uses, for the checks",
         details: "Limits are per model. Without this option the checks ask for the model on the command \
-                  line of a known client, else for the one that was seen in the command's requests, now or \
-                  in an earlier run, else for ANTHROPIC_MODEL or OPENAI_MODEL, else for the client's usual \
-                  one or the cheapest, if it is known.",
+                  line of a known client, else the one seen in the command's requests, now or in an \
+                  earlier run, else ANTHROPIC_MODEL or OPENAI_MODEL, else the client's usual one or \
+                  the cheapest, if it is known.",
         set: |values, value| {
             values.checks.model = Some(
                 text(value)
@@ -222,11 +221,11 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("NAME"),
         default: None,
         commands: BOTH,
-        about: "which client the command is, if its name does not tell",
-        details: "claude, codex, gemini, opencode, aider, llm, copilot or qwen, which are otherwise known by \
-                  their names, also behind npx, env or nice. ddollar tells them their token in \
-                  their own way and makes them go on with their session after a restart. With \
-                  'generic' nothing is changed.",
+        about: "which client the command is, if its name does not say so",
+        details: "claude, codex, gemini, opencode, aider, llm, copilot or qwen. Without this option they \
+                  are recognised by name, also behind npx, env or nice. ddollar gives each its token in \
+                  the way it expects, and has it resume its session after a restart. With 'generic' \
+                  nothing is changed.",
         set: |values, value| {
             let wants = "claude, codex, gemini, opencode, aider, llm, copilot, qwen or generic";
             let name = text(value).ok_or(wants)?;
@@ -270,8 +269,8 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "ask for this model while every token is spent for another one",
-        details: "In the proxy: the request goes out for this model in place of being held. A \
-                  provider that does not have it is not asked for it again.",
+        details: "In the proxy: the request goes out for this model instead of being held. A \
+                  provider that does not have the model is not asked for it again.",
         set: |values, value| {
             let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:/@+".contains(&byte);
             let name = text(value).map(|name| name.strip_prefix("models/").unwrap_or(name));
@@ -288,9 +287,9 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "exit with 75 once this many LLM tokens are used, such as 20M",
-        details: "Everything counts that the answers report as read or written, also what is read from a \
-                  cache or written to one. The answer under way still ends; then the command is stopped in \
-                  order. Only what comes through the proxy is counted.",
+        details: "All LLM tokens count that the answers report as read or written, including those \
+                  read from a cache or written to one. The answer under way is still completed; then the \
+                  command is stopped in order. Only what comes through the proxy is counted.",
         set: |values, value| {
             let wants = "a number of LLM tokens from 1, such as 20M or 500k";
             values.supervision.max_tokens = Some(text(value).and_then(count).ok_or(wants)?);
@@ -303,7 +302,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: Some("N"),
         default: Some("0"),
         commands: BOTH,
-        about: "how often to restart a command that fails for reasons of its own",
+        about: "how many times to restart a command that fails for reasons of its own",
         details: "Failures that a limit or an outage explains do not count. Three starts in a row \
                   that die within 2 seconds end the run all the same.",
         set: |values, value| {
@@ -320,9 +319,9 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "warn when the command does nothing for this long",
-        details: "It then sends no request through the proxy, and its processes take no processor time worth \
-                  speaking of; without the proxy, only the latter is seen. A client whose session is known is \
-                  restarted and goes on with it, at most three times in a row. 30s at least.",
+        details: "That is: no request through the proxy, and next to no processor time; without the proxy, \
+                  only the latter is seen. A client whose session is known is restarted and resumes it, at \
+                  most three times in a row. 30s at least.",
         set: |values, value| {
             let span = duration(value).filter(|span| *span >= SHORTEST_STALL);
             values.supervision.stall = Some(span.ok_or(A_LONG_DURATION)?);
@@ -337,8 +336,8 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: KEEPERS,
         about: "the file in which runs share what is known of the tokens",
         details: "Without this option: ddollar/state.json in XDG_STATE_HOME, or in .local/state \
-                  in HOME. Tokens that are known to be spent are passed over at the start. Tokens \
-                  are never part of it.",
+                  in HOME. Tokens that are known to be spent are passed over at the start. No token \
+                  is ever written to it.",
         set: |values, value| {
             if value.is_empty() {
                 return Err("the name of a file".into());
@@ -380,8 +379,8 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "append the journal of this run to this file",
-        details: "'ddollar report' draws it. Without this option it is a file of its own in \
-                  ~/.local/state/ddollar/runs (or XDG_STATE_HOME), where the newest 50 stay; \
+        details: "'ddollar report' draws it. Without this option each run has its own file in \
+                  ~/.local/state/ddollar/runs (or XDG_STATE_HOME), where the newest 50 are kept; \
                   /dev/null keeps none.",
         set: |values, value| {
             values.supervision.journal = Some(PathBuf::from(value));
@@ -426,10 +425,10 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: BOTH,
         about: "run this with sh on limit, rotate, wait, resume, stall and exit",
-        details: "It finds the facts in DDOLLAR_EVENT, DDOLLAR_MESSAGE, DDOLLAR_PROVIDER, \
+        details: "The facts are in DDOLLAR_EVENT, DDOLLAR_MESSAGE, DDOLLAR_PROVIDER, \
                   DDOLLAR_TOKEN, DDOLLAR_TOKEN_NAME, DDOLLAR_CAUSE, DDOLLAR_WINDOW, DDOLLAR_WHY, \
-                  DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, DDOLLAR_FACT. It has no terminal and \
-                  30 seconds.",
+                  DDOLLAR_UNTIL, DDOLLAR_STATUS and, as JSON, DDOLLAR_FACT. It has no terminal, and is \
+                  killed after 30 seconds.",
         set: |values, value| {
             if value.is_empty() {
                 return Err(
@@ -447,7 +446,7 @@ pub(super) static FLAGS: &[Flag] = &[
         default: Some("127.0.0.1:4141"),
         commands: PROXY,
         about: "where the proxy listens",
-        details: "An IP address of this machine alone, and a port; port 0 takes a free one.",
+        details: "A loopback IP address and a port; port 0 takes a free one.",
         set: |values, value| {
             values.gateway.listen = text(value)
                 .and_then(|value| value.parse().ok())
@@ -462,7 +461,7 @@ pub(super) static FLAGS: &[Flag] = &[
         default: None,
         commands: PROXY,
         about: "let --listen open the proxy to other machines",
-        details: "What they send, their secret too, then travels in the clear, and whoever has the \
+        details: "What they send, including the secret, is then not encrypted, and whoever has the \
                   secret spends your tokens.",
         set: |values, _| {
             values.gateway.allow_remote = true;
@@ -477,7 +476,7 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: PROXY,
         about: "which of the good tokens a request gets: sticky, round-robin or headroom",
         details: "sticky stays with one as long as it is good, which keeps the provider's prompt \
-                  cache. round-robin takes one after the other, headroom the least used one.",
+                  cache; round-robin takes one after the other; headroom takes the least used one.",
         set: |values, value| {
             values.gateway.strategy = match text(value) {
                 Some("sticky") => Strategy::Sticky,
@@ -495,8 +494,8 @@ pub(super) static FLAGS: &[Flag] = &[
         default: Some("10m"),
         commands: RUNNING,
         about: "how long a request may wait for a reset when every token is spent",
-        details: "In a proxy. When the earliest reset is further away, the application gets a 429 \
-                  that says how far, at once; a supervised command is paused.",
+        details: "In a proxy. When the earliest reset is further away, the application gets at once \
+                  a 429 that says when; a supervised command is paused.",
         set: |values, value| {
             values.hold = duration(value)
                 .filter(|span| *span <= DAY)
@@ -512,7 +511,7 @@ pub(super) static FLAGS: &[Flag] = &[
         commands: RUNNING,
         about: "append what happens, with times, to this file",
         details: "DDOLLAR_LOG sets how much: error, warn or info (the default); a debug build \
-                  also knows debug and trace. Tokens are never part of it. At 32 MiB the \
+                  also knows debug and trace. No token is ever written to it. At 32 MiB the \
                   file is renamed to FILE.old, and a new one is begun.",
         set: |values, value| {
             values.voice.log = Some(PathBuf::from(value));
@@ -525,7 +524,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: None,
         default: None,
         commands: STATUS,
-        about: "show it anew at each interval, until interrupted",
+        about: "show it again at each interval, until interrupted",
         details: "",
         set: |values, _| {
             values.watch = true;
@@ -538,7 +537,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: None,
         default: None,
         commands: SHOWING,
-        about: "the facts as one JSON object",
+        about: "print the facts as one JSON object",
         details: "",
         set: |values, _| {
             values.show.json = true;
@@ -551,7 +550,7 @@ pub(super) static FLAGS: &[Flag] = &[
         value: None,
         default: None,
         commands: REPORT,
-        about: "the runs that are kept, the newest first",
+        about: "list the runs that are kept, the newest first",
         details: "",
         set: |values, _| {
             values.list = true;

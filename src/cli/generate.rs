@@ -354,7 +354,7 @@ fn as_it_is(page: &mut String, text: &str) {
 }
 
 /// Day of the last change to what the page says; no clock, so that the same source makes the same page.
-const MAN_DATE: &str = "2026-11-22";
+const MAN_DATE: &str = "2026-11-30";
 
 fn man() -> String {
     let mut page = format!(

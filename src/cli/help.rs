@@ -41,25 +41,26 @@ pub(super) static ENTRIES: &[Entry] = &[
         usage: "[OPTIONS]",
         line: "a gateway on loopback that rotates tokens for many programs",
         about: "Listens on this machine and passes requests on to the providers, each with a\n\
-                token that is good. A request that a limit refuses goes again with the next\n\
-                token, or waits for the reset: the application does not notice. Prints the\n\
-                shell lines that lead applications here, with a secret in a token's place.\n",
+                token that is good. A request refused for a limit is sent again with the next\n\
+                token, or waits for the reset; the application does not notice. Prints the\n\
+                shell lines that point applications to it, with a secret in place of a token.\n",
     },
     Entry {
         name: "status",
         usage: "[OPTIONS]",
-        line: "how full the limits of each token are, and what would be next",
+        line: "how much of each token's limits is used, and what would be next",
         about: "Asks about every token at once, with one minimal request each, and shows how\n\
-                full its windows are, when they reset, and what ddollar would do now. Exit\n\
-                status: 0 when a token is usable, 75 when one will be later, 1 when none will.\n",
+                much of its limits is used, when they reset, and what ddollar would do now.\n\
+                Exit status: 0 when a token is usable, 75 when one will be later, 1 when none\n\
+                will.\n",
     },
     Entry {
         name: "report",
         usage: "[OPTIONS] [RUN]",
-        line: "what happened in a run: the newest, or a journal by its path",
-        about: "Shows what happened in a run, also while it goes on: how full each token was,\n\
-                rotations, waits, and the sums. RUN is a journal, by its path or by its name in\n\
-                ~/.local/state/ddollar/runs; without it, the newest one there.\n",
+        line: "what happened in a run: the newest, or the one that you name",
+        about: "Shows what happened in a run, even while it goes on: how much of each token's\n\
+                limits was used, rotations, waits and totals. RUN is a journal, by its path or\n\
+                its name in ~/.local/state/ddollar/runs; without it, the newest one there.\n",
     },
     Entry {
         name: "rehearse",
@@ -90,16 +91,17 @@ pub(super) static ENTRIES: &[Entry] = &[
 ];
 
 pub(super) const TOKENS: &str = "\
-A token is an API key. Tokens come from the environment, for each provider's
-own variable:
-  ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2, _3 ...   one token each
-  ANTHROPIC_API_KEYS                               a list, by comma or space
-  ANTHROPIC_API_KEYS_FILE                          a file, one token a line
+A token is an API key. Tokens come from the environment; each provider
+has its own variables:
+  ANTHROPIC_API_KEY, ANTHROPIC_API_KEY_2, _3 ...  one token each
+  ANTHROPIC_API_KEYS                              several, with commas
+  ANTHROPIC_API_KEYS_FILE                         a file, one a line
 Base URLs are taken from ANTHROPIC_BASE_URL, OPENAI_BASE_URL and so on.
 ";
 
 pub(super) const EXIT: &str = "\
-Exit status: the command's own; ended by a signal, ddollar ends by the same.
+Exit status: the command's own; if a signal ended it, ddollar ends by
+the same one.
   75   stopped before the command finished; run it again later
   125  ddollar itself failed
   126  COMMAND cannot be executed
@@ -220,5 +222,9 @@ mod tests {
                 .all(|line| line.chars().count() < WIDTH)
         );
         assert!(general_help(true).contains("ANTHROPIC_API_KEYS_FILE"));
+        // The man page shows these as they are, indented by 7, on 78 columns.
+        for line in TOKENS.lines().chain(EXIT.lines()) {
+            assert!(line.len() <= 71, "{line}");
+        }
     }
 }

@@ -489,7 +489,10 @@ mod tests {
             ),
             ("proxy --strategy best", "does not take 'best' give sticky"),
             ("proxy --hold 2d", "does not take '2d'"),
-            ("proxy --resume x", "unknown option '--resume' for 'proxy'"),
+            (
+                "proxy --resume x",
+                "unknown option '--resume' for 'proxy' see 'ddollar help proxy'",
+            ),
             ("help nothing", "unknown command 'nothing'"),
             ("help status more", "'more' is one word too many for 'help'"),
             ("version more", "'more' is one word too many for 'version'"),

@@ -7,6 +7,7 @@ mod view;
 
 use crate::cli::{Status, config};
 use crate::common::Environment;
+use crate::common::duration::spaced;
 use crate::common::error::{Error, TRY_AGAIN_LATER};
 use crate::common::time::Now;
 use crate::events::RunEvent;
@@ -66,7 +67,16 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
             tick: Instant::now(),
         };
         let began = now();
-        let (view, asked) = look(&rings, &rules, began, now);
+        let (mut view, mut asked) = look(&rings, &rules, began, Vec::new(), now);
+        // All at once may be the provider's own trouble: a run asks again before it believes that.
+        while let (false, Some(span)) = (args.watch, view.doubt()) {
+            console.say(&RunEvent::Warning(format!(
+                "Every token was rejected; asking again in {}",
+                spaced(span)
+            )));
+            std::thread::sleep(span);
+            (view, asked) = look(&rings, &rules, began, asked, now);
+        }
         store.keep(asked.iter(), view.now);
         for what in warnings.try_iter() {
             console.say(&RunEvent::Warning(what));
@@ -90,11 +100,12 @@ pub(crate) fn status(args: &Status, environment: &Environment) -> Result<ExitCod
 }
 
 /// Asks about every token, and lets the table decide as for a command that is to be started. With what
-/// to show, and what was learned of the tokens of each ring.
+/// to show, and what was learned of the tokens of each ring, in addition to `before`.
 fn look<'r>(
     rings: &'r [Ring],
     rules: &Rules,
     began: Now,
+    before: Vec<TokenPool>,
     now: impl Fn() -> Now,
 ) -> (View<'r>, Vec<TokenPool>) {
     let asked: Vec<_> = rings
@@ -104,10 +115,12 @@ fn look<'r>(
     let answers = ask_all(&asked);
     let now = now();
     let mut learned = Vec::new();
+    let mut before = before.into_iter();
     let rings = rings.iter().enumerate().map(|(number, (pool, _))| {
-        // Nothing of an earlier look counts.
-        let tokens = pool.tokens().cloned().collect();
-        let mut asked = TokenPool::new(tokens)?;
+        let mut asked = match before.next() {
+            Some(pool) => pool,
+            None => TokenPool::new(pool.tokens().cloned().collect())?,
+        };
         let mut readings = vec![None; pool.len()];
         for (_, index, answer) in answers.iter().filter(|(ring, ..)| *ring == number) {
             policy::record(&mut asked, *index, answer, rules, now);

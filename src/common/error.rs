@@ -170,7 +170,7 @@ impl Error {
     pub(crate) fn hint(&self) -> String {
         match self {
             Error::NoSubcommand => {
-                "it keeps a command going all night across API rate limits. To begin:\n  \
+                "ddollar keeps a command going all night across API rate limits. To begin:\n  \
                  ddollar rehearse               watch it work; no token is needed\n  \
                  ddollar status                 your tokens, and how full each is\n  \
                  ddollar supervise -- COMMAND   run COMMAND under supervision\n\
@@ -183,6 +183,9 @@ impl Error {
             },
             Error::UnknownFlag { near, command, .. } => match near {
                 Some(near) => format!("did you mean '--{near}'? See 'ddollar help {command}'"),
+                None if !matches!(*command, "supervise" | "rehearse") => {
+                    format!("see 'ddollar help {command}'")
+                }
                 None => format!(
                     "options of the command to run go after '--'; see 'ddollar help {command}'"
                 ),
@@ -301,7 +304,7 @@ impl Error {
             Error::CommandNotExecutable { .. } => {
                 "it needs execute permission (chmod +x) and must not be a directory".into()
             }
-            Error::Output { .. } => "send it where it can be written, with room".into(),
+            Error::Output { .. } => "write it to a place that you can write to and that has room".into(),
             Error::ProxyVariable { variable } => format!(
                 "give it as http://HOST:PORT or socks5://HOST:PORT, with USER:PASSWORD@ before HOST where it wants one, or start with 'env -u {variable}'"
             ),
@@ -330,7 +333,7 @@ impl fmt::Display for Error {
                 write!(f, "unknown option '{given}' for '{command}'")
             }
             Error::NotGenerated { given } if given.is_empty() => {
-                f.write_str("nothing to generate is named")
+                f.write_str("'generate' needs to know what")
             }
             Error::NotGenerated { given } => write!(f, "'{given}' cannot be generated"),
             Error::ExtraWord { given, command } => {

@@ -27,7 +27,7 @@ pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     };
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::other("it is no regular file")),
+        false => Err(io::Error::other("it is not a regular file")),
     }
 }
 
@@ -218,8 +218,8 @@ mod tests {
         assert_eq!(too_large.kind(), ErrorKind::FileTooLarge);
         for (name, why) in [
             ("link", "it is a link"),
-            ("pipe", "it is no regular file"),
-            (".", "it is no regular file"),
+            ("pipe", "it is not a regular file"),
+            (".", "it is not a regular file"),
         ] {
             assert_eq!(read(&path(name), 5).unwrap_err().to_string(), why);
         }

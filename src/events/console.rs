@@ -67,6 +67,8 @@ struct Pending {
     countdown: bool,
     /// Whether the last message was followed by an empty line.
     parted: bool,
+    /// Whether the cursor is still behind a question: what comes next begins a line of its own.
+    asking: bool,
     /// When the wait began, or a line about it was last printed.
     spoken: Option<Instant>,
     texts: VecDeque<String>,
@@ -131,7 +133,8 @@ impl Console {
         let mut pending = self.pending.borrow_mut();
         // One empty line is enough where nobody else writes.
         let parted = std::mem::replace(&mut pending.parted, event.ends_chapter()) && !self.shared;
-        let chapter = if event.opens_chapter() && !parted {
+        let asking = std::mem::replace(&mut pending.asking, event.is_question());
+        let chapter = if event.opens_chapter() && !parted || asking && !event.is_question() {
             "\n"
         } else {
             ""
@@ -142,6 +145,11 @@ impl Console {
             pending.texts.pop_front();
         }
         pending.write();
+    }
+
+    /// The question was answered with Enter, which has ended its line.
+    pub(crate) fn is_answered(&self) {
+        self.pending.borrow_mut().asking = false;
     }
 
     /// Holds output back while the command owns the terminal, and prints it afterwards.

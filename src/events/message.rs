@@ -79,10 +79,9 @@ fn failure(text: impl Into<Text>) -> Message {
 }
 
 impl RunEvent {
-    /// Whether a line's end goes before it: an empty line, because a new chapter begins, or the end of
-    /// the line with the question, because no Enter was typed there.
+    /// Whether an empty line goes before it, because a new chapter begins.
     pub(crate) fn opens_chapter(&self) -> bool {
-        matches!(self, RunEvent::Limit { .. } | RunEvent::NoAnswer)
+        matches!(self, RunEvent::Limit { .. })
     }
 
     /// Whether an empty line goes after it, because the command has the word now (the owner's
@@ -141,8 +140,8 @@ impl RunEvent {
             RunEvent::SetAside(provider) => {
                 next(format!("The command goes on without {}", provider.label))
             }
-            RunEvent::ExposedFile { path, mend } => {
-                warning(format!("Others can read or write '{path}' (mend: {mend})"))
+            RunEvent::ExposedFile { path, fix } => {
+                warning(format!("Others can read or write '{path}' (fix: {fix})"))
             }
             RunEvent::TokensChanged { here, gone } => {
                 let mut text = "The token file has changed".to_owned();
@@ -194,7 +193,7 @@ impl RunEvent {
             RunEvent::Repeated(tokens) => {
                 let each: Vec<String> = tokens.iter().map(|token| token.place()).collect();
                 let with = if each.is_empty() { "" } else { " with " };
-                let text = format!("Restarted{with}{}, the same command", each.join(" and "));
+                let text = format!("Restarted the same command{with}{}", each.join(" and "));
                 done(text)
             }
             RunEvent::InputIsReadOnce => {
@@ -304,13 +303,13 @@ impl RunEvent {
                 next("The command was continued by someone else; going on")
             }
             RunEvent::NeedsTerminal => {
-                warning("The command is stopped: it needs the terminal, which is another's")
+                warning("The command is stopped: it needs the terminal, which another program has")
             }
             RunEvent::Unkillable(left) => failure(format!(
                 "{left} process(es) of the command survive SIGKILL; nothing more is started"
             )),
             RunEvent::NotReadAgain(path) => plain(format!(
-                "   '{path}' is no regular file, and is not read again for new tokens"
+                "   '{path}' is not a regular file, and is not read again for new tokens"
             )),
             RunEvent::Warning(what) => warning(what.clone()),
             RunEvent::NotStarted(why) => warning(format!(
@@ -333,9 +332,9 @@ impl RunEvent {
             RunEvent::NoAnswer => {
                 warning("No answer: type a number, then Enter; Ctrl-C ends the command")
             }
-            RunEvent::KeepingOn => next("Going on until the window resets or the token is refused"),
+            RunEvent::KeepingOn => next("Going on until the limit resets or the token is refused"),
             RunEvent::Saved { .. } => {
-                done("Stopped before the command finished; run the same again to go on")
+                done("Stopped before the command finished; run it again to continue")
             }
             RunEvent::EndedBySignal(how) => {
                 warning(format!("{}, after a signal to ddollar", how_it_ended(*how)))
@@ -420,7 +419,7 @@ impl RunEvent {
             }
             RunEvent::AnswersAgain(provider) => done(format!("{} answers again", provider.label)),
             RunEvent::Unclear { provider, why } => {
-                warning(format!("{} tells no limits: {why}", provider.label))
+                warning(format!("{} shows no limits: {why}", provider.label))
             }
             RunEvent::Quotas {
                 provider,
@@ -504,7 +503,7 @@ impl RunEvent {
     /// `now` when it is usable again, if that is known; or what follows, or is kept.
     pub(crate) fn detail(&self, now: Option<SystemTime>) -> Option<String> {
         if let RunEvent::Saved { kept: true } = self {
-            return Some("kept: which tokens are spent, and until when".into());
+            return Some("saved: which tokens are spent, and until when".into());
         }
         if let RunEvent::Stalled { then, .. } = self {
             return Some(then.words());
@@ -548,9 +547,9 @@ impl AfterStall {
     fn words(self) -> String {
         match self {
             AfterStall::Restart { number, of } => {
-                format!("it is ended, and goes on with its session ({number} of {of})")
+                format!("it is ended and restarted in its session ({number} of {of})")
             }
-            AfterStall::NoSession => "it is left alone: there is no session to go on with".into(),
+            AfterStall::NoSession => "it is left alone: there is no session to resume".into(),
             AfterStall::GivenUp => "it is left alone: starting it again did not help".into(),
         }
     }
@@ -614,7 +613,7 @@ impl ProbeFailure {
             ProbeFailure::Overloaded => "is overloaded",
             ProbeFailure::OutOfReach => "cannot be reached",
             ProbeFailure::Doubtful => {
-                "rejects a token, perhaps for trouble of its own; asking again"
+                "rejects a token, perhaps by mistake; asking again"
             }
         }
     }

@@ -179,7 +179,7 @@ pub(crate) enum RunEvent {
     /// A token file that others can read or write, and what mends that.
     ExposedFile {
         path: String,
-        mend: &'static str,
+        fix: &'static str,
     },
     /// The token files were read again: these tokens are there now, and those are gone.
     TokensChanged {

@@ -67,7 +67,8 @@ impl Tally {
             Record::Run(_) => self.began = Some(now),
             Record::Rotate { .. } => self.rotations += 1,
             Record::Limit(_) => self.limits += 1,
-            Record::Wait { .. } => {
+            // A question pauses the command as well.
+            Record::Wait { .. } | Record::Pause => {
                 self.waits.get_or_insert(now);
             }
             Record::Resume | Record::Launch { .. } | Record::Release { .. } | Record::End(_) => {

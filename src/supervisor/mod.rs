@@ -27,7 +27,7 @@ use crate::supervisor::stall::{Pulse, StallWatch};
 use crate::system::exit_status::ExitStatus;
 use crate::system::job::{Job, JobEvent};
 use crate::system::os;
-use crate::system::prompt::Prompt;
+use crate::system::prompt::{END_OF_INPUT, Prompt};
 use crate::system::signals::{self, Inherited};
 use crate::tokens::TokenId;
 use crate::tokens::store::Store;
@@ -374,6 +374,9 @@ impl<'a> Supervisor<'a> {
     fn record(&mut self, event: &Event) {
         if let Event::Proxy(_) | Event::Job(JobEvent::Exited { .. }) = event {
             self.tell_levels(matches!(event, Event::Job(_)), now());
+        }
+        if matches!(event, Event::Line(line) if line != END_OF_INPUT) {
+            self.console.is_answered();
         }
         let Event::Job(JobEvent::Exited { how, asked: false }) = event else {
             return;

@@ -116,6 +116,11 @@ fn c51_ctrl_c_at_the_prompt() {
     let provider = Provider::anthropic(&[0.1, 0.1]);
     let (mut screen, child, before) = asked(&provider, "10m");
     assert_eq!(screen.interrupt(CTRL_C), 130);
+    // What follows is not part of the question's line.
+    let text = screen.text();
+    assert!(text.contains("Stopped by SIGINT"), "{text}");
+    let glued = |line: &str| line.contains(QUESTION) && line.contains("Stopped by");
+    assert!(!text.lines().any(glued), "{text}");
     assert!(proc::is_gone(child));
     assert_eq!(screen.wait_log("TERM", 1), ["TERM front=1"]);
     assert_eq!(screen.stty(), before);
@@ -153,6 +158,8 @@ fn prompt_wait_for_the_reset() {
     screen.wait_state(child, "RS");
     screen.wait_log("CONT icanon=0", 1);
     screen.keys("q");
+    // The time at the question is no work.
+    screen.wait("0 rotations, waited ");
     assert_eq!(screen.prompt(), 0);
     assert_eq!(lines_with(&screen.log(), "START").len(), 1);
     assert_eq!(screen.stty(), before);
@@ -166,7 +173,7 @@ fn prompt_exit() {
     let (mut screen, child, before) = asked(&provider, "10m");
     screen.line("3");
     screen.wait("Stopped before the command finished");
-    screen.wait("kept: which tokens are spent, and until when");
+    screen.wait("saved: which tokens are spent, and until when");
     assert_eq!(screen.prompt(), 75);
     assert!(proc::is_gone(child));
     assert_eq!(screen.wait_log("TERM", 1), ["TERM front=1"]);

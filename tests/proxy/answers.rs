@@ -520,7 +520,7 @@ fn a_command_that_dies_of_a_firewalls_page_is_started_again_when_the_page_is_gon
     is_blocked.store(false, Ordering::SeqCst);
     run.wait_ready_with(1);
     run.finish()
-        .says_once("Restarted with token 1/1, the same command");
+        .says_once("Restarted the same command with token 1/1");
 }
 
 #[test]

@@ -96,7 +96,7 @@ fn a_secret_that_may_not_be_its_own_is_not_used_and_stays_as_it_is() {
             fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
             std::os::unix::fs::symlink(other, path).unwrap();
         }),
-        ("it is no regular file", |path, _| {
+        ("it is not a regular file", |path, _| {
             nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }),
     ];

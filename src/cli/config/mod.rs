@@ -277,7 +277,7 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         match road {
             Road::Direct => return Err(Error::NeedsProxy { flag }),
             Road::Offered => notices.push(RunEvent::Warning(format!(
-                "{flag} is for requests through the proxy alone; --proxy leaves no other way"
+                "{flag} applies to requests through the proxy only; --proxy sends all of them there"
             ))),
             Road::Proxied => {}
         }

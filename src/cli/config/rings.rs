@@ -88,7 +88,7 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
             .iter()
             .map(|(path, mend)| RunEvent::ExposedFile {
                 path: path.display().to_string(),
-                mend,
+                fix: mend,
             }),
     );
 

@@ -221,7 +221,7 @@ fn read_file(path: &Path, known: Option<&Known>) -> Result<(TokenFile, Kept), Un
     // From before it is read: whatever is written later is a change.
     let metadata = file.metadata().map_err(words)?;
     if known.is_some() && !metadata.is_file() {
-        return Err(unusable("it is no regular file any more"));
+        return Err(unusable("it is not a regular file any more"));
     }
     let mut text = Vec::new();
     file.take(LARGEST_TOKEN_FILE + 1)

@@ -35,6 +35,21 @@ pub(crate) fn report(args: &Report, environment: &Environment) -> Result<ExitCod
     let mut style = console::style(variable);
     style.utf8 &= !args.show.ascii;
     let zone = time_zone::here();
+    let conflict = |flag: &str, problem| {
+        let flag = flag.into();
+        let command = "report";
+        Err(Error::FlagUsage {
+            flag,
+            problem,
+            command,
+        })
+    };
+    if args.list && (args.show.json || args.svg.is_some() || args.run.is_some()) {
+        return conflict("--list", "does not go with a RUN, --json or --svg");
+    }
+    if args.show.json && args.svg.is_some() {
+        return conflict("--svg", "does not go with --json");
+    }
     if args.list {
         return list(folder.as_deref(), zone, style);
     }

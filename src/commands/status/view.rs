@@ -12,7 +12,7 @@ use crate::providers::{Finding, Reading};
 use crate::tokens::condition::{Condition, ProbeFailure};
 use crate::tokens::policy::Decision;
 use crate::tokens::{Token, TokenPool};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Cells of a bar where there is room.
 const BAR: usize = 20;
@@ -58,7 +58,7 @@ impl<'r> RingView<'r> {
                 Some(Err(why)) => (Usage::default(), Some(format!("no answer: {why}"))),
                 Some(Ok(reading)) => {
                     let why = match &reading.finding {
-                        Finding::Unclear { why } => Some(format!("tells no limits: {why}")),
+                        Finding::Unclear { why } => Some(format!("shows no limits: {why}")),
                         _ => reading.said.clone(),
                     };
                     (reading.usage.clone(), why)
@@ -117,6 +117,27 @@ impl<'r> RingView<'r> {
 }
 
 impl View<'_> {
+    /// When every token was rejected, but not often enough to be believed: how long until a run asks
+    /// again.
+    pub(super) fn doubt(&self) -> Option<Duration> {
+        let open = self
+            .rings
+            .iter()
+            .filter(|ring| ring.decision != Decision::NoUsableToken);
+        let spans = open.map(|ring| {
+            let Decision::Wait { until, index: None } = ring.decision else {
+                return None;
+            };
+            let rejected = |row: &Row<'_>| {
+                row.condition == Condition::Rejected
+                    && matches!(row.silence, None | Some(ProbeFailure::Doubtful))
+            };
+            let all = ring.rows.iter().all(rejected);
+            all.then(|| until.remaining(self.now))
+        });
+        spans.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
     /// A table, with a line's end after each line.
     pub(super) fn text(&self, style: Style) -> String {
         let now = self.now.wall;
@@ -131,7 +152,10 @@ impl View<'_> {
             .map(|line| line.chars().count())
             .max();
         let cells = cells(style.width.saturating_sub(widest.unwrap_or(0)));
-        line(style.wrap("How full the limits of your tokens (API keys) are:", 2));
+        line(style.wrap(
+            "The limits of your tokens (API keys), and how much is used:",
+            2,
+        ));
         for ring in &self.rings {
             for (index, row) in ring.rows.iter().enumerate() {
                 line(row.heading(index, ring.rows.len(), ring.quota(row), now, style));

@@ -58,7 +58,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         RunEvent::Watching,
         RunEvent::ExposedFile {
             path: "~/.config/ddollar/tokens".into(),
-            mend: "chmod 600",
+            fix: "chmod 600",
         },
         RunEvent::Unwatched {
             provider: by_name("huggingface").unwrap(),

@@ -331,6 +331,12 @@ fn at_the_end_it_says_what_the_run_comes_to() {
         "✓ Process completed successfully\n   1 rotation, waited 0s, ",
         " of work; ddollar report\n",
     ]);
+    // 'ddollar report' would show another run.
+    let provider = Provider::anthropic(&[0.96, 0.1]);
+    let quiet = ["--journal", "/dev/null"];
+    let mut run = Supervise::with(&provider).options(&quiet).agent();
+    run.wait_ready_at_last_with(2);
+    run.finish().says(&["1 rotation, ", " of work\n"]);
     let provider = Provider::anthropic(&[0.1]);
     let mut run = Supervise::with(&provider).agent();
     run.wait_ready_with(1);

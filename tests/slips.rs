@@ -153,9 +153,7 @@ fn a_variable_of_another_name_is_named_where_there_is_no_token() {
     }
     let line = ["supervise", "--provider", "openai", "true"];
     let said = refusal(&line, &[("ANTHROPIC_API_KEY", KEY)]);
-    assert!(said.contains(
-        "hint: ANTHROPIC_API_KEY is set, but ddollar does not read it; set OPENAI_API_KEY"
-    ));
+    assert!(said.contains("\nhint: set OPENAI_API_KEY"), "{said}");
 }
 
 #[test]

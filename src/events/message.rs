@@ -612,9 +612,7 @@ impl ProbeFailure {
         match self {
             ProbeFailure::Overloaded => "is overloaded",
             ProbeFailure::OutOfReach => "cannot be reached",
-            ProbeFailure::Doubtful => {
-                "rejects a token, perhaps by mistake; asking again"
-            }
+            ProbeFailure::Doubtful => "rejects a token, perhaps by mistake; asking again",
         }
     }
 }

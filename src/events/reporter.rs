@@ -38,6 +38,8 @@ pub(crate) struct ReporterOptions {
 pub(crate) struct Reporter {
     recorder: Recorder,
     journal: Option<Journal>,
+    /// Whether `ddollar report` shows this run without being told which.
+    kept: bool,
     notifier: Option<Notifier>,
     warnings: Sender<Warning>,
     service: Option<Service>,
@@ -99,10 +101,12 @@ impl Reporter {
         warnings: Sender<Warning>,
     ) -> Reporter {
         let journal = options.journal;
+        let kept = matches!(journal, Some(Place::Folder(_)));
         let journal = journal.map(|place| Journal::new(place, warnings.clone()));
         Reporter {
             recorder: Recorder::new(pools),
             journal,
+            kept,
             notifier: options
                 .notify
                 .map(|command| Notifier::new(command, inherited, environment.to_vec())),
@@ -195,7 +199,7 @@ impl Reporter {
                 rotations,
                 waited,
                 worked: whole.saturating_sub(waited),
-                kept: self.journal.is_some(),
+                kept: self.kept,
             });
         }
         self.journal = None;

@@ -8,7 +8,9 @@ use crate::common::error::Error;
 use crate::events::RunEvent;
 use crate::providers::endpoint::{Endpoint, certificate_files};
 use crate::providers::{PROVIDERS, Provider, by_name, tls};
-use crate::tokens::{Ring, Token, TokenPool, nearly_token_variable, resembles_token_variable};
+use crate::tokens::{
+    Ring, Token, TokenPool, is_token_variable, nearly_token_variable, resembles_token_variable,
+};
 
 /// The tokens that there are, and what is worth telling about where they were found.
 pub(super) struct Discovered {
@@ -62,6 +64,8 @@ pub(super) fn find(checks: &Checks, texts: &[(String, String)]) -> Result<Discov
             unread: texts
                 .iter()
                 .filter(|(name, value)| !value.is_empty() && resembles_token_variable(name))
+                // Those of a provider that --provider leaves out are read.
+                .filter(|(name, _)| !is_token_variable(name))
                 .map(|(name, _)| name.clone())
                 .collect(),
         });

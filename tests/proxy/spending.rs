@@ -294,7 +294,7 @@ fn it_is_told_when_there_is_nothing_to_count() {
     let ended = offered().script("true").end().expect(0);
     ended
         .says(&[
-            "--max-tokens is for requests through the proxy alone",
+            "--max-tokens applies to requests through the proxy only",
             "Launching",
         ])
         .says_once("No request came through the proxy: --max-tokens has counted nothing");

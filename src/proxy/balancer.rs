@@ -305,26 +305,28 @@ impl Balancer {
         !tokens.is_empty() && tokens.iter().all(|index| pool.lack(*index, known, now))
     }
 
-    /// A request gets its refusal, because no token serves its model before long, while what else the
-    /// command uses goes on: that is said once for each end.
+    /// No token serves a request before `until`, while what else the command uses goes on: that is said once
+    /// for each end.
     pub(crate) fn refused(
         &mut self,
         place: Place,
         (until, index): (Until, usize),
         now: Now,
-    ) -> Option<RunEvent> {
+    ) -> Vec<RunEvent> {
         let named = self.named(place.ring);
-        let token = named.token(self.ledger.pool(place)?, index);
-        let model = self.ledger.name(place)?.to_owned();
-        let lane = self.lane(place)?;
-        let last = lane.said_refused.replace(until.wall);
-        let is_new = last.is_none_or(|last| !is_same_end(last, until.wall));
-        is_new.then_some(RunEvent::ModelSpent {
-            token,
-            model,
+        let known = self.ledger.pool(place).zip(self.ledger.scope(place));
+        let event = known.map(|(pool, scope)| RunEvent::ModelSpent {
+            token: named.token(pool, index),
+            model: scope.words().to_owned(),
             at: until.wall,
             now: now.wall,
-        })
+        });
+        let Some(lane) = self.lane(place) else {
+            return Vec::new();
+        };
+        let last = lane.said_refused.replace(until.wall);
+        let is_new = last.is_none_or(|last| !is_same_end(last, until.wall));
+        event.filter(|_| is_new).into_iter().collect()
     }
 
     /// One more request waits for a reset. `told`: what `choose` had to say of it was said.

@@ -116,6 +116,26 @@ fn a_limit_of_counting_leaves_messages_free() {
 }
 
 #[test]
+fn counting_that_has_to_wait_is_no_wait_of_the_run() {
+    let upstream = Upstream::playing(|played| {
+        match played.head.contains("count_tokens") {
+            true => played.answer(429, "retry-after: 3600\r\n", LIMITED),
+            false => played.answer(200, "", "{}"),
+        }
+        true
+    });
+    let mut gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "2h"]);
+    let mut wire = gateway.wire();
+    wire.send(gateway.request("/anthropic/v1/messages/count_tokens", "", "{}"));
+    gateway
+        .run
+        .stderr
+        .wait("No token is left for token counts until ");
+    assert_eq!(gateway.post(json!({})).status, 200);
+    gateway.stop().never_says("exhausted").never_says("Waiting");
+}
+
+#[test]
 fn the_windows_of_one_model_say_nothing_of_another() {
     let (gateway, used) = before(|played| {
         let left = match model(played).contains("haiku") {

@@ -148,6 +148,11 @@ impl<'a> Exchange<'a> {
                 }
                 Pick::Hold { until, index } => {
                     let left = until.remaining(now);
+                    let mut is_told = !say.is_empty();
+                    if !self.kind.is_work() {
+                        say = balancer.refused(self.place, (until, index), now);
+                        is_told = false;
+                    }
                     if left > hold_until.saturating_duration_since(now.tick) {
                         let outlook = balancer.outlook(self.place.ring, now);
                         match (shared.waits_for_ever, outlook) {
@@ -158,9 +163,7 @@ impl<'a> Exchange<'a> {
                             }
                             (waits, _) => {
                                 if waits {
-                                    let first = (until, index);
-                                    let refused = balancer.refused(self.place, first, now);
-                                    say = refused.into_iter().collect();
+                                    say = balancer.refused(self.place, (until, index), now);
                                 }
                                 shared.say(say);
                                 drop(balancer);
@@ -169,7 +172,7 @@ impl<'a> Exchange<'a> {
                             }
                         }
                     }
-                    balancer.hold(self.place, held.is_none(), !say.is_empty());
+                    balancer.hold(self.place, held.is_none(), is_told);
                     let place = self.place;
                     held.get_or_insert_with(|| {
                         shared.counters.held.fetch_add(1, Relaxed);

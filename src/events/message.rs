@@ -383,7 +383,7 @@ impl RunEvent {
                 at,
                 now,
             } => warning(format!(
-                "{}No token is left for {model} until {} (token {}); the rest goes on",
+                "{}No token for {model} until {} (token {}); the rest goes on",
                 token.prefix(),
                 local(*at, *now),
                 token.number(),

@@ -127,10 +127,7 @@ fn counting_that_has_to_wait_is_no_wait_of_the_run() {
     let mut gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "2h"]);
     let mut wire = gateway.wire();
     wire.send(gateway.request("/anthropic/v1/messages/count_tokens", "", "{}"));
-    gateway
-        .run
-        .stderr
-        .wait("No token is left for token counts until ");
+    gateway.run.stderr.wait("No token for token counts until ");
     assert_eq!(gateway.post(json!({})).status, 200);
     gateway.stop().never_says("exhausted").never_says("Waiting");
 }

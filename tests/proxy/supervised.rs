@@ -216,7 +216,7 @@ fn a_client_that_takes_another_model_is_not_paused() {
         .run
         .finish()
         .expect(0)
-        .says_once("No token is left for claude-opus-5-5 until ")
+        .says_once("No token for claude-opus-5-5 until ")
         .never_says("Pausing")
         .says_once("Launching");
 }

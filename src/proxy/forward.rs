@@ -407,14 +407,17 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let next_step = match (&reading, &came) {
-                // Only these say that nothing was done.
+                // Of what makes a thing, only these say that nothing was done; and a provider may say that it is of
+                // no use to ask again, as its own SDKs heed.
                 (
                     Ok(Reading {
                         finding: Finding::Overloaded { .. },
                         ..
                     }),
                     Ok(answer),
-                ) if !self.is_repeatable && !matches!(answer.status(), 429 | 503 | 529) => {
+                ) if !self.is_repeatable && !matches!(answer.status(), 429 | 503 | 529)
+                    || answer.response.value("x-should-retry") == Some(b"false") =>
+                {
                     attempts.after(index, Attempt::Spoilt)
                 }
                 (Err(_), _) if self.is_sent && !self.is_repeatable => {

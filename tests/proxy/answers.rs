@@ -337,6 +337,19 @@ fn what_makes_something_is_not_asked_for_twice() {
     }
 }
 
+/// As the SDKs of Anthropic and OpenAI have it.
+#[test]
+fn what_is_not_to_be_asked_again_is_not() {
+    for (status, should, asked) in [(500, "false", 1), (529, "false", 1), (500, "true", 3)] {
+        let (upstream, gateway) = two(move |played, _| match played.number {
+            0 | 1 => played.answer(status, &format!("x-should-retry: {should}\r\n"), "{}"),
+            _ => played.answer(200, "", "good"),
+        });
+        gateway.post(json!({}));
+        assert_eq!(upstream.count(), asked, "{status} {should}");
+    }
+}
+
 /// A limit and an overload are refusals.
 #[test]
 fn what_was_refused_is_asked_for_again_whatever_it_makes() {

@@ -229,17 +229,24 @@ impl Child {
         }
     }
 
-    /// Tells it to end. A stopped process acts on that only when it goes on, so SIGCONT follows where
-    /// one is stopped; a program that is not has no use for it.
+    /// Tells it to end, unless `is_told`: somebody else has done so. A stopped process acts on that only when it
+    /// goes on, so SIGCONT follows where one is stopped; a program that is not has no use for it.
     ///
     /// # Errors
     /// As [`Child::signal`].
-    pub(crate) fn terminate(&mut self, signal: Signal, strangers: &[Pid]) -> nix::Result<()> {
+    pub(crate) fn terminate(
+        &mut self,
+        signal: Signal,
+        is_told: bool,
+        strangers: &[Pid],
+    ) -> nix::Result<()> {
         if self.has_ended() {
             return Ok(());
         }
         self.told_to_end = true;
-        self.signal(signal)?;
+        if !is_told {
+            self.signal(signal)?;
+        }
         if self.may_be_stopped(strangers) {
             self.signal(Signal::SIGCONT)?;
         }

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The signals that are handled, beside those for one program ([`FOR_ONE`]). Not among them are those
 /// that tell of a fault in the program that gets them, such as SIGSEGV, and SIGPIPE, which Rust
@@ -52,6 +53,12 @@ const FOR_ONE: &[Signal] = &[
 
 /// The signals without which there is no supervision, so that they are handled even if they were ignored.
 const ALWAYS: [i32; 2] = [Signal::SIGCHLD as i32, Signal::SIGCONT as i32];
+
+/// The signals that those send who end many processes one after another, as systemd and pkill(1) do, and how long
+/// to wait with one: by then they have told the command, too, if it is among these
+/// ([`crate::system::job::Job::stop`]).
+const ENDS: [i32; 2] = [Signal::SIGTERM as i32, Signal::SIGHUP as i32];
+const HEARSAY: Duration = Duration::from_millis(30);
 
 /// Whether a signal is for the command alone.
 pub(crate) fn is_for_one(signal: Signal) -> bool {
@@ -220,6 +227,9 @@ pub(crate) fn listen(children: Sender<()>) -> Result<Receiver<i32>, Error> {
                 let mut numbers = in_order(handled.pending());
                 let real_time = real_time.iter().flat_map(RealTimeQueue::pending);
                 numbers.extend(real_time.filter(is_wanted));
+                if numbers.iter().any(|number| ENDS.contains(number)) {
+                    std::thread::sleep(HEARSAY);
+                }
                 for number in numbers {
                     if number == Signal::SIGCHLD as i32 {
                         // Somebody without children does not listen.

@@ -268,6 +268,29 @@ fn heard_in_order(heard: &[String], last: Signal) {
     }
 }
 
+/// systemd, as a unit's `KillMode` is by default, and `pkill -u` tell every process: the command does not hear
+/// it a second time from ddollar. Many programs take that for an order to end at once.
+#[test]
+#[cfg_attr(
+    any(feature = "portable", not(target_os = "linux")),
+    ignore = "nobody tells what is pending"
+)]
+fn term_for_all_is_one_for_the_command() {
+    for _ in 0..5 {
+        let mut run = Setup::new()
+            .options("--grace 400ms")
+            .headless(&["sigecho.pl"]);
+        run.wait_out("READY", 1);
+        let all = run.family.living();
+        assert!(all.len() >= 3, "{all:?}");
+        for process in all {
+            kill(process.pid, Signal::SIGTERM).unwrap();
+        }
+        run.end();
+        assert_eq!(lines_with(&run.out(), "got TERM").len(), 1, "{}", run.out());
+    }
+}
+
 /// TERM reaches the whole group.
 #[test]
 fn c13_to_the_group() {

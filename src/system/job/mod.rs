@@ -76,6 +76,8 @@ pub(crate) struct Job {
     grace: Duration,
     /// The child's stop for the terminal that is yet to be acted on, and when.
     deferred_stop: Option<(Signal, Instant)>,
+    /// Whether the command has the signal to end that it is to get.
+    is_told: bool,
     /// Whether it was said that the command cannot be signalled.
     cannot_signal: bool,
     /// What the session is yet to hear.
@@ -106,6 +108,7 @@ impl Job {
             cookie,
             grace,
             deferred_stop: None,
+            is_told: false,
             cannot_signal: false,
             events: VecDeque::new(),
             wake,
@@ -281,7 +284,8 @@ impl Job {
             }
             None => false,
         };
-        if !self.has_watchdog() {
+        // What one has got by itself must not be taken for a signal to all.
+        if !self.has_watchdog() || start.again && self.was_for_all(Signal::SIGTERM) {
             self.start_watchdog();
         }
         let cookie = (OsString::from(COOKIE), OsString::from(&self.cookie));
@@ -311,8 +315,10 @@ impl Job {
     }
 
     /// Ends the child and all that it has started: with this signal and the grace, or at once with
-    /// SIGKILL. [`JobEvent::Cleared`] tells when that is done.
-    pub(crate) fn stop(&mut self, signal: Signal, now: Instant) {
+    /// SIGKILL. [`JobEvent::Cleared`] tells when that is done. A signal that is passed on may have been for
+    /// all: many programs take a second one for an order to end at once.
+    pub(crate) fn stop(&mut self, signal: Signal, is_passed_on: bool, now: Instant) {
+        self.is_told = is_passed_on && self.was_for_all(signal);
         let outcome = self.control.stop(signal, now);
         self.carry_out(outcome, now);
     }
@@ -413,6 +419,13 @@ impl Job {
         }
     }
 
+    /// Whether a signal that ddollar has got was sent to the command, too: the watchdog, which blocks all, has
+    /// what was for every process of a unit or of a user.
+    fn was_for_all(&self, signal: Signal) -> bool {
+        let watchdog = self.watchdog.as_ref().map(Watchdog::pid);
+        watchdog.is_some_and(|watchdog| os::is_pending(watchdog, signal))
+    }
+
     /// Says once that the command cannot be signalled, as one with other privileges.
     fn check(&mut self, sent: nix::Result<()>) {
         if let Err(errno) = sent
@@ -432,7 +445,7 @@ impl Job {
         if let Some(terminal) = &mut self.terminal {
             terminal.give_if_wanted(child.group());
         }
-        let sent = child.terminate(signal, self.tree.strangers());
+        let sent = child.terminate(signal, self.is_told, self.tree.strangers());
         self.check(sent);
     }
 

@@ -170,6 +170,20 @@ pub(crate) fn send(process: &Process, signal: Signal) -> nix::Result<()> {
     }
 }
 
+/// Whether a signal waits for a process that blocks it (proc_pid_status(5), `ShdPnd`).
+pub(crate) fn is_pending(pid: Pid, signal: Signal) -> bool {
+    let status = read_kernel_file(format!("/proc/{pid}/status"));
+    let mask = status.ok().filter(|_| !list_is_foreign());
+    mask.and_then(|status| mask_in(&status, "ShdPnd:"))
+        .is_some_and(|mask| mask & 1 << (signal as i32 - 1) != 0)
+}
+
+/// A set of signals in the status of a process, bit n-1 for signal n.
+fn mask_in(status: &str, field: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix(field))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
 /// The real-time signals, as far as the C library leaves them to programs (signal(7)).
 pub(crate) fn real_time_signals() -> SigSet {
     let mut all = SigSet::all();
@@ -375,12 +389,8 @@ pub(crate) fn oom_kills() -> Option<u64> {
 /// The signals that were ignored when the program was started, bit n-1 for signal n
 /// (proc_pid_status(5), `SigIgn`). To be asked before any of them is handled.
 pub(crate) fn ignored_signals() -> u64 {
-    read_kernel_file("/proc/self/status")
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    let status = read_kernel_file("/proc/self/status").unwrap_or_default();
+    mask_in(&status, "SigIgn:").unwrap_or(0)
 }
 
 /// The program that this process runs, also after its file was replaced by an upgrade.

@@ -199,6 +199,11 @@ pub(crate) fn adopt_orphans() -> nix::Result<()> {
 /// Has this process get a SIGTERM when its parent dies, if the system can do that.
 pub(crate) fn die_with_parent() {}
 
+/// Whether a signal waits for a process that blocks it; not told here.
+pub(crate) fn is_pending(_: Pid, _: Signal) -> bool {
+    false
+}
+
 /// No core file will be written of this process.
 pub(crate) fn leave_no_core() {
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);

@@ -12,10 +12,10 @@ use crate::common::http::reader::Reader;
 use crate::common::http::stream::{MOMENT, is_late};
 use crate::common::secret::Secret;
 use crate::common::time::Now;
-use crate::providers::Provider;
 use crate::providers::endpoint::Endpoint;
 use crate::providers::reasoning;
 use crate::providers::tls::{cryptography, trusted, with_hint};
+use crate::providers::{Authorization, Provider};
 use crate::tokens::TokenPool;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -215,9 +215,14 @@ impl Upstream {
         Some(["/", provider.name, route::base_path(provider), below].concat())
     }
 
-    /// The field that carries a token, what stands before it there, and the token.
-    pub(crate) fn credential<'a>(&self, token: &'a Secret) -> [&'a str; 3] {
-        let field = self.provider.authorization();
+    /// The field that carries a token to this path, what stands before it there, and the token.
+    pub(crate) fn credential<'a>(&self, token: &'a Secret, path: &str) -> [&'a str; 3] {
+        let field = match self.provider.authorization() {
+            // Where Google answers as OpenAI does, it takes the token in OpenAI's field alone
+            // (sipeed/picoclaw#2374).
+            Authorization::XGoogApiKey if path.contains("/openai/") => Authorization::Bearer,
+            field => field,
+        };
         [field.header_name(), field.prefix(), token.expose()]
     }
 

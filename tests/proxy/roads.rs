@@ -162,6 +162,31 @@ fn a_redirect_within_the_provider_leads_to_the_proxy() {
     }
 }
 
+/// Google refuses its own field there ("Missing or invalid Authorization header").
+#[test]
+fn where_google_answers_as_openai_does_the_token_goes_in_openais_field() {
+    let upstream = Upstream::playing(|played| {
+        let head = played.head.to_ascii_lowercase();
+        let bearer = head.contains(&format!("\nauthorization: bearer {TOKEN}"));
+        let own = head.contains(&format!("\nx-goog-api-key: {TOKEN}"));
+        played.answer(200, "", &json!([bearer, own]).to_string());
+        true
+    });
+    let gateway = of("GEMINI", "GOOGLE_GEMINI_BASE_URL", &upstream.url);
+    for (path, expected) in [
+        (
+            "/gemini/v1beta/openai/chat/completions",
+            json!([true, false]),
+        ),
+        (
+            "/gemini/v1beta/models/m:generateContent",
+            json!([false, true]),
+        ),
+    ] {
+        assert_eq!(gateway.post_to(path, json!({})).json(), expected, "{path}");
+    }
+}
+
 /// Anthropic's SDKs ask there with the credential that they have.
 #[test]
 fn the_address_of_a_batchs_results_leads_to_the_proxy() {

@@ -38,7 +38,9 @@ impl Exchange<'_> {
         let destination = Destination {
             path: &self.path,
             host: &self.upstream.host,
-            credential: token.as_ref().map(|token| self.upstream.credential(token)),
+            credential: token
+                .as_ref()
+                .map(|token| self.upstream.credential(token, &self.path)),
             length: match rest {
                 None => Some(begun),
                 Some(BodyFraming::Length(left)) => Some(begun + left),

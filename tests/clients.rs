@@ -740,3 +740,16 @@ fn a_model_that_the_provider_does_not_know_is_not_asked_for_again() {
     assert_eq!(unknown, 1, "{served:#?}");
     run.finish();
 }
+
+/// The names of tokens at the start are those that were counted.
+#[test]
+fn tokens_that_a_client_never_asks_for_are_not_named() {
+    let provider = Provider::anthropic(&[0.1, 0.1]);
+    Supervise::with(&provider)
+        .options(&["--client", "claude", "--no-proxy"])
+        .env("OPENAI_API_KEY", "token-of-another")
+        .script("true")
+        .end()
+        .says(&["Loaded 2 token(s) across 1 provider(s)", "Anthropic: 1 "])
+        .never_says("OpenAI: 1 ");
+}

@@ -232,6 +232,10 @@ pub(crate) fn resolve(args: Supervise, environment: Environment) -> Result<Confi
         if narrow && !asks(provider) {
             // In one ring over all, the command sees the token in use and no other.
             passthrough.extend(tokens.into_iter().next().filter(|_| !supervision.mixed));
+            // Neither counted nor named.
+            notices.retain(|notice| {
+                !matches!(notice, RunEvent::Tokens { provider: of, .. } if std::ptr::eq(*of, *provider))
+            });
             continue;
         }
         rings.extend(ring(provider, tokens, &checks, &command, &variable)?);

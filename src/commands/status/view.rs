@@ -163,7 +163,7 @@ impl View<'_> {
                     line(style.wrap(&format!("    {why}"), 4));
                 }
                 for window in row.windows(now, cells, style) {
-                    line(style.wrap(&window, 4));
+                    line(style.wrap(&window, 6));
                 }
             }
         }

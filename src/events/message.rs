@@ -452,7 +452,7 @@ impl RunEvent {
             )),
             RunEvent::InPlace => done("Requests come through the proxy: no restart for a limit"),
             RunEvent::NotThrough => {
-                plain("No request came through the proxy: a restart would leave its address out")
+                plain("No request came through the proxy; a restart would do without it")
             }
             RunEvent::ProxyListening(address) => done(format!("Proxy listens on http://{address}")),
             RunEvent::ProxyLines(path) => next(format!("In a shell: . '{path}'")),

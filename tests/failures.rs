@@ -280,7 +280,7 @@ fn a_kill_by_somebody_else_is_retried_only_when_retries_are_asked_for() {
 #[test]
 fn a_failure_without_the_proxy_says_which_model_was_checked_unless_somebody_has_named_it() {
     let provider = Provider::openai(&[0.1]);
-    let said = "OpenAI: no limit was seen of gpt-5.6-luna; if the command uses another model";
+    let said = "OpenAI: no limit of gpt-5.6-luna was seen; if the command uses another model";
     let ends = |options: &[&str], script: &str, status: i32| {
         let run = Supervise::with(&provider).options(options);
         run.script(script).end().expect(status)

@@ -428,7 +428,7 @@ pub(crate) fn doubt(endpoint: &Endpoint, road: Road) -> Option<RunEvent> {
     let model = endpoint.models.first()?;
     let is_doubtful = road == Road::Direct && endpoint.is_guess;
     is_doubtful.then(|| RunEvent::Warning(format!(
-            "{}: no limit was seen of {model}; if the command uses another model, name it with --model",
+            "{}: no limit of {model} was seen; if the command uses another model, name it with --model",
             endpoint.provider.label
         )))
 }

@@ -137,7 +137,7 @@ fn a_run_with_a_rotation_and_a_wait_is_told_in_the_morning() {
     eventually("the wait is in the report", || {
         let text = state.shows(&[]);
         let told = text.contains("… Waiting for token 2/2: promised ");
-        (told && text.contains("): it goes on\n")).then_some(())
+        (told && text.contains("): still running\n")).then_some(())
     });
     run.stderr.wait("Session continued");
     run.tell("exit 0");

@@ -124,7 +124,7 @@ impl<'t> Chart<'t> {
         }
         let ending = match &timeline.end {
             End::Told(ending) => end_words(ending),
-            End::Open => "it goes on".into(),
+            End::Open => "still running".into(),
             End::CutOff => "cut off, no end is recorded".into(),
         };
         let words = Words {
@@ -524,7 +524,7 @@ fn end_words(ending: &Ending) -> String {
             Ok(signal) => format!("stopped by {signal}"),
             Err(_) => format!("stopped by signal {signal}"),
         },
-        Ending::AgainLater => "stopped before the command finished, to be run again later".into(),
+        Ending::AgainLater => "stopped before the command finished; run it again later".into(),
         Ending::Failure(text) => format!("ddollar failed: {text}"),
     }
 }

@@ -278,7 +278,7 @@ fn a_run_that_goes_on_is_told_until_now() {
     assert_eq!(night.time(Activity::Waiting), 20 * MINUTE);
     let text = drawn(&night, 80);
     assert!(
-        text.contains("to 2026-01-02 00:20:00 (2h 20m): it goes on"),
+        text.contains("to 2026-01-02 00:20:00 (2h 20m): still running"),
         "{text}"
     );
     assert!(

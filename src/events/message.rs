@@ -315,14 +315,17 @@ impl RunEvent {
             RunEvent::NotStarted(why) => warning(format!(
                 "The command cannot be started ({why}); trying again"
             )),
-            RunEvent::AskRotate(span) => plain(format!(
-                "\nWhat would you like to do?\n  \
+            RunEvent::AskRotate(span) => {
+                let wait = span.map_or(String::new(), |span| {
+                    format!("2) Wait for limit to reset ({})\n  ", spaced(span))
+                });
+                plain(format!(
+                    "\nWhat would you like to do?\n  \
                      1) Rotate to next token and continue\n  \
-                     2) Wait for limit to reset ({})\n  \
-                     3) Exit and save state\n  \
-                     4) Keep going (may hit 429 errors)\n\nChoice [1]: ",
-                spaced(*span)
-            )),
+                     {wait}3) Exit and save state\n  \
+                     4) Keep going (may hit 429 errors)\n\nChoice [1]: "
+                ))
+            }
             RunEvent::AskExhausted => plain(
                 "\nWhat would you like to do?\n  \
                  1) Wait for limits to reset\n  \

@@ -317,7 +317,8 @@ pub(crate) enum RunEvent {
     MonitorLost,
 
     // ---- questions of interactive mode, and what follows an answer ----
-    AskRotate(Duration),
+    /// Until the reset; `None`: the token does not recover by waiting.
+    AskRotate(Option<Duration>),
     AskExhausted,
     NoSuchChoice,
     /// Ctrl-D at the question.

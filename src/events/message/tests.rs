@@ -107,7 +107,7 @@ fn every_sentence_fits_a_line_of_80_columns() {
         RunEvent::NeedsTerminal,
         RunEvent::Unkillable(12),
         RunEvent::NotStarted("Text file busy".into()),
-        RunEvent::AskRotate(Duration::from_secs(86_399)),
+        RunEvent::AskRotate(Some(Duration::from_secs(86_399))),
         RunEvent::AskExhausted,
         RunEvent::NoSuchChoice,
         RunEvent::KeepingOn,

@@ -74,7 +74,10 @@ impl Session {
             }
             (None, true) => {
                 ring.said_silent = false;
-                say.push(RunEvent::AnswersAgain(provider));
+                // A second rejection is an answer, but no news of the provider.
+                if !matches!(finding, Ok(Finding::Rejected)) {
+                    say.push(RunEvent::AnswersAgain(provider));
+                }
             }
             _ => {}
         }

@@ -81,6 +81,17 @@ impl Session {
         pool.state(pool.current_index()).condition(now).until()
     }
 
+    /// Whether the token in use of this ring is good again after a wait.
+    pub(super) fn can_recover(&self, ring: usize, now: Now) -> bool {
+        let pool = self.rings.get(ring).map(|ring| &ring.pool);
+        pool.is_some_and(|pool| {
+            !pool
+                .state(pool.current_index())
+                .condition(now)
+                .is_hopeless()
+        })
+    }
+
     /// The decision that counts over all rings, and its ring. A child needs a usable token of
     /// each ring that it lives on, so the worst one decides. As long as it is not known to live
     /// on any, it is started as soon as one has such a token.

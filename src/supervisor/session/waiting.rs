@@ -128,7 +128,9 @@ impl Session {
     pub(crate) fn question(&self, now: Now) -> Option<RunEvent> {
         match self.phase {
             Phase::Waiting(waiting) if waiting.is_asking() => Some(match waiting.question? {
-                Question::Rotate { .. } => RunEvent::AskRotate(waiting.left(now)),
+                Question::Rotate { ring } => {
+                    RunEvent::AskRotate(self.can_recover(ring, now).then(|| waiting.left(now)))
+                }
                 Question::Exhausted => RunEvent::AskExhausted,
             }),
             _ => None,
@@ -507,12 +509,21 @@ impl Session {
 
     /// The user's answer to the open question.
     pub(super) fn on_line(&mut self, line: &str, now: Now) -> Turn {
+        let Phase::Waiting(Waiting {
+            question: Some(question),
+            ..
+        }) = self.phase
+        else {
+            return Turn::nothing();
+        };
+        let may_wait = match question {
+            Question::Rotate { ring } => self.can_recover(ring, now),
+            Question::Exhausted => true,
+        };
         let Phase::Waiting(waiting) = &mut self.phase else {
             return Turn::nothing();
         };
-        let Some(question) = waiting.question.take() else {
-            return Turn::nothing();
-        };
+        waiting.question = None;
         let span = waiting.left(now);
         let is_paused = waiting.is_paused();
         match (question, line) {
@@ -525,7 +536,7 @@ impl Session {
                 self.answered(false, now);
                 self.apply_decision(now)
             }
-            (Question::Rotate { .. }, "2") => {
+            (Question::Rotate { .. }, "2") if may_wait => {
                 self.answered(true, now);
                 match is_paused {
                     true => Turn::nothing().and_say(RunEvent::Pausing(span)),

@@ -78,6 +78,28 @@ fn whoever_chooses_to_wait_waits_for_that_token() {
     assert_eq!(night.answer(0, night.used(0.0, 60)).action, Action::Resume);
 }
 
+/// A rejected token has no reset to wait for.
+#[test]
+fn a_wait_that_would_never_end_is_not_offered() {
+    let mut night = Night::with(&["a", "b"], |rules| rules.interactive = true);
+    night.pass(60);
+    let _ = night.answer(0, found(Finding::Rejected));
+    night.pass(60);
+    let _ = night.answer(0, found(Finding::Rejected));
+    assert_eq!(night.answer(1, night.used(0.1, 60)).action, Action::Pause);
+    let reply = night.event(stopped());
+    let question = "\nWhat would you like to do?\n  \
+         1) Rotate to next token and continue\n  \
+         3) Exit and save state\n  \
+         4) Keep going (may hit 429 errors)\n\nChoice [1]: ";
+    assert_eq!(words(&reply), question);
+    let reply = night.event(line("2"));
+    assert_eq!(reply.action, Action::Ask);
+    assert_eq!(words(&reply), format!("No such choice\n{question}"));
+    let action = night.event(line("1")).action;
+    assert_eq!(action, Action::Stop(Signal::SIGTERM));
+}
+
 #[test]
 fn keeping_on_is_quiet_until_the_token_is_refused_or_the_window_resets() {
     let mut night = asked(&["a", "b"]);

@@ -463,7 +463,7 @@ fn check_request(request: &Request) {
     let destination = Destination {
         path: &path,
         host: "api.example",
-        credential: Some(credential),
+        credentials: &[credential],
         length: Some(7),
         via: None,
         left_out: &[],

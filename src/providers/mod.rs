@@ -211,6 +211,15 @@ impl Provider {
         }
     }
 
+    /// Whether a token goes to this address as a bearer, too: others that serve Anthropic's messages take it so
+    /// (MiniMax; NousResearch/hermes-agent#4028), or as Anthropic does (can1357/oh-my-pi#6510), and Claude Code
+    /// itself sends both where a helper gives it the key.
+    pub(crate) fn takes_both(&self, base_url: &str) -> bool {
+        matches!(self.dialect, Dialect::Anthropic)
+            && base_url.starts_with("https://")
+            && !base_url.starts_with(self.base_url)
+    }
+
     /// The request. `None` when there is nothing to ask, or the model's name cannot be one.
     pub(crate) fn probe(
         &self,

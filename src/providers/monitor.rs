@@ -5,6 +5,7 @@
 //! time, and that an answer is reported as it came: what it means is for `reading.rs` and
 //! `tokens/policy.rs`.
 
+use super::Authorization;
 use super::tls::{cryptography, trusted, with_hint};
 use crate::common::secret::Secret;
 use crate::common::time::Now;
@@ -581,14 +582,17 @@ impl Prober {
             .provider
             .probe(subject, self.model(), attempt)
             .ok_or_else(|| ureq::Error::BadUri("nothing to ask".into()))?;
-        let authorization = probe.authorization;
-        let value = format!("{}{}", authorization.prefix(), secret.expose());
-        let mut value = http::HeaderValue::try_from(value).map_err(http::Error::from)?;
-        value.set_sensitive(true);
         let mut request = http::Request::builder()
             .method(probe.method.clone())
-            .uri(probe.url(&self.endpoint.base_url))
-            .header(authorization.header_name(), value);
+            .uri(probe.url(&self.endpoint.base_url));
+        let takes_both = self.provider.takes_both(&self.endpoint.base_url);
+        let both = [probe.authorization, Authorization::Bearer];
+        for field in both.into_iter().take(1 + usize::from(takes_both)) {
+            let value = format!("{}{}", field.prefix(), secret.expose());
+            let mut value = http::HeaderValue::try_from(value).map_err(http::Error::from)?;
+            value.set_sensitive(true);
+            request = request.header(field.header_name(), value);
+        }
         for (name, value) in &probe.headers {
             request = request.header(*name, value);
         }

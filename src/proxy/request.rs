@@ -46,8 +46,8 @@ pub(crate) struct Request {
 pub(crate) struct Destination<'a> {
     pub(crate) path: &'a str,
     pub(crate) host: &'a str,
-    /// The field's name, what stands before the token, and the token; `None`: the client's own.
-    pub(crate) credential: Option<[&'a str; 3]>,
+    /// The field's name, what stands before the token, and the token, once or in two fields; none: the client's own.
+    pub(crate) credentials: &'a [[&'a str; 3]],
     /// The length of the body; `None`: it goes in chunks.
     pub(crate) length: Option<u64>,
     /// The name of this proxy, if it is to be known again.
@@ -192,15 +192,17 @@ impl Request {
         let Destination {
             path,
             host,
-            credential,
+            credentials,
             length,
             via,
             left_out,
         } = *to;
-        let credential = credential.map(|parts| {
-            let [name, prefix, token] = parts.map(str::as_bytes);
-            [name, b": ", prefix, token, b"\r\n"]
-        });
+        let put_credentials = |out: &mut Vec<u8>| {
+            for parts in credentials {
+                let [name, prefix, token] = parts.map(str::as_bytes);
+                put(out, &[name, b": ", prefix, token, b"\r\n"]);
+            }
+        };
         put(
             out,
             &[
@@ -213,16 +215,14 @@ impl Request {
         // The fields that the client's `Connection` names as its own. What the proxy answers for cannot
         // be named away.
         let named: Vec<&[u8]> = self.head.words("connection").collect();
-        let (mut authorized, mut framed) = (credential.is_none(), false);
+        let (mut authorized, mut framed) = (credentials.is_empty(), false);
         for (name, value) in self.head.fields() {
             let is = |other: &&str| is_field(name, other);
             let value: &[u8] = if is(&"host") {
                 host.as_bytes()
-            } else if CREDENTIALS.iter().any(is) && credential.is_some() {
-                if let Some(credential) =
-                    credential.filter(|_| !std::mem::replace(&mut authorized, true))
-                {
-                    put(out, &credential);
+            } else if CREDENTIALS.iter().any(is) && !credentials.is_empty() {
+                if !std::mem::replace(&mut authorized, true) {
+                    put_credentials(out);
                 }
                 continue;
             } else if is(&"content-length") || is(&"transfer-encoding") {
@@ -257,8 +257,8 @@ impl Request {
             };
             put(out, &[name, b": ", value, b"\r\n"]);
         }
-        if let Some(credential) = credential.filter(|_| !authorized) {
-            put(out, &credential);
+        if !authorized {
+            put_credentials(out);
         }
         if let Some(name) = via {
             // RFC 9110 §7.6.3
@@ -333,7 +333,7 @@ mod tests {
         let destination = Destination {
             path,
             host: "api.example",
-            credential: Some(credential),
+            credentials: &[credential],
             length: length.into(),
             via,
             left_out: &[],
@@ -477,6 +477,33 @@ mod tests {
                         x-api-key: the-token\r\nAccept-Encoding: identity\r\nContent-Length: 2\r\n\
                         anthropic-version: 2023-06-01\r\n\r\n";
         assert_eq!(head, expected);
+    }
+
+    #[test]
+    fn a_token_may_go_in_two_fields() {
+        let request =
+            parse("GET /x HTTP/1.1\r\nHost: h\r\napi-key: a\r\nAuthorization: b\r\n\r\n").unwrap();
+        let destination = Destination {
+            path: "/x",
+            host: "api.example",
+            credentials: &[["x-api-key", "", "t"], ["authorization", "Bearer ", "t"]],
+            length: Some(0),
+            via: None,
+            left_out: &[],
+        };
+        let mut head = Vec::new();
+        request.put_upstream(&mut head, &destination, holds);
+        let expected = "GET /x HTTP/1.1\r\nHost: api.example\r\nx-api-key: t\r\nauthorization: Bearer t\r\n\r\n";
+        assert_eq!(String::from_utf8(head).unwrap(), expected);
+        let provider = |name| crate::providers::by_name(name).unwrap();
+        for (name, base_url, both) in [
+            ("anthropic", "https://api.minimax.io/anthropic", true),
+            ("anthropic", "https://api.anthropic.com", false),
+            ("anthropic", "http://127.0.0.1:4000", false),
+            ("openai", "https://gateway.example/v1", false),
+        ] {
+            assert_eq!(provider(name).takes_both(base_url), both, "{base_url}");
+        }
     }
 
     #[test]

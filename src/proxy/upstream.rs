@@ -78,6 +78,8 @@ pub(crate) struct Upstream {
     pub(crate) host: String,
     /// What stands before every path: the path of the base URL, without a slash at its end.
     pub(crate) base_path: String,
+    /// Whether a token goes out as a bearer, too.
+    takes_both: bool,
     name: String,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
@@ -113,6 +115,7 @@ impl Upstream {
                 .authority()
                 .map_or_else(|| name.clone(), ToString::to_string),
             base_path: url.path().trim_end_matches('/').to_owned(),
+            takes_both: pool.current().provider.takes_both(&endpoint.base_url),
             name,
             port,
             tls,
@@ -215,15 +218,18 @@ impl Upstream {
         Some(["/", provider.name, route::base_path(provider), below].concat())
     }
 
-    /// The field that carries a token to this path, what stands before it there, and the token.
-    pub(crate) fn credential<'a>(&self, token: &'a Secret, path: &str) -> [&'a str; 3] {
+    /// The fields that carry a token to this path, what stands before it there, and the token.
+    pub(crate) fn credentials<'a>(&self, token: &'a Secret, path: &str) -> Vec<[&'a str; 3]> {
         let field = match self.provider.authorization() {
             // Where Google answers as OpenAI does, it takes the token in OpenAI's field alone
             // (sipeed/picoclaw#2374).
             Authorization::XGoogApiKey if path.contains("/openai/") => Authorization::Bearer,
             field => field,
         };
-        [field.header_name(), field.prefix(), token.expose()]
+        let both = [field, Authorization::Bearer];
+        let fields = both.into_iter().take(1 + usize::from(self.takes_both));
+        let parts = |field: Authorization| [field.header_name(), field.prefix(), token.expose()];
+        fields.map(parts).collect()
     }
 
     /// Whether it is on this machine, as only an address in the clear is.

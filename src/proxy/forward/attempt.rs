@@ -35,12 +35,13 @@ impl Exchange<'_> {
         // A small body goes in one piece with the head.
         first.reserve(HEAD_ROOM + if is_small { self.body.len() } else { 0 });
         let token = index.map(|index| self.upstream.token(index));
+        let credentials = token
+            .as_ref()
+            .map(|token| self.upstream.credentials(token, &self.path));
         let destination = Destination {
             path: &self.path,
             host: &self.upstream.host,
-            credential: token
-                .as_ref()
-                .map(|token| self.upstream.credential(token, &self.path)),
+            credentials: credentials.as_deref().unwrap_or_default(),
             length: match rest {
                 None => Some(begun),
                 Some(BodyFraming::Length(left)) => Some(begun + left),

@@ -383,7 +383,7 @@ fn a_spent_provider_that_the_command_does_not_use_stops_nothing() {
         openai.wait_for_probe("openai#1");
     }
     run.finish()
-        .says(&["   All of them are watched; --provider limits this\n"])
+        .says(&["   --provider limits the run to some of them\n"])
         .says_once("Launching")
         .never_says("Token limit")
         .never_says("Waiting")

@@ -117,7 +117,7 @@ impl RunEvent {
             RunEvent::Withheld(variables) => {
                 done(format!("Kept from the command by --provider: {variables}"))
             }
-            RunEvent::Watching => plain("   All of them are watched; --provider limits this"),
+            RunEvent::Watching => plain("   --provider limits the run to some of them"),
             RunEvent::BehindProxy { provider, address } => done(format!(
                 "{}: this shell uses the ddollar proxy at {address}; what follows is the \
                      token that the proxy takes now",

@@ -602,8 +602,13 @@ pub fn stream(bytes: &[u8]) {
     masked(bytes);
     if let Seen::Failure { status, body } = whole {
         assert!((400..600).contains(&status), "{status}");
+        // The end of a stream that has said nothing.
+        if body.is_empty() {
+            return;
+        }
         let value: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-        assert!(value["error"].is_object());
+        // Or in words.
+        assert!(value["error"].is_object() || value["error"].is_string());
         let reply = Reply {
             status,
             headers: Headers::default(),

@@ -288,7 +288,7 @@ fn refused(refusal: Refusal) -> LocalResponse {
         Refusal::NoSecret => (
             401,
             "authentication_error",
-            "this proxy's secret is missing, or is not the right one; its start prints it",
+            "this proxy's secret is missing or wrong; 'ddollar proxy' prints it when it starts",
         ),
     };
     LocalResponse::error(None, status, kind, why)

@@ -34,7 +34,10 @@ fn who_sends_a_wrong_secret_is_not_told_that_none_came() {
     let mut wire = gateway.wire();
     wire.send("GET /ddollar/status HTTP/1.1\r\nHost: localhost\r\nx-api-key: old\r\n\r\n");
     let text = wire.answer().text();
-    assert!(text.contains("secret is missing or wrong; 'ddollar proxy' prints it"), "{text}");
+    assert!(
+        text.contains("secret is missing or wrong; 'ddollar proxy' prints it"),
+        "{text}"
+    );
 }
 
 #[test]

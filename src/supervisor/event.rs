@@ -90,6 +90,8 @@ pub(crate) enum Action {
     /// End the child, if it is there, and all that it has started: with this signal and the grace, or
     /// at once with SIGKILL. `JobEvent::Cleared` tells when that is done.
     Stop(Signal),
+    /// The same with a signal to end that ddollar has got, which the command may have got as well.
+    PassOn(Signal),
     /// Pass this signal on to the child.
     Forward(Signal),
     /// The same for a real-time signal, by its number.

@@ -128,7 +128,6 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) -> Result<Outcome, Error> {
         self.look_at_ledger();
         let mut turn = self.session.start(now());
-        let mut is_signal = false;
         loop {
             self.tell(&mut turn);
             match turn.action {
@@ -137,7 +136,11 @@ impl<'a> Supervisor<'a> {
                 Action::Launch { again } => self.launch(again)?,
                 Action::Stop(signal) => {
                     self.launcher.find_session();
-                    self.job.stop(signal, is_signal, now().tick);
+                    self.job.stop(signal, now().tick);
+                }
+                Action::PassOn(signal) => {
+                    self.launcher.find_session();
+                    self.job.pass_on(signal, now().tick);
                 }
                 Action::Forward(signal) => self.job.signal(signal, now().tick),
                 Action::ForwardNumber(number) => self.job.signal_number(number),
@@ -152,7 +155,6 @@ impl<'a> Supervisor<'a> {
                 Action::Reread => self.reread(),
                 _ => self.next_event()?,
             };
-            is_signal = matches!(event, Event::Signal(_));
             self.record(&event);
             self.look_at_ledger();
             turn = self.session.handle(event, now());

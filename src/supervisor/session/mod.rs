@@ -537,12 +537,16 @@ impl Session {
 
     /// Ends the child with this signal.
     fn stop(&mut self, signal: Signal, then: AfterStop) -> Turn {
+        let action = match then {
+            AfterStop::EndAsChild => Action::PassOn(signal),
+            _ => Action::Stop(signal),
+        };
         self.phase = Phase::Stopping {
             signal,
             then,
             how: None,
         };
-        Turn::action(Action::Stop(signal)).and_say(RunEvent::Stopping)
+        Turn::action(action).and_say(RunEvent::Stopping)
     }
 
     fn give_up(&mut self, ring: usize, decision: Decision, now: Now) -> Turn {

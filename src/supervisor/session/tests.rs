@@ -52,7 +52,8 @@ impl Night {
         let mut is_end = matches!(event, Event::Job(JobEvent::Exited { asked: true, .. }));
         let mut turn = self.session.handle(event, self.now);
         while matches!(self.session.phase, Phase::Stopping { how: Some(_), .. })
-            && (std::mem::take(&mut is_end) || matches!(turn.action, Action::Stop(_)))
+            && (std::mem::take(&mut is_end)
+                || matches!(turn.action, Action::Stop(_) | Action::PassOn(_)))
         {
             let then = self.session.handle(Event::Job(JobEvent::Cleared), self.now);
             turn.events.extend(then.events);
@@ -262,13 +263,13 @@ fn signals_reach_a_running_child_and_end_a_waiting_one() {
         ),
         (
             Signal::SIGTERM,
-            Action::Stop(Signal::SIGTERM),
-            Action::Stop(Signal::SIGTERM),
+            Action::PassOn(Signal::SIGTERM),
+            Action::PassOn(Signal::SIGTERM),
         ),
         (
             Signal::SIGHUP,
-            Action::Stop(Signal::SIGHUP),
-            Action::Stop(Signal::SIGHUP),
+            Action::PassOn(Signal::SIGHUP),
+            Action::PassOn(Signal::SIGHUP),
         ),
         (
             Signal::SIGUSR1,
@@ -301,7 +302,10 @@ fn whoever_asks_twice_does_not_wait_for_the_grace() {
     ];
     for second in fatal {
         let mut night = Night::of(&["a"]);
-        assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+        assert_eq!(
+            night.signal(Signal::SIGTERM),
+            Action::PassOn(Signal::SIGTERM)
+        );
         // At once it is the same end, told twice.
         assert_eq!(night.signal(second), Action::Nothing);
         night.pass(1);
@@ -327,7 +331,10 @@ fn after_sigterm_the_end_is_the_childs() {
         ExitStatus::Signal(15),
     ] {
         let mut night = Night::of(&["a"]);
-        assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+        assert_eq!(
+            night.signal(Signal::SIGTERM),
+            Action::PassOn(Signal::SIGTERM)
+        );
         assert_eq!(night.ends(how, true).action, as_child(how));
     }
 }
@@ -450,7 +457,7 @@ proptest! {
                     prop_assert!(again && !child);
                     child = true;
                 }
-                Action::Stop(_) => {
+                Action::Stop(_) | Action::PassOn(_) => {
                     prop_assert!(child);
                     told = true;
                 }
@@ -579,7 +586,7 @@ fn what_a_child_leaves_that_ended_before_the_order_is_ended_with_the_signal_of_t
         let mut night = Night::of(&["a"]);
         let first = Event::Signal(Signal::SIGHUP);
         let action = night.session.handle(first, night.now).action;
-        assert_eq!(action, Action::Stop(Signal::SIGHUP));
+        assert_eq!(action, Action::PassOn(Signal::SIGHUP));
         night.pass(1);
         let mut handle = |event| night.session.handle(event, night.now).action;
         if let Some(second) = second {
@@ -679,7 +686,10 @@ fn so_many_llm_tokens_end_the_run() {
     assert_eq!(night.event(spent()).action, later);
     // A signal of the user's has the last word.
     let mut night = Night::of(&["a"]);
-    assert_eq!(night.signal(Signal::SIGTERM), Action::Stop(Signal::SIGTERM));
+    assert_eq!(
+        night.signal(Signal::SIGTERM),
+        Action::PassOn(Signal::SIGTERM)
+    );
     assert_eq!(night.event(spent()).action, Action::Nothing);
     let how = ExitStatus::Code(143);
     assert_eq!(night.ends(how, true).action, as_child(how));

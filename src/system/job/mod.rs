@@ -315,10 +315,20 @@ impl Job {
     }
 
     /// Ends the child and all that it has started: with this signal and the grace, or at once with
-    /// SIGKILL. [`JobEvent::Cleared`] tells when that is done. A signal that is passed on may have been for
-    /// all: many programs take a second one for an order to end at once.
-    pub(crate) fn stop(&mut self, signal: Signal, is_passed_on: bool, now: Instant) {
-        self.is_told = is_passed_on && self.was_for_all(signal);
+    /// SIGKILL. [`JobEvent::Cleared`] tells when that is done.
+    pub(crate) fn stop(&mut self, signal: Signal, now: Instant) {
+        self.is_told = false;
+        self.end(signal, now);
+    }
+
+    /// The same with a signal that ddollar has got. If that was sent to all, the command does not get it again:
+    /// many programs take a second one for an order to end at once.
+    pub(crate) fn pass_on(&mut self, signal: Signal, now: Instant) {
+        self.is_told = self.was_for_all(signal);
+        self.end(signal, now);
+    }
+
+    fn end(&mut self, signal: Signal, now: Instant) {
         let outcome = self.control.stop(signal, now);
         self.carry_out(outcome, now);
     }

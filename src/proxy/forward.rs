@@ -9,6 +9,8 @@
 mod answer;
 mod attempt;
 mod counter;
+mod other_organization;
+mod pass_on;
 mod ticket;
 
 use super::balancer::Pick;
@@ -565,50 +567,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Whether the request goes out once more, with the same token and without the fields that name another
-    /// organization than the token's.
-    fn leaves_out_fields(
-        &self,
-        came: &Result<UpstreamResponse, UpstreamError>,
-        index: usize,
-    ) -> bool {
-        let Ok(refusal) = came else { return false };
-        let fields = self.upstream.provider.mismatched(&refusal.reply());
-        let is_sent = self.request.has_one_of(fields);
-        let is_news = is_sent && self.upstream.left_out(index).is_empty();
-        if is_news {
-            self.upstream.leave_out(index, fields);
-        }
-        is_news
-    }
-
-    /// Whether the request goes out once more without the reasoning that the organizations of these tokens
-    /// have refused, since nobody else can read it now.
-    fn leaves_out(&self, refusal: &FirstAnswer, tokens: &[usize]) -> bool {
-        let of_another = |came: &UpstreamResponse| self.upstream.provider.of_another(&came.reply());
-        let is_reasoning = refusal
-            .came
-            .as_ref()
-            .is_ok_and(|came| of_another(came) == Some(OfAnother::Reasoning));
-        is_reasoning
-            && self
-                .upstream
-                .cannot_read(tokens, &reasoning::marks(&self.body))
-    }
-
-    /// Whether the organizations that were asked in vain are passed over for this model, which another one has.
-    fn lacks_model(&self, first: &FirstAnswer, attempts: &Attempts, known: bool) -> bool {
-        let provider = self.upstream.provider;
-        let is_model =
-            |came: &UpstreamResponse| came.status() == 404 && provider.lacks_model(&came.reply());
-        self.kind.is_work()
-            && first.came.as_ref().is_ok_and(is_model)
-            && self
-                .shared
-                .balancer()
-                .lack(self.place, attempts.absent(), known, now())
-    }
-
     /// What the path names, without the query.
     fn thing(&self) -> &str {
         self.path.split('?').next().unwrap_or_default()
@@ -641,83 +599,6 @@ impl<'a> Exchange<'a> {
     fn reuse(&self, came: UpstreamResponse) {
         if came.whole && came.response.keep_alive {
             self.upstream.keep(came.link);
-        }
-    }
-
-    /// The client gets what came, or learns that nothing did.
-    fn pass_on(
-        &mut self,
-        came: Result<UpstreamResponse, UpstreamError>,
-        index: usize,
-    ) -> Result<Sent, Gone> {
-        match came {
-            Ok(came) => {
-                // It is not sent again, and streams last: many of them with what they have asked
-                // (a long conversation is megabytes) would fill the memory.
-                self.give_body_back();
-                let upstream = self.upstream;
-                let token = upstream.token(index);
-                let mask = Upstream::mask(&token);
-                let kept = match came.response.status {
-                    101 => relay::tunnel(self.client, came, &mask)?,
-                    _ => {
-                        let mut came = came;
-                        let location = came.response.value("location");
-                        if let Some(path) = location.and_then(|to| upstream.redirected(to)) {
-                            came.response.replace("location", &path);
-                        }
-                        self.leads_results_here(&mut came);
-                        let wanted = self.request.keep_alive
-                            && self.large.is_none()
-                            && !self.shared.is_stopping();
-                        let counter = self.counter(&came.response, index);
-                        let modern = self.request.modern;
-                        relay::relay(self.client, upstream, came, mask, counter, modern, wanted)?
-                    }
-                };
-                Ok(Sent::Answer(kept))
-            }
-            Err(UpstreamError { why, .. }) => {
-                let why = format!("{} cannot be reached: {why}", self.upstream.provider.label);
-                log::warn!("{why}");
-                let dialect = self.upstream.provider.dialect;
-                let kind = match dialect {
-                    Dialect::Chat(_) => "server_error",
-                    Dialect::Anthropic | Dialect::Gemini => "api_error",
-                };
-                Ok(Sent::Nothing(LocalResponse::error(
-                    Some(dialect),
-                    502,
-                    kind,
-                    &why,
-                )))
-            }
-        }
-    }
-
-    /// Anthropic's SDKs ask for the results of a batch at the address that the batch names, with their own
-    /// credential: here that is the proxy's secret, which the provider does not know.
-    fn leads_results_here(&self, came: &mut UpstreamResponse) {
-        if self.kind != EndpointKind::Other || !came.whole {
-            return;
-        }
-        let text = &came.held;
-        let start = top_value(text, b"results_url");
-        let place = start.and_then(|start| Some(start + 1..end_of_text(text, start)?));
-        let Some(place) = place else { return };
-        if let Some(path) = self.upstream.redirected(&text[place.clone()]) {
-            let here = format!("http://{}{path}", self.request.host());
-            came.held.splice(place, here.into_bytes());
-        }
-    }
-
-    /// The body will not be sent again.
-    fn give_body_back(&mut self) {
-        let body = std::mem::take(&mut self.body);
-        self.room = None;
-        match body.capacity() as u64 {
-            0..=SPARE_MAX => self.client.give_back(body.into_vec()),
-            _ => self.shared.keep_body_memory(body),
         }
     }
 }

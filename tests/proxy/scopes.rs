@@ -38,6 +38,14 @@ fn organization(played: &Played) -> String {
 fn before(
     play: impl Fn(&mut Played) -> (u16, String, &'static str) + Send + Sync + 'static,
 ) -> (Gateway, Arc<Mutex<Vec<usize>>>) {
+    before_with(&NO_HOLD, play)
+}
+
+/// The same with these options.
+fn before_with(
+    options: &[&str],
+    play: impl Fn(&mut Played) -> (u16, String, &'static str) + Send + Sync + 'static,
+) -> (Gateway, Arc<Mutex<Vec<usize>>>) {
     let used = Arc::new(Mutex::new(Vec::new()));
     let all = used.clone();
     let upstream = Upstream::playing(move |played| {
@@ -47,7 +55,7 @@ fn before(
         played.answer(status, &fields, body);
         true
     });
-    (Gateway::to(&upstream.url, TOKENS, &NO_HOLD), used)
+    (Gateway::to(&upstream.url, TOKENS, options), used)
 }
 
 fn taken(used: &Mutex<Vec<usize>>) -> Vec<usize> {
@@ -245,24 +253,17 @@ fn what_one_organization_owns_is_found_with_its_token() {
 fn what_one_organization_owns_is_found_while_that_is_limited() {
     let is_spent = Arc::new(AtomicBool::new(false));
     let spent = is_spent.clone();
-    let used = Arc::new(Mutex::new(Vec::new()));
-    let all = used.clone();
-    let upstream = Upstream::playing(move |played| {
-        let token = token(played);
-        all.lock().unwrap().push(token);
-        let fields = organization(played);
+    let (gateway, used) = before_with(&["--hold", "1m"], move |played| {
         if played.head.contains("/images/") {
-            played.answer(429, &format!("retry-after: 600\r\n{fields}"), LIMITED);
-        } else if token == 1 {
-            played.answer(404, &fields, r#"{"type":"error"}"#);
+            (429, "retry-after: 600\r\n".into(), LIMITED)
+        } else if token(played) == 1 {
+            (404, String::new(), r#"{"type":"error"}"#)
         } else if spent.swap(false, SeqCst) {
-            played.answer(429, &format!("retry-after: 1\r\n{fields}"), LIMITED);
+            (429, "retry-after: 1\r\n".into(), LIMITED)
         } else {
-            played.answer(200, &fields, "{}");
+            served()
         }
-        true
     });
-    let gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "1m"]);
     let path = "/anthropic/v1/files/f";
     assert_eq!(gateway.get(path).status, 200);
     assert_eq!(post(&gateway, "/anthropic/v1/images/x", "{}").status, 429);
@@ -294,22 +295,13 @@ fn a_model_that_one_organization_has_is_asked_of_that_one() {
     const ABSENT: &str = r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-mythos-5-5"}}"#;
     let is_spent = Arc::new(AtomicBool::new(false));
     let spent = is_spent.clone();
-    let used = Arc::new(Mutex::new(Vec::new()));
-    let all = used.clone();
-    let upstream = Upstream::playing(move |played| {
-        let token = token(played);
-        all.lock().unwrap().push(token);
-        let fields = organization(played);
-        match (token, model(played).contains("mythos")) {
-            (1, true) => played.answer(404, &fields, ABSENT),
-            (2, true) if spent.swap(false, SeqCst) => {
-                played.answer(429, &format!("retry-after: 1\r\n{fields}"), LIMITED);
-            }
-            _ => played.answer(200, &fields, "{}"),
+    let (gateway, used) = before_with(&["--hold", "1m"], move |played| {
+        match (token(played), model(played).contains("mythos")) {
+            (1, true) => (404, String::new(), ABSENT),
+            (2, true) if spent.swap(false, SeqCst) => (429, "retry-after: 1\r\n".into(), LIMITED),
+            _ => served(),
         }
-        true
     });
-    let gateway = Gateway::to(&upstream.url, TOKENS, &["--hold", "1m"]);
     assert_eq!(ask(&gateway, "claude-mythos-5-5"), 200);
     assert_eq!(taken(&used), [1, 2]);
     for _ in 0..2 {

@@ -111,8 +111,11 @@ fn an_ssl_cert_file_without_certificates_does_not_end_the_run() {
     let endless = supervise.desk().write("endless.pem", "");
     let file = std::fs::OpenOptions::new().write(true).open(&endless);
     file.unwrap().set_len((16 << 20) + 1).unwrap();
+    let pipe = supervise.desk().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for (path, why) in [
         (empty.to_str().unwrap(), "it holds no certificate"),
+        (pipe.to_str().unwrap(), "it is not a regular file"),
         ("/no/such/file", "No such file"),
         ("/", ""),
         (endless.to_str().unwrap(), "file too large"),

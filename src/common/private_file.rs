@@ -18,13 +18,25 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// What the system says, or what the file is if it is not a regular one.
 pub(crate) fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = match options.custom_flags(flags.bits()).open(path) {
+    match open_regular(options, OFlag::O_NOFOLLOW, path) {
         Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
-            return Err(io::Error::other("it is a link"));
+            Err(io::Error::other("it is a link"))
         }
-        file => file?,
-    };
+        file => file,
+    }
+}
+
+/// Opens a regular file to read it, also through links.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_public(path: &Path) -> io::Result<File> {
+    open_regular(OpenOptions::new().read(true), OFlag::empty(), path)
+}
+
+fn open_regular(options: &mut OpenOptions, flags: OFlag, path: &Path) -> io::Result<File> {
+    let flags = flags | OFlag::O_NONBLOCK;
+    let file = options.custom_flags(flags.bits()).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::other("it is not a regular file")),
@@ -71,7 +83,11 @@ pub(crate) fn read_own(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     read_all(file, largest)
 }
 
-fn read_all(file: File, largest: u64) -> io::Result<Vec<u8>> {
+/// Reads all of a file, or nothing of one that is longer.
+///
+/// # Errors
+/// What the system says, or [`ErrorKind::FileTooLarge`].
+pub(crate) fn read_all(file: File, largest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(largest.saturating_add(1))
         .read_to_end(&mut bytes)?;

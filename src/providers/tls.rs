@@ -6,7 +6,6 @@ pub(crate) use ureq::{Proxy, ProxyProtocol};
 
 use crate::common::private_file;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +77,8 @@ fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
     let mut found = Vec::new();
     let mut left = LARGEST;
     for path in files(path).map_err(said)? {
-        let pem = private_file::read_named(&path, left).map_err(said)?;
+        let file = private_file::open_public(&path).map_err(said)?;
+        let pem = private_file::read_all(file, left).map_err(said)?;
         left = left.saturating_sub(pem.len() as u64);
         found.extend(parse(&pem));
     }
@@ -96,7 +96,7 @@ fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
 pub(crate) fn check(path: &Path) -> Result<(), String> {
     for path in files(path).map_err(said)? {
         let mut beginning = Vec::new();
-        let file = File::open(&path).map_err(said)?;
+        let file = private_file::open_public(&path).map_err(said)?;
         file.take(BEGINNING)
             .read_to_end(&mut beginning)
             .map_err(said)?;
